@@ -1,0 +1,140 @@
+/* A device: memory, streams, events, a clock. The one interface behind which `cpu`, `cuda` and `sim` stand, chosen
+ * at run time by name. The decoder's math on it is in kernels/ops.h.
+ *
+ * The nouns and their meaning are CUDA's. Work on one stream runs in order; streams run beside each other; an event
+ * marks a point of one stream that another stream, or the host, can wait for. Every call that takes a stream
+ * enqueues and returns. Nothing here allocates after device_prepare() but device_alloc*() themselves.
+ *
+ * Threads: all calls on one device come from one host thread (the engine's), except device_pack(),
+ * device_packed_bytes() and device_info(), which are pure.
+ *
+ * Errors: set-up returns a `struct status`. An enqueued operation that fails makes its stream fail: everything
+ * after it on that stream is skipped, and stream_sync() / event_sync() return the first error. */
+#ifndef METRONOME_KERNELS_DEVICE_H
+#define METRONOME_KERNELS_DEVICE_H
+
+#include "base/status.h"
+#include "kernels/tensor.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct device;
+struct stream;
+struct event;
+
+/* How a device computes with quantized weights. */
+enum compute_mode {
+    COMPUTE_INT8, /* activations quantized to int8 per block of 32, integer dot products: the fast path */
+    COMPUTE_F32,  /* weights dequantized on the fly, f32 products: the exact path */
+};
+
+struct device_config {
+    const char *name;        /* "cpu", "cuda" or "sim" */
+    uint64_t device_memory;  /* bytes of device memory that may be allocated; 0: as much as there is */
+    uint64_t host_memory;    /* bytes of pinned host memory that may be allocated; 0: as much as there is */
+    double link_bytes_per_s; /* cpu: pace of copies between host and device; 0: unpaced. sim: overrides hardware */
+    uint32_t threads;        /* cpu: compute threads; 0: one for each core */
+    const char *isa;         /* cpu: "auto", "avx512", "avx2" or "scalar"; NULL is auto */
+    enum compute_mode compute;
+    uint64_t copy_jitter_ns; /* cpu: delay every copy by a random time up to this, to shake out missing waits */
+    uint64_t seed;           /* for the jitter, and for sim's logits */
+    const char *hardware;    /* sim: path of the hardware description (JSON) */
+};
+
+struct device_info {
+    const char *name;       /* "cpu" */
+    char description[128];  /* "AMD EPYC, avx512_vnni, 2 threads" */
+    uint64_t device_memory; /* budget in bytes */
+    uint64_t device_used;   /* allocated so far */
+    uint64_t host_memory;
+    uint64_t host_used;
+    double link_bytes_per_s; /* nominal; 0 if unknown */
+    uint32_t threads;
+    bool invariant; /* rows' results do not depend on batch, chunk or threads */
+};
+
+/* Opens a device by name. STATUS_NOT_FOUND for a name that this build does not have (and says which it has),
+ * STATUS_DEVICE or STATUS_UNSUPPORTED if it cannot be used here. The caller closes it. */
+struct status device_open(const struct device_config *config, struct device **out);
+void device_close(struct device *device); /* NULL is allowed; every stream, event and buffer must be gone */
+
+struct device_info device_info(const struct device *device);
+
+/* The largest shapes that ops will meet, so that scratch space is allocated now and never later. */
+struct device_limits {
+    uint32_t rows;    /* tokens in one iteration */
+    uint32_t columns; /* widest input or output of a matmul, the vocabulary not counted */
+    uint32_t vocabulary;
+    uint32_t logit_rows; /* rows whose logits are taken in one iteration */
+    uint32_t sequences;  /* sequences in one iteration */
+    uint32_t query_heads, kv_heads, head_dim;
+    uint32_t context; /* longest sequence, tokens */
+};
+struct status device_prepare(struct device *device, const struct device_limits *limits);
+
+/* ---- memory ---- */
+
+/* Device addresses may be used in arithmetic and given to ops and copies; only `cpu` lets the host read them. */
+struct status device_alloc(struct device *device, size_t bytes, const char *what, void **out);
+void device_free(struct device *device, void *address);
+
+/* Pinned host memory, readable and writable by the host. On `sim` it is address space that costs nothing until it
+ * is touched. `what` names the use in the error message when the budget is short. */
+struct status device_alloc_host(struct device *device, size_t bytes, const char *what, void **out);
+void device_free_host(struct device *device, void *address);
+
+/* ---- weights ---- */
+
+/* Bytes that a (rows, columns) matrix takes once packed for this device; a multiple of 64. */
+size_t device_packed_bytes(const struct device *device, enum tensor_type type, uint32_t rows, uint32_t columns);
+
+/* Packs `rows` file rows at `source` into `packed` (host memory, 64-byte aligned, device_packed_bytes() long).
+ * The result may be copied to any 64-byte aligned device address and used as struct weight.data. */
+void device_pack(const struct device *device, enum tensor_type type, uint32_t rows, uint32_t columns,
+                 const void *source, void *packed);
+
+/* ---- streams and events ---- */
+
+enum stream_kind { STREAM_COMPUTE, STREAM_COPY };
+
+struct status stream_create(struct device *device, enum stream_kind kind, struct stream **out);
+void stream_destroy(struct stream *stream); /* waits for its work; NULL is allowed */
+struct status stream_sync(struct stream *stream);
+
+enum copy_kind { COPY_HOST_TO_DEVICE, COPY_DEVICE_TO_HOST, COPY_DEVICE_TO_DEVICE };
+
+/* Copies `bytes`; the two host-device kinds cross the link, are paced by it and are counted. */
+void stream_copy(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind);
+
+/* Bytes and calls that stream_copy() has put on the link since the device was opened: the only place where
+ * streamed bytes are counted. Readable from any thread. */
+struct link_count {
+    uint64_t host_to_device_bytes, device_to_host_bytes;
+    uint64_t host_to_device_copies, device_to_host_copies;
+};
+struct link_count device_link_count(const struct device *device);
+
+/* Changes the pace of the link from now on (cpu, sim): for tests and demonstrations of a link that slows. */
+void device_set_link(struct device *device, double link_bytes_per_s);
+
+struct status event_create(struct device *device, struct event **out);
+void event_destroy(struct event *event);
+void event_record(struct event *event, struct stream *stream); /* the event now means this point of the stream */
+void stream_wait(struct stream *stream, struct event *event);  /* later work waits for the last record before this
+                                                                  call; an event never recorded is past */
+bool event_query(const struct event *event);                   /* is that point past? never blocks */
+struct status event_sync(struct event *event);                 /* blocks the host until it is */
+
+/* When the event's point was passed, on device_now_ns()'s clock; the event must be past. Differences of two of them
+ * are elapsed device time. */
+uint64_t event_time_ns(const struct event *event);
+
+/* The clock that deadlines are kept on: monotonic real time, or sim's virtual time. */
+uint64_t device_now_ns(const struct device *device);
+
+/* Lets the clock reach `time_ns`: sleeps on real devices, advances the virtual clock on sim. */
+void device_sleep_until_ns(struct device *device, uint64_t time_ns);
+
+#endif

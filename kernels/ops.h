@@ -1,0 +1,122 @@
+/* The decoder's math: plain functions that enqueue one operation on a stream and return.
+ *
+ * Pointers are device addresses unless a name ends in `_host`. `n` is a number of rows (tokens). Activations are
+ * f32, row-major; a `_stride` counts floats from one row to the next. Each op has a scalar reference in
+ * kernels/reference/ and is tested against it on every device present.
+ *
+ * One arithmetic per op: a row's result depends on neither the other rows of the call, the chunk it came in, nor the
+ * number of threads (device_info().invariant).
+ *
+ * Small structs (parts, batches) are copied when the op is enqueued; the memory they point to is not.
+ * Threads: the one that owns the device. */
+#ifndef METRONOME_KERNELS_OPS_H
+#define METRONOME_KERNELS_OPS_H
+
+#include "kernels/device.h"
+
+/* A packed matrix (device_pack): `rows` outputs by `columns` inputs. */
+struct weight {
+    const void *data;
+    enum tensor_type type;
+    uint32_t rows;
+    uint32_t columns;
+};
+
+/* out (n, table.columns) = table rows `ids` (n). Ids must be below table.rows. */
+void op_embed(struct stream *stream, float *out, struct weight table, const uint32_t *ids, uint32_t n);
+
+/* out (n, dim) = x / sqrt(mean(x^2) + epsilon) * gain (dim). Zhang and Sennrich, arXiv 1910.07467.
+ * out may be x. */
+void op_rmsnorm(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                uint32_t dim);
+
+/* One product of a matmul: out (n, weight.rows) = x . weight^T (+ bias), or added to what out holds. */
+struct matmul_part {
+    struct weight weight;
+    const float *bias; /* (weight.rows) or NULL */
+    float *out;
+    size_t out_stride;
+    bool accumulate; /* out += product instead of out = product */
+};
+
+#define MATMUL_MAX_PARTS 3
+
+/* `count` <= MATMUL_MAX_PARTS products of the same x (n, columns): q, k and v, or gate and up. */
+void op_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride,
+               uint32_t n);
+
+/* Rotary embedding, Su et al. arXiv 2104.09864: the angles of each row, once an iteration.
+ * angles (n, pairs, 2) = cos and sin of positions (n) * frequency (pairs), both times `magnitude` (1 but for YaRN). */
+void op_rope_angles(struct stream *stream, float *angles, const uint32_t *positions, const float *frequency,
+                    float magnitude, uint32_t n, uint32_t pairs);
+
+enum rope_style {
+    ROPE_INTERLEAVED, /* pairs are (2i, 2i+1): GGUF's llama */
+    ROPE_HALVES,      /* pairs are (i, i + pairs): NeoX, Qwen */
+};
+
+/* Rotates the first 2*pairs values of each of `heads` heads of x (n, heads, head_dim) in place. */
+void op_rope(struct stream *stream, float *x, size_t x_stride, const float *angles, enum rope_style style, uint32_t n,
+             uint32_t heads, uint32_t head_dim, uint32_t pairs);
+
+/* ---- the paged KV cache ---- */
+
+enum kv_type { KV_F16, KV_BF16 };
+
+/* A KV block holds KV_BLOCK_TOKENS positions of one sequence for every layer: layer after layer, each layer's keys
+ * and then its values. How keys and values lie inside a layer's part is the device's business; sizes are not. */
+#define KV_BLOCK_TOKENS 16
+
+struct kv_shape {
+    uint32_t layers, kv_heads, head_dim;
+    enum kv_type type;
+};
+static inline size_t kv_layer_bytes(const struct kv_shape *shape) { /* one layer of one block: keys and values */
+    return (size_t)2 * KV_BLOCK_TOKENS * shape->kv_heads * shape->head_dim * 2;
+}
+static inline size_t kv_block_bytes(const struct kv_shape *shape) {
+    return shape->layers * kv_layer_bytes(shape);
+}
+
+/* A run of rows of one sequence, in the order of their positions. */
+struct kv_segment {
+    uint64_t sequence;  /* an id that is unique among sequences: what sim's tokens are a hash of */
+    uint32_t first_row; /* of q and out */
+    uint32_t rows;
+    uint32_t first_position; /* position of first_row; the run ends at first_position + rows - 1 */
+    uint32_t table;          /* which row of the block table is this sequence's */
+};
+
+/* Where the KV of an iteration's sequences lies. */
+struct kv_batch {
+    struct kv_shape shape;
+    const struct kv_segment *segments;      /* (segment_count) on the device */
+    const struct kv_segment *segments_host; /* the same, for launch shapes; valid until the iteration has ended */
+    uint32_t segment_count;
+    uint32_t rows;               /* sum of segments' rows */
+    const uint64_t *block_table; /* (tables, table_stride) on the device: device address of each block */
+    uint32_t table_stride;
+};
+
+/* Stores k and v (batch.rows, kv_heads, head_dim) of one layer at their rows' positions. */
+void op_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t layer, const float *k, size_t k_stride,
+                 const float *v, size_t v_stride);
+
+/* Causal attention over the paged cache, grouped queries (Ainslie et al. arXiv 2305.13245), online softmax in the
+ * fixed order of positions: out (rows, heads, head_dim) = softmax(q.k * scale) v. Rows' own k and v are stored
+ * already. */
+void op_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
+                  const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale);
+
+/* ---- the rest ---- */
+
+/* out (n, dim) = silu(gate) * up, silu(x) = x / (1 + exp(-x)). out may be gate or up. */
+void op_silu_mul(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim);
+
+/* out (n, dim) = x rows `rows` (n): the rows whose logits are wanted. */
+void op_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
+
+/* out (n) = index of the largest of logits (n, vocabulary), the lowest index on a tie. NaN never wins. */
+void op_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
+
+#endif

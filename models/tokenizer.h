@@ -1,0 +1,91 @@
+/* Text to token ids and back.
+ *
+ * Owns: the vocabulary, the merges, the pre-tokenizer's pattern. Immutable once made: encoding and decoding may run
+ * on any thread at once, each with its own scratch.
+ * Byte-level BPE as in Sennrich et al. arXiv 1508.07909 and GPT-2; pre-tokenizer patterns by name through PCRE2. */
+#ifndef METRONOME_MODELS_TOKENIZER_H
+#define METRONOME_MODELS_TOKENIZER_H
+
+#include "base/status.h"
+#include "models/gguf.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct tokenizer;
+
+#define TOKEN_NONE UINT32_MAX
+
+/* Reads tokenizer.ggml.*; an unknown model or pre-tokenizer is refused by name with the list of those built. */
+struct status tokenizer_from_gguf(const struct gguf *gguf, struct tokenizer **out);
+
+/* From a vocabulary and merges in memory: `tokens` (count) in id order in GGUF's byte-level spelling, `types`
+ * (count) GGUF token types (1 normal, 3 control, 4 user defined; NULL: all normal), `merges` "left right" in rank
+ * order, `pre` the pre-tokenizer's name. Strings are copied. */
+struct tokenizer_parts {
+    const struct gguf_string *tokens;
+    const int32_t *types;
+    size_t token_count;
+    const struct gguf_string *merges;
+    size_t merge_count;
+    const char *pre;
+    uint32_t bos, eos; /* TOKEN_NONE if there is none */
+    bool add_bos;
+};
+struct status tokenizer_from_parts(const struct tokenizer_parts *parts, struct tokenizer **out);
+void tokenizer_destroy(struct tokenizer *tokenizer);
+
+uint32_t tokenizer_vocabulary(const struct tokenizer *tokenizer);
+uint32_t tokenizer_bos(const struct tokenizer *tokenizer); /* TOKEN_NONE if there is none */
+uint32_t tokenizer_eos(const struct tokenizer *tokenizer);
+bool tokenizer_adds_bos(const struct tokenizer *tokenizer);
+
+/* Does this token end a generation: eos, or another end-of-turn token that the model declares or is known by
+ * (<|im_end|>, <|eot_id|>, <|end_of_text|>, <end_of_turn>, </s>, <|endoftext|> as a control token)? */
+bool tokenizer_is_end(const struct tokenizer *tokenizer, uint32_t token);
+
+/* The id of a token by its exact text, TOKEN_NONE if there is none. */
+uint32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t bytes);
+
+struct token_list {
+    uint32_t *ids; /* owned: free() */
+    size_t count, capacity;
+};
+void token_list_free(struct token_list *list);
+
+enum tokenizer_flags {
+    TOKENIZE_PLAIN = 0,
+    TOKENIZE_BOS = 1,     /* prepend bos if the model wants one (tokenizer_adds_bos) */
+    TOKENIZE_SPECIAL = 2, /* spellings of control tokens in the text become those tokens: templates, not users */
+};
+
+/* Appends the ids of `text` (valid UTF-8, else STATUS_INVALID) to `list`; STATUS_NO_MEMORY past `limit` ids. */
+struct status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t bytes, unsigned flags,
+                               size_t limit, struct token_list *list);
+
+/* The bytes of one token (not always whole UTF-8), borrowed from the tokenizer. Control tokens give their spelling
+ * when `special` is set and nothing otherwise. An id out of range gives nothing. */
+struct gguf_string tokenizer_bytes(const struct tokenizer *tokenizer, uint32_t token, bool special);
+
+/* ---- incremental detokenization ---- */
+
+/* Holds back the bytes of a character that is begun and not finished, so that every piece is whole UTF-8 (bytes
+ * that can never become valid come out as U+FFFD). One a sequence. */
+struct detokenizer {
+    const struct tokenizer *tokenizer;
+    bool special;
+    uint8_t held_bytes;
+    char held[4];
+};
+void detokenizer_init(struct detokenizer *state, const struct tokenizer *tokenizer, bool special);
+
+/* Appends what `token` makes showable to out (`capacity` bytes; detokenizer_bound(tokenizer) always suffice) and
+ * returns the bytes written. */
+size_t detokenizer_push(struct detokenizer *state, uint32_t token, char *out, size_t capacity);
+
+/* What is still held, as U+FFFD for each byte, at the end of a sequence. */
+size_t detokenizer_flush(struct detokenizer *state, char *out, size_t capacity);
+size_t detokenizer_bound(const struct tokenizer *tokenizer);
+
+#endif

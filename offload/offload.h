@@ -1,0 +1,62 @@
+/* Where each decoder layer and each KV block lives, and what moves when.
+ *
+ * Owns: the device arena cut into slots, the host pool, the copy stream, and the placement in force. A slot is as
+ * large as one packed decoder layer (or one KV block, if that is larger) and holds a resident layer, is a staging
+ * slot that offloaded layers pass through, or is sliced into KV blocks. Nothing is allocated after
+ * offload_create(). Knows nothing of requests: the scheduler tells it deadlines and asks it for blocks.
+ * Threads: the engine's only, except offload_report(), which any thread may call. */
+#ifndef METRONOME_OFFLOAD_OFFLOAD_H
+#define METRONOME_OFFLOAD_OFFLOAD_H
+
+#include "base/status.h"
+#include "kernels/device.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct offload;
+
+struct offload_config {
+    const char *policy; /* "none": every layer resident, or a refusal that says how much is short */
+    uint32_t layers;
+    size_t layer_bytes;        /* one packed layer; a multiple of 64 */
+    size_t kv_block_bytes;     /* KV_BLOCK_TOKENS positions of every layer */
+    uint64_t device_memory;    /* bytes that arena may take; 0: exactly what layers and kv_blocks_wanted need */
+    uint32_t kv_blocks_wanted; /* with device_memory 0: this many; otherwise the least that will do */
+};
+
+/* Allocates the arena and prints, at level info, the table of named uses whose sum it is. STATUS_NO_MEMORY says what
+ * is short by how much and which option to change. */
+struct status offload_create(struct device *device, const struct offload_config *config, struct offload **out);
+void offload_destroy(struct offload *offload);
+
+/* ---- loading: once for each layer, before the first iteration ---- */
+
+/* Puts a packed layer (host memory, layer_bytes) in its place; returns when it is there. */
+struct status offload_store_layer(struct offload *offload, uint32_t layer, const void *packed);
+
+/* ---- an iteration ---- */
+
+/* The device address of a layer's weights, valid for work enqueued on `compute` until offload_release_layer(); the
+ * stream waits until the layer has arrived. Layers are taken in order 0 .. layers-1, once an iteration. */
+const void *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer);
+void offload_release_layer(struct offload *offload, struct stream *compute, uint32_t layer);
+
+/* ---- KV blocks ---- */
+
+/* A block's device address, or false when none is free. */
+bool offload_kv_take(struct offload *offload, uint64_t *address);
+void offload_kv_give(struct offload *offload, uint64_t address);
+
+struct offload_report {
+    const char *policy;
+    uint32_t layers, layers_offloaded;
+    size_t arena_bytes, slot_bytes, weight_bytes_device, weight_bytes_host;
+    uint32_t slots, slots_resident, slots_staging, slots_kv;
+    size_t lost_bytes; /* of KV slots: what is left over when blocks do not divide a slot */
+    uint32_t kv_blocks, kv_blocks_free;
+};
+struct offload_report offload_report(const struct offload *offload);
+
+#endif

@@ -1,0 +1,168 @@
+/* The engine: requests in, iterations through the device, tokens out.
+ *
+ * Owns: one thread that owns the device and all KV state; the bounded queue of submitted requests and the bounded
+ * ring of events back. Continuous batching, chunked prefill mixed with decode, preemption by recompute, sampling,
+ * detokenization and stop strings. Knows nothing of sockets or JSON.
+ * Threads: engine_submit(), engine_cancel(), engine_poll(), engine_stats() from one other thread (the server's);
+ * engine_step() from the one that owns the device when engine_start() was not called (tests, tools). */
+#ifndef METRONOME_SCHEDULER_ENGINE_H
+#define METRONOME_SCHEDULER_ENGINE_H
+
+#include "base/histogram.h"
+#include "base/status.h"
+#include "kernels/device.h"
+#include "models/model.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct engine;
+
+struct engine_config {
+    uint32_t context;          /* longest prompt + completion, tokens; 0: the model's own */
+    uint32_t max_sequences;    /* in one iteration */
+    uint32_t max_queue;        /* submitted and not yet admitted */
+    uint32_t max_batch_tokens; /* rows of one iteration */
+    uint32_t prefill_chunk;    /* most prompt tokens of one sequence in one iteration; 0: max_batch_tokens */
+    enum kv_type kv_type;
+    uint64_t kv_tokens;     /* KV capacity wanted, tokens; 0: derived from device_memory, or a default */
+    uint64_t device_memory; /* bytes for weights, KV and workspace together; 0: as needed */
+    const char *offload_policy;
+    uint64_t seed; /* for requests that bring none */
+};
+
+/* ---- requests ---- */
+
+#define SAMPLING_MAX_STOPS 16 /* stop strings */
+#define SAMPLING_MAX_STOP_BYTES 256
+#define SAMPLING_MAX_LOGPROBS 20 /* top_logprobs */
+
+struct logit_bias {
+    uint32_t token;
+    float bias;
+};
+
+struct stop_string {
+    uint16_t bytes;
+    char text[SAMPLING_MAX_STOP_BYTES];
+};
+
+struct sampling {
+    float temperature;                         /* 0: greedy */
+    float top_p;                               /* 1: off */
+    float min_p;                               /* 0: off */
+    uint32_t top_k;                            /* 0: off */
+    float presence_penalty, frequency_penalty; /* 0: off; over generated tokens, as OpenAI defines them */
+    float repetition_penalty;                  /* 1: off; over prompt and generated tokens, as vLLM and llama.cpp do */
+    bool seeded;
+    uint64_t seed;
+    uint32_t max_tokens, min_tokens;
+    bool ignore_eos;
+    bool echo;               /* report the prompt's tokens (with logprobs, if asked) before the completion's */
+    bool logprobs;           /* report the chosen token's logprob ... */
+    uint32_t top_logprobs;   /* ... and this many alternatives */
+    struct logit_bias *bias; /* (bias_count), owned by the request's owner */
+    uint32_t bias_count;
+    struct stop_string *stops; /* (stop_count) */
+    uint32_t stop_count;
+    uint32_t *stop_tokens; /* (stop_token_count) further ids that end it */
+    uint32_t stop_token_count;
+};
+
+enum finish_reason {
+    FINISH_NONE,
+    FINISH_STOP,      /* an end token or a stop string */
+    FINISH_LENGTH,    /* max_tokens or the context */
+    FINISH_CANCELLED, /* engine_cancel() */
+    FINISH_ERROR,     /* the event carries the status */
+};
+const char *finish_reason_name(enum finish_reason reason); /* OpenAI's words: "stop", "length"; else "abort", "error" */
+
+/* One sequence to generate. Made and freed by the submitter; lent to the engine from engine_submit() until the
+ * event with a finish reason has been polled. */
+struct request {
+    uint32_t *prompt; /* (prompt_count) token ids, prompt_count >= 1 */
+    uint32_t prompt_count;
+    struct sampling sampling;
+    uint64_t arrival_ns;  /* clock_now_ns() when its bytes were complete; TTFT counts from here */
+    void *owner;          /* the submitter's own; untouched */
+    void *engine_private; /* the engine's own */
+    uint64_t id;          /* given by engine_submit() */
+    int cancelled;        /* set by engine_cancel() */
+};
+
+/* Takes the request into the queue. STATUS_INVALID: does not fit the context or the KV cache at all (the message
+ * says both numbers); STATUS_BUSY: the queue is full; STATUS_UNAVAILABLE: draining or stopped. */
+struct status engine_submit(struct engine *engine, struct request *request);
+
+/* Asks that the request end now, wherever it is: its blocks are free within one iteration, and its last event comes
+ * with FINISH_CANCELLED. Harmless if it is ending anyway. */
+void engine_cancel(struct engine *engine, struct request *request);
+
+/* ---- events ---- */
+
+#define EVENT_TEXT_BYTES 512
+
+struct token_logprob {
+    uint32_t token;
+    float logprob;
+};
+
+/* What one token of one request made visible, or its end. Events of a request come in order. */
+struct engine_event {
+    struct request *request;
+    enum finish_reason finish; /* FINISH_NONE but in a request's last event, which has no token */
+    bool has_token;
+    bool is_prompt; /* echo: a token of the prompt */
+    uint32_t token;
+    uint32_t text_bytes;         /* whole UTF-8; 0 while a stop string might be beginning */
+    char text[EVENT_TEXT_BYTES]; /* longer text comes in further events without a token */
+    bool has_logprob;            /* false for a prompt's first token */
+    float logprob;
+    uint32_t top_count;
+    struct token_logprob top[SAMPLING_MAX_LOGPROBS];
+    /* in the last event */
+    uint32_t completion_tokens;
+    uint32_t cached_tokens;
+    struct status status; /* with FINISH_ERROR */
+};
+
+/* Takes up to `capacity` events. `wake` of engine_create is readable (an eventfd) when there are some. */
+uint32_t engine_poll(struct engine *engine, struct engine_event *events, uint32_t capacity);
+int engine_wake_fd(const struct engine *engine);
+
+/* ---- life ---- */
+
+/* Loads the model onto the device and prepares everything; nothing is allocated on the heap after it by the engine's
+ * loop. The model and the device outlive the engine. */
+struct status engine_create(const struct engine_config *config, struct model *model, struct device *device,
+                            struct engine **out);
+
+/* The engine's own thread: start it, ask it to finish what is admitted and refuse the rest, wait for its end. */
+struct status engine_start(struct engine *engine);
+void engine_drain(struct engine *engine); /* new submissions are refused; what is in flight ends normally */
+void engine_stop(struct engine *engine);  /* what is in flight ends with FINISH_CANCELLED; joins the thread */
+void engine_destroy(struct engine *engine);
+
+/* One iteration on the calling thread; *idle says that there was nothing to do. Not after engine_start(). */
+struct status engine_step(struct engine *engine, bool *idle);
+
+/* ---- numbers ---- */
+
+/* A snapshot for /metrics and tests; each number is whole, not all of one instant. */
+struct engine_stats {
+    uint32_t running, waiting;
+    uint32_t kv_blocks, kv_blocks_free;
+    uint64_t prompt_tokens, generation_tokens; /* processed, recomputed ones not counted */
+    uint64_t iterations, preemptions;
+    uint64_t finished[FINISH_ERROR + 1];
+    uint64_t iteration_ns; /* of the last iteration, wall */
+    uint32_t context, max_sequences;
+    struct histogram ttft_s, tpot_s, e2e_s, queue_s, iteration_tokens;
+    struct offload_report offload;
+    struct link_count link;
+};
+void engine_stats(const struct engine *engine, struct engine_stats *out);
+
+#endif
