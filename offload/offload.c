@@ -68,7 +68,7 @@ struct status offload_create(struct device *device, const struct offload_config 
     }
     size_t larger = config->layer_bytes > config->kv_block_bytes ? config->layer_bytes : config->kv_block_bytes;
     size_t slot_bytes = bytes_align(larger, 64);
-    uint32_t slots;
+    uint32_t slots = 0;
     TRY(count_slots(config, slot_bytes, &slots));
 
     struct offload *offload = calloc(1, sizeof *offload);
