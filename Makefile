@@ -1,4 +1,5 @@
 # Metronome's build. `make help` lists the targets. Objects go to build/VARIANT; nothing is written elsewhere.
+# V=1 prints the commands whole; VARIANT is release, asan (with UBSan), tsan or fuzz.
 
 VARIANT ?= release
 BUILD   := build/$(VARIANT)
@@ -6,6 +7,9 @@ BUILD   := build/$(VARIANT)
 CC  ?= cc
 CXX ?= c++
 PKG := libevent libevent_pthreads libcjson libpcre2-8
+ifeq ($(VARIANT),fuzz)
+override CC := clang
+endif
 
 # One arithmetic everywhere: the compiler may not fuse or reorder what the kernels spell out.
 FP       := -ffp-contract=off -fno-fast-math
@@ -17,13 +21,19 @@ LDLIBS   += $(shell pkg-config --libs $(PKG)) -lm -pthread
 
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
+SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPT_release := -O3
 OPT_asan    := -O1
 OPT_tsan    := -O1
+OPT_fuzz    := -O1
 SAN      := $(SAN_$(VARIANT))
 CFLAGS   += $(OPT_$(VARIANT)) $(SAN)
 CXXFLAGS += $(SAN)
 LDFLAGS  += $(SAN)
+
+# Kernel files carry their instruction set in their names; the rest runs on any x86-64 (or anything else).
+ISA_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma -mf16c
+ISA_avx2   := -mavx2 -mfma -mf16c
 
 VERSION := $(shell cat VERSION)
 COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
@@ -34,28 +44,47 @@ sources = $(shell find $(1) -name '*.c' 2>/dev/null | LC_ALL=C sort)
 objects = $(patsubst %.c,$(BUILD)/%.o,$(call sources,$(1)))
 MAIN := $(BUILD)/server/main.o
 
+# $(call say,CC,$@) before a command, and $(Q) at its head: one short line for each, or with V=1 the command.
+ifeq ($(V),1)
+say = @:
+Q :=
+else
+say = @printf '  %-5s %s\n' '$(1)' '$(2)'
+Q := @
+endif
+
 .DEFAULT_GOAL := all
-.PHONY: all help
-all: $(BUILD)/metronome
+.PHONY: all help FORCE
+all: $(BUILD)/metronome ## the program: build/release/metronome
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # ---- objects ----
 
-# Kernel files carry their instruction set in their names; the rest runs on any x86-64 (or anything else).
-$(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma -mf16c
-$(BUILD)/%_avx2.o: CFLAGS += -mavx2 -mfma -mf16c
-$(BUILD)/server/version.o: CPPFLAGS += -DMETRONOME_VERSION='"$(VERSION)"' -DMETRONOME_COMMIT='"$(COMMIT)"'
+# Each stamp holds what the commands below depend on besides their files, and is touched only when that changes.
+stamp = @mkdir -p $(@D) && { printf '%s\n' '$(1)' | cmp -s - $@ || printf '%s\n' '$(1)' >$@; }
+FLAGS := $(CC) $(CXX) $(CPPFLAGS) $(CFLAGS) $(CXXFLAGS) $(LDFLAGS) $(ISA_avx512) $(ISA_avx2)
+$(BUILD)/flags.stamp: FORCE
+	$(call stamp,$(FLAGS))
+$(BUILD)/version.stamp: FORCE
+	$(call stamp,$(VERSION) $(COMMIT))
 
-$(BUILD)/%.o: %.c
+$(BUILD)/%_avx512.o: CFLAGS += $(ISA_avx512)
+$(BUILD)/%_avx2.o: CFLAGS += $(ISA_avx2)
+$(BUILD)/server/version.o: CPPFLAGS += -DMETRONOME_VERSION='"$(VERSION)"' -DMETRONOME_COMMIT='"$(COMMIT)"'
+$(BUILD)/server/version.o: $(BUILD)/version.stamp
+
+$(BUILD)/%.o: %.c $(BUILD)/flags.stamp
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 define room_library
 $(BUILD)/lib$(1).a: $(filter-out $(MAIN),$(call objects,$(1)))
 	@rm -f $$@
-	ar rcs $$@ $$^
+	$$(call say,AR,$$@)
+	$(Q)ar rcs $$@ $$^
 endef
 $(foreach room,$(ROOMS),$(eval $(call room_library,$(room))))
 
@@ -69,23 +98,78 @@ LIBS_server    := $(BUILD)/libserver.a $(LIBS_scheduler)
 LIBS_bench     := $(BUILD)/libbench.a $(LIBS_scheduler)
 
 $(BUILD)/metronome: $(MAIN) $(BUILD)/libserver.a $(BUILD)/libbench.a $(LIBS_scheduler)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 # ---- unit tests: tests/unit/ROOM/NAME_test.cc becomes build/VARIANT/tests/ROOM/NAME_test ----
 
+# TESTS narrows the list: make unit TESTS='build/release/tests/base/%'
+TESTS ?= %
 UNIT_TESTS := $(patsubst tests/unit/%.cc,$(BUILD)/tests/%,$(shell find tests/unit -name '*_test.cc' | LC_ALL=C sort))
 .PHONY: unit
-unit: $(UNIT_TESTS)
+unit: $(filter $(TESTS),$(UNIT_TESTS)) ## every unit test's program, not run
 
-$(BUILD)/tests/%.o: tests/unit/%.cc
+$(BUILD)/tests/%.o: tests/unit/%.cc $(BUILD)/flags.stamp
 	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
+	$(call say,C++,$@)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
 
 define room_tests
 $(BUILD)/tests/$(1)/%_test: $(BUILD)/tests/$(1)/%_test.o $(LIBS_$(1))
-	$(CXX) $(LDFLAGS) $$^ -lgtest_main -lgtest $(LDLIBS) -o $$@
+	$$(call say,LINK,$$@)
+	$(Q)$(CXX) $(LDFLAGS) $$^ -lgtest_main -lgtest $(LDLIBS) -o $$@
 endef
 $(foreach room,$(ROOMS),$(eval $(call room_tests,$(room))))
+
+# ---- fuzz targets: tests/fuzz/NAME_fuzz.c becomes build/fuzz/NAME (VARIANT=fuzz, clang and libFuzzer) ----
+
+FUZZERS := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/%,$(shell find tests/fuzz -name '*_fuzz.c' 2>/dev/null | LC_ALL=C sort))
+ifeq ($(VARIANT),fuzz)
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+$(FUZZERS): $(BUILD)/%: $(BUILD)/tests/fuzz/%_fuzz.o $(LIBS_server)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
+endif
+
+# ---- the checks: tests/run.py knows how each is run; with no names it runs them all ----
+
+PYTHON ?= python3
+CHECK = @CC='$(CC)' CXX='$(CXX)' $(PYTHON) tests/run.py
+.PHONY: test asan tsan fuzz house format format-check tidy e2e demo
+test: ## every test there is (scripts/test does it from a fresh machine)
+	$(CHECK)
+asan: ## unit tests under the address and undefined-behaviour sanitizers
+	$(CHECK) asan
+tsan: ## unit tests of the rooms with threads under the thread sanitizer
+	$(CHECK) tsan
+fuzz: ## every fuzz target, on its seeds and for a fixed short time
+	$(CHECK) fuzz
+e2e: ## the program as its users meet it
+	$(CHECK) e2e
+house: ## directions of includes, and the other ways of the house
+	$(CHECK) house
+tidy: ## clang-tidy
+	$(CHECK) tidy
+format-check: ## is everything formatted?
+	$(CHECK) format
+format: ## reformat in place
+	$(Q)$(PYTHON) tests/tools/house.py --list | grep -E '\.(c|h|cc|cu)$$' | xargs clang-format -i
+demo: ## serve a small model and stream a completion from it
+	@sh scripts/demo
+
+# ---- installing ----
+
+PREFIX ?= /usr/local
+.PHONY: install uninstall clean
+install: all ## to PREFIX (/usr/local), under DESTDIR
+	install -D -m 755 $(BUILD)/metronome '$(DESTDIR)$(PREFIX)/bin/metronome'
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/metronome/configs' $(wildcard configs/*.json)
+uninstall: ## what install put there
+	rm -f '$(DESTDIR)$(PREFIX)/bin/metronome'
+	rm -rf '$(DESTDIR)$(PREFIX)/share/metronome'
+clean: ## removes build/
+	rm -rf build
 
 .PRECIOUS: $(BUILD)/%.o $(BUILD)/tests/%.o
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
