@@ -1,0 +1,83 @@
+/* What stands behind kernels/device.h and kernels/ops.h: one table of functions for each kind of device.
+ *
+ * Owns: the shape of that table and the first members of every device, stream and event. kernels/device.c and
+ * kernels/ops.c check their arguments and call through it, so a backend's functions may take theirs as right.
+ * For kernels/ only. Threads: as device.h says. */
+#ifndef METRONOME_KERNELS_DEVICE_INTERNAL_H
+#define METRONOME_KERNELS_DEVICE_INTERNAL_H
+
+#include "kernels/device.h"
+#include "kernels/ops.h"
+
+/* The functions have the meaning of their namesakes in device.h and ops.h. Every slot is filled by every backend. */
+struct backend {
+    const char *name;
+
+    struct status (*open)(const struct device_config *config, struct device **out);
+    void (*close)(struct device *device);
+    struct device_info (*info)(const struct device *device);
+    struct status (*prepare)(struct device *device, const struct device_limits *limits);
+
+    struct status (*alloc)(struct device *device, size_t bytes, const char *what, void **out);
+    void (*free)(struct device *device, void *address);
+    struct status (*alloc_host)(struct device *device, size_t bytes, const char *what, void **out);
+    void (*free_host)(struct device *device, void *address);
+
+    size_t (*packed_bytes)(const struct device *device, enum tensor_type type, uint32_t rows, uint32_t columns);
+    void (*pack)(const struct device *device, enum tensor_type type, uint32_t rows, uint32_t columns,
+                 const void *source, void *packed);
+
+    struct status (*stream_create)(struct device *device, enum stream_kind kind, struct stream **out);
+    void (*stream_destroy)(struct stream *stream);
+    struct status (*stream_sync)(struct stream *stream);
+    void (*stream_copy)(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind);
+    void (*stream_wait)(struct stream *stream, struct event *event);
+    struct link_count (*link_count)(const struct device *device);
+    void (*set_link)(struct device *device, double link_bytes_per_s);
+
+    struct status (*event_create)(struct device *device, struct event **out);
+    void (*event_destroy)(struct event *event);
+    void (*event_record)(struct event *event, struct stream *stream);
+    bool (*event_query)(const struct event *event);
+    struct status (*event_sync)(struct event *event);
+    uint64_t (*event_time_ns)(const struct event *event);
+
+    uint64_t (*now_ns)(const struct device *device);
+    void (*sleep_until_ns)(struct device *device, uint64_t time_ns);
+
+    void (*embed)(struct stream *stream, float *out, struct weight table, const uint32_t *ids, uint32_t n);
+    void (*rmsnorm)(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                    uint32_t dim);
+    void (*matmul)(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x,
+                   size_t x_stride, uint32_t n);
+    void (*rope_angles)(struct stream *stream, float *angles, const uint32_t *positions, const float *frequency,
+                        float magnitude, uint32_t n, uint32_t pairs);
+    void (*rope)(struct stream *stream, float *x, size_t x_stride, const float *angles, enum rope_style style,
+                 uint32_t n, uint32_t heads, uint32_t head_dim, uint32_t pairs);
+    void (*kv_store)(struct stream *stream, const struct kv_batch *batch, uint32_t layer, const float *k,
+                     size_t k_stride, const float *v, size_t v_stride);
+    void (*attention)(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
+                      const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale);
+    void (*silu_mul)(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim);
+    void (*gather)(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
+    void (*argmax)(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
+};
+
+/* The first member of every backend's own structs. */
+struct device {
+    const struct backend *backend;
+};
+
+struct stream {
+    struct device *device;
+    enum stream_kind kind;
+};
+
+struct event {
+    struct device *device;
+};
+
+/* The backends of this build. */
+extern const struct backend cpu_backend;
+
+#endif
