@@ -13,6 +13,15 @@ struct status status_error(enum status_code code, const char *format, ...) {
     return status;
 }
 
+/* Copies `text` to `at`, cut so that it ends with a zero before `end`, and returns where that zero stands. */
+static char *append(char *at, const char *end, const char *text) {
+    while (*text != 0 && at + 1 < end) {
+        *at++ = *text++;
+    }
+    *at = 0;
+    return at;
+}
+
 struct status status_context(struct status status, const char *format, ...) {
     if (status.code == STATUS_OK) {
         return status;
@@ -22,17 +31,8 @@ struct status status_context(struct status status, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(outer.message, sizeof outer.message, format, arguments);
     va_end(arguments);
-    size_t used = strlen(outer.message);
-    size_t room = sizeof outer.message - used - 1;
-    const char *parts[] = {": ", status.message};
-    for (size_t i = 0; i < 2; i++) {
-        size_t length = strnlen(parts[i], sizeof status.message);
-        length = length < room ? length : room;
-        memcpy(outer.message + used, parts[i], length);
-        used += length;
-        room -= length;
-    }
-    outer.message[used] = 0;
+    char *at = append(outer.message + strlen(outer.message), outer.message + sizeof outer.message, ": ");
+    append(at, outer.message + sizeof outer.message, status.message);
     return outer;
 }
 
