@@ -1,0 +1,458 @@
+#!/usr/bin/env python3
+"""Runs the tests and sums them up; the last line is always "N passed, N failed, N skipped".
+
+Usage: tests/run.py [--minutes N] [--fuzz-seconds N] [SUITE...]      no names: all of them, in this order
+
+  house    directions of includes and the other ways of the house (tests/tools/house.py)
+  format   clang-format finds nothing to change
+  unit     tests/unit with GoogleTest, as released
+  asan     the same under the address and undefined-behaviour sanitizers
+  tsan     the same under the thread sanitizer, for the rooms that have threads
+  fuzz     every target in tests/fuzz: its committed seeds, then new inputs for a fixed time
+  tools    tests of the scripts in tests/tools
+  compare  tests/tools/*_compare.py: we and an independent implementation give the same
+  e2e      tests/e2e: the program as its users meet it
+  tidy     clang-tidy finds nothing
+
+A GoogleTest or unittest case counts as one test; so does house, format, tidy, a comparison, a fuzz target, and a
+build that fails. What cannot run here is counted as skipped and says why. Needs Python's standard library alone.
+Every process runs in its own process group, with a limit, and what it leaves behind is killed. Logs: build/log/.
+"""
+
+import argparse
+import concurrent.futures
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LOGS = os.path.join(ROOT, "build", "log")
+VENV_PYTHON = os.path.join(ROOT, ".cache", "venv", "bin", "python")
+MODEL = os.path.join(ROOT, ".cache", "SmolLM2-135M-Instruct.Q4_1.gguf")
+JOBS = len(os.sched_getaffinity(0))
+LLVM = 14  # clang-format and clang-tidy say different things from version to version: this one is the measure
+THREADED_ROOMS = ("kernels", "offload", "scheduler", "server")  # run alone: they measure time and start threads
+SKIP_STATUS = 77
+FUZZ_TOTAL_SECONDS = 200
+SHOWN_LINES = 40
+
+
+class Outcome:
+    """What a suite's tests came to."""
+
+    def __init__(self):
+        self.passed = 0
+        self.failures = []  # (name, text)
+        self.skips = []  # (name, reason)
+
+    def add(self, other):
+        self.passed += other.passed
+        self.failures += other.failures
+        self.skips += other.skips
+        return self
+
+    @staticmethod
+    def one(name, ok, text=""):
+        outcome = Outcome()
+        if ok:
+            outcome.passed = 1
+        else:
+            outcome.failures.append((name, text))
+        return outcome
+
+    @staticmethod
+    def skip(name, reason):
+        outcome = Outcome()
+        outcome.skips.append((name, reason))
+        return outcome
+
+
+class Runner:
+    """Starts processes, each in its own group with a limit, and leaves none behind."""
+
+    def __init__(self, minutes):
+        self.deadline = time.monotonic() + minutes * 60
+        self.lock = threading.Lock()
+        self.groups = set()
+        self.stopped = False
+        self.environment = dict(os.environ, LC_ALL="C.UTF-8")
+        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VARIANT", "V"):
+            self.environment.pop(name, None)
+        if os.path.exists(MODEL):
+            self.environment.setdefault("METRONOME_TEST_MODEL", MODEL)
+
+    def run(self, name, command, limit, **environment):
+        """Runs `command` from the root for `limit` seconds at most; returns (exit status, output). The status is
+        None if it had to be killed. The output is in build/log/NAME.log, too."""
+        path = os.path.join(LOGS, name.replace("/", "-").replace(" ", "-") + ".log")
+        limit = min(limit, self.deadline - time.monotonic())
+        if limit <= 0:
+            return None, "not started: the time for all tests is used up"
+        with open(path, "wb") as log:
+            with self.lock:
+                if self.stopped:
+                    return None, "not started: interrupted"
+                process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log,
+                                           stderr=subprocess.STDOUT, start_new_session=True,
+                                           env=dict(self.environment, **environment))
+                self.groups.add(process.pid)
+            try:
+                status = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                status = None
+            finally:
+                kill_group(process.pid)
+                process.wait()
+                with self.lock:
+                    self.groups.discard(process.pid)
+        with open(path, encoding="utf-8", errors="replace") as log:
+            output = log.read()
+        if status is None:
+            output += f"\nkilled after {limit:.0f} s"
+        return status, output
+
+    def stop(self):
+        with self.lock:
+            self.stopped = True
+            for group in self.groups:
+                kill_group(group)
+
+
+def kill_group(group):
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def in_parallel(jobs, function, items):
+    """The outcomes of function(item), added up in the order of the items."""
+    total = Outcome()
+    with concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
+        for outcome in pool.map(function, items):
+            total.add(outcome)
+    return total
+
+
+def tail(text, lines=SHOWN_LINES):
+    return "\n".join(text.rstrip("\n").split("\n")[-lines:])
+
+
+def llvm_tool(name):
+    """The path of an LLVM tool of the version that is the measure, or None."""
+    for candidate in (f"{name}-{LLVM}", name):
+        path = shutil.which(candidate)
+        if path:
+            version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+            if re.search(rf"version {LLVM}\.", version):
+                return path
+    return None
+
+
+def fixed_addresses():
+    """A command prefix that turns off address randomization where that is allowed: the sanitizers of these compilers
+    cannot map their shadow memory on kernels that randomize many bits."""
+    prefix = ["setarch", os.uname().machine, "-R"]
+    try:
+        works = subprocess.run(prefix + ["true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        works = False
+    return prefix if works else []
+
+
+def make(runner, variant, target, limit=600):
+    """Builds `target`; None if it is built, else a failed outcome."""
+    status, output = runner.run(f"build-{variant}-{target}", ["make", f"-j{JOBS}", "-k", f"VARIANT={variant}", target], limit)
+    return None if status == 0 else Outcome.one(f"make VARIANT={variant} {target}", False, build_errors(output))
+
+
+def build_errors(output):
+    """A failed build's output without the lines of what went well."""
+    lines = [line for line in output.split("\n") if not re.match(r"  (CC|C\+\+|AR|LINK) ", line)]
+    return "\n".join(lines[:SHOWN_LINES])
+
+
+# ---- checks of the text ----
+
+
+def project_files(*endings):
+    listing = subprocess.run([sys.executable, "tests/tools/house.py", "--list"], cwd=ROOT, capture_output=True,
+                             text=True, check=True).stdout.split("\n")
+    return [path for path in listing if path.endswith(endings)]
+
+
+def suite_house(runner, _options):
+    status, output = runner.run("house", [sys.executable, "tests/tools/house.py"], 60)
+    outcome = Outcome.one("house", status == 0, output)
+    outcome.notes = [line for line in output.split("\n") if line.startswith("note: ")]
+    return outcome
+
+
+def suite_format(runner, _options):
+    tool = llvm_tool("clang-format")
+    if not tool:
+        return Outcome.skip("format", f"clang-format {LLVM} is not installed (sh scripts/setup test)")
+    files = project_files(".c", ".h", ".cc", ".cu", ".cuh")
+    status, output = runner.run("format", [tool, "--dry-run", "-Werror"] + files, 120)
+    places = [line for line in output.split("\n") if ": error: " in line] or output.split("\n")
+    return Outcome.one("format", status == 0, "\n".join(places[:20] + ["make format mends it"]))
+
+
+def suite_tidy(runner, _options):
+    tool = llvm_tool("clang-tidy")
+    if not tool:
+        return Outcome.skip("tidy", f"clang-tidy {LLVM} is not installed (sh scripts/setup test)")
+    status, output = runner.run("compile-commands", [sys.executable, "tests/tools/compile_commands.py",
+                                                     "build/compile_commands.json"], 60)
+    if status != 0:
+        return Outcome.one("tidy", False, output)
+    with open(os.path.join(ROOT, "build", "compile_commands.json"), encoding="utf-8") as file:
+        sources = [entry["file"] for entry in json.load(file)]
+
+    def check(source):
+        result, text = runner.run(f"tidy-{source}", [tool, "-p", "build", "--quiet", "--warnings-as-errors=*", source], 180)
+        places = [line for line in text.split("\n") if ": error: " in line] or text.split("\n")
+        return Outcome.one(source, result == 0, "\n".join(places))
+
+    checked = in_parallel(JOBS, check, sources)
+    places = "\n".join(text for _, text in checked.failures) + "\nthe whole reports are in build/log/tidy-*"
+    return Outcome.one("tidy", not checked.failures, places)
+
+
+# ---- unit tests ----
+
+
+def read_gtest(name, status, output, report):
+    """The outcome of one GoogleTest program from its JSON report, its exit status and what it printed."""
+    outcome = Outcome()
+    if os.path.exists(report):
+        with open(report, encoding="utf-8") as file:
+            suites = json.load(file)["testsuites"]
+        for test in (test for suite in suites for test in suite["testsuite"]):
+            full = f"{test['classname']}.{test['name']}"
+            if test.get("failures"):
+                text = "\n".join(failure["failure"] for failure in test["failures"])
+                outcome.failures.append((f"{name}: {full}", text))
+            elif test.get("result") == "SKIPPED" or test.get("status") == "NOTRUN":
+                reason = re.search(rf"\[ RUN      \] {re.escape(full)}\n.*: Skipped\n(.*)\n", output)
+                outcome.skips.append((f"{name}: {full}", reason.group(1).strip() if reason else "disabled"))
+            else:
+                outcome.passed += 1
+        if status != 0 and not outcome.failures:
+            outcome.failures.append((f"{name}: after its tests, exit status {status}", output))
+    else:  # it never came to its end: what had passed has passed, and the test in hand failed
+        outcome.passed = output.count("[       OK ]")
+        begun = re.findall(r"\[ RUN      \] (\S+)", output)
+        outcome.failures.append((f"{name}: {begun[-1] if begun else 'start'}: exit status {status}", output))
+    if not outcome.passed and not outcome.failures and not outcome.skips:
+        outcome.failures.append((name, "runs no test"))
+    return outcome
+
+
+def unit_tests(runner, variant, rooms, limit, prefix, **environment):
+    """Builds and runs the unit tests of `rooms` (None: all)."""
+    programs = []
+    for path in sorted(glob.glob("tests/unit/**/*_test.cc", root_dir=ROOT, recursive=True)):
+        room = path.split("/")[2]
+        if rooms is None or room in rooms:
+            programs.append((room, path[len("tests/unit/"):-len(".cc")]))
+    outcome = Outcome()
+    if not programs:
+        return outcome
+    patterns = " ".join(f"build/{variant}/tests/{room}/%" for room in sorted({room for room, _ in programs}))
+    status, output = runner.run(f"build-{variant}", ["make", f"-j{JOBS}", "-k", f"VARIANT={variant}", "unit",
+                                                     f"TESTS={patterns}"], 900)
+    if status != 0:
+        outcome.add(Outcome.one(f"build of {variant}", False, build_errors(output)))
+
+    def run(program):
+        binary = f"build/{variant}/tests/{program[1]}"
+        if status != 0 and not os.path.exists(os.path.join(ROOT, binary)):
+            return Outcome.one(program[1], False, "not built")
+        report = os.path.join(LOGS, f"{variant}-{program[1].replace('/', '-')}.json")
+        if os.path.exists(report):
+            os.unlink(report)
+        command = prefix + [binary, f"--gtest_output=json:{report}", "--gtest_color=no"]
+        ended, text = runner.run(f"{variant}-{program[1]}", command, limit, **environment)
+        return read_gtest(program[1], ended, text, report)
+
+    alone = [program for program in programs if program[0] in THREADED_ROOMS]
+    together = [program for program in programs if program[0] not in THREADED_ROOMS]
+    outcome.add(in_parallel(JOBS, run, together))
+    return outcome.add(in_parallel(1, run, alone))
+
+
+def suite_unit(runner, _options):
+    failed = make(runner, "release", "all")
+    outcome = unit_tests(runner, "release", None, 120, [])
+    return outcome.add(failed) if failed else outcome
+
+
+def suite_asan(runner, _options):
+    return unit_tests(runner, "asan", None, 240, fixed_addresses(), UBSAN_OPTIONS="print_stacktrace=1",
+                      ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1")
+
+
+def suite_tsan(runner, _options):
+    return unit_tests(runner, "tsan", THREADED_ROOMS, 240, fixed_addresses(),
+                      TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1")
+
+
+# ---- fuzzing ----
+
+
+def suite_fuzz(runner, options):
+    names = [os.path.basename(path)[:-len("_fuzz.c")] for path in sorted(glob.glob(f"{ROOT}/tests/fuzz/*_fuzz.c"))]
+    if not names:
+        return Outcome()
+    if not shutil.which("clang"):
+        outcome = Outcome()
+        for name in names:
+            outcome.add(Outcome.skip(f"fuzz {name}", "clang is not installed (sh scripts/setup test)"))
+        return outcome
+    status, output = runner.run("build-fuzz", ["make", f"-j{JOBS}", "-k", "VARIANT=fuzz", "fuzzers"], 600)
+    build = output if status != 0 else None
+    seconds = options.fuzz_seconds or max(1, min(10, FUZZ_TOTAL_SECONDS // len(names)))
+    prefix = fixed_addresses()
+
+    def run(name):
+        seeds, found = f"tests/fuzz/corpus/{name}", f"build/fuzz/corpus/{name}"
+        if not os.path.exists(f"{ROOT}/build/fuzz/{name}"):
+            return Outcome.one(f"fuzz {name}", False, build_errors(build or "not built"))
+        if not os.path.isdir(f"{ROOT}/{seeds}") or not os.listdir(f"{ROOT}/{seeds}"):
+            return Outcome.one(f"fuzz {name}", False, f"{seeds}/ has no seeds")
+        os.makedirs(f"{ROOT}/{found}", exist_ok=True)
+        command = prefix + [f"build/fuzz/{name}", f"-max_total_time={seconds}", "-timeout=5", "-rss_limit_mb=1024",
+                            f"-artifact_prefix=build/fuzz/{name}-", "-print_final_stats=1", found, seeds]
+        ended, text = runner.run(f"fuzz-{name}", command, seconds + 60, UBSAN_OPTIONS="print_stacktrace=1")
+        return Outcome.one(f"fuzz {name}", ended == 0, text)
+
+    return in_parallel(JOBS, run, names)
+
+
+# ---- tests in Python ----
+
+
+def python():
+    return VENV_PYTHON if os.path.exists(VENV_PYTHON) else sys.executable
+
+
+def unittest_files(runner, pattern, limit):
+    """Runs each file of unittest cases in a process of its own, one after another."""
+    outcome = Outcome()
+    for path in sorted(glob.glob(pattern, root_dir=ROOT)):
+        report = os.path.join(LOGS, path.replace("/", "-") + ".json")
+        if os.path.exists(report):
+            os.unlink(report)
+        status, output = runner.run(path, [python(), "tests/tools/unittest_report.py", path, report], limit)
+        if not os.path.exists(report):
+            outcome.failures.append((f"{path}: exit status {status}", output))
+            continue
+        with open(report, encoding="utf-8") as file:
+            result = json.load(file)
+        outcome.passed += result["passed"]
+        outcome.skips += [tuple(skip) for skip in result["skips"]]
+        outcome.failures += [tuple(failure) for failure in result["failures"]]
+        if not result["passed"] and not result["skips"] and not result["failures"]:
+            outcome.failures.append((path, "runs no test"))
+    return outcome
+
+
+def suite_tools(runner, _options):
+    return unittest_files(runner, "tests/tools/test_*.py", 60)
+
+
+def suite_e2e(runner, _options):
+    failed = make(runner, "release", "all")
+    if failed:
+        return failed
+    return unittest_files(runner, "tests/e2e/test_*.py", 240)
+
+
+def suite_compare(runner, _options):
+    scripts = sorted(glob.glob("tests/tools/*_compare.py", root_dir=ROOT))
+    failed = make(runner, "release", "all") if scripts else None
+    if failed:
+        return failed
+    outcome = Outcome()
+    for path in scripts:
+        status, output = runner.run(path, [python(), path], 240)
+        if status == SKIP_STATUS:
+            outcome.add(Outcome.skip(path, tail(output, 1)))
+        else:
+            outcome.add(Outcome.one(path, status == 0, output))
+    return outcome
+
+
+SUITES = {
+    "house": suite_house,
+    "format": suite_format,
+    "unit": suite_unit,
+    "asan": suite_asan,
+    "tsan": suite_tsan,
+    "fuzz": suite_fuzz,
+    "tools": suite_tools,
+    "compare": suite_compare,
+    "e2e": suite_e2e,
+    "tidy": suite_tidy,
+}
+
+
+def report(outcome, seconds):
+    print(f"{outcome.passed:5d} passed {len(outcome.failures):4d} failed {len(outcome.skips):4d} skipped {seconds:7.1f} s")
+    for note in getattr(outcome, "notes", []):
+        print(f"    {note}")
+    reasons = {}
+    for name, reason in outcome.skips:
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print(f"    skipped: {names[0]}{more}: {reason}")
+    for name, text in outcome.failures:
+        print(f"    FAILED: {name}")
+        for line in tail(text).split("\n"):
+            print(f"      | {line}")
+    sys.stdout.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="which to run; none: all")
+    parser.add_argument("--minutes", type=float, default=60, help="stop, and fail what is left, after this long")
+    parser.add_argument("--fuzz-seconds", type=int, default=0, help="time for each fuzz target")
+    options = parser.parse_args()
+    unknown = [name for name in options.suites if name not in SUITES]
+    if unknown:
+        parser.error(f"no suite {unknown[0]}: there are {', '.join(SUITES)}")
+
+    os.makedirs(LOGS, exist_ok=True)
+    runner = Runner(options.minutes)
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    total = Outcome()
+    try:
+        for name in options.suites or SUITES:
+            print(f"{name:<8}", end="", flush=True)
+            started = time.monotonic()
+            outcome = SUITES[name](runner, options)
+            report(outcome, time.monotonic() - started)
+            total.add(outcome)
+    except KeyboardInterrupt:
+        runner.stop()
+        total.failures.append(("interrupted", ""))
+        print("interrupted")
+    if not total.passed and not total.failures:
+        total.failures.append(("no test ran", ""))
+        print("no test ran: that is a failure")
+    print(f"{total.passed} passed, {len(total.failures)} failed, {len(total.skips)} skipped", flush=True)
+    return 1 if total.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Writes the compile commands of every C source as the Makefile has them, for clang-tidy and editors.
+
+Usage: tests/tools/compile_commands.py [FILE]        FILE: compile_commands.json
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+
+
+def main():
+    target = sys.argv[1] if len(sys.argv) > 1 else "compile_commands.json"
+    make = ["make", "--dry-run", "--always-make", "--keep-going", "--no-print-directory", "V=1", "all"]
+    printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    entries = []
+    for line in printed.split("\n"):
+        if " -c " not in line:
+            continue
+        words = shlex.split(line)
+        source = words[words.index("-c") + 1]
+        entries.append({"directory": os.path.realpath(ROOT), "file": source, "arguments": words})
+    if not entries:
+        print("make compiles nothing")
+        return 1
+    with open(os.path.join(ROOT, target), "w", encoding="utf-8") as file:
+        json.dump(entries, file, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
