@@ -45,7 +45,8 @@ bool tokenizer_adds_bos(const struct tokenizer *tokenizer);
  * (<|im_end|>, <|eot_id|>, <|end_of_text|>, <end_of_turn>, </s>, <|endoftext|> as a control token)? */
 bool tokenizer_is_end(const struct tokenizer *tokenizer, uint32_t token);
 
-/* The id of a token by its exact text, TOKEN_NONE if there is none. */
+/* The id of the token with exactly this text (what tokenizer_bytes() gives with `special`; where a special token and
+ * another share it, the special one), TOKEN_NONE if there is none. */
 uint32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t bytes);
 
 struct token_list {
@@ -60,9 +61,23 @@ enum tokenizer_flags {
     TOKENIZE_SPECIAL = 2, /* spellings of control tokens in the text become those tokens: templates, not users */
 };
 
-/* Appends the ids of `text` (valid UTF-8, else STATUS_INVALID) to `list`; STATUS_NO_MEMORY past `limit` ids. */
+/* Appends the ids of `text` (valid UTF-8, else STATUS_INVALID) to `list`; STATUS_NO_MEMORY past `limit` ids in the
+ * list. On failure the list is as it was. Bytes that the vocabulary has no token for (SmolLM2 has none for 0x04) are
+ * dropped, as the models' own tokenizers do; the log names them when the tokenizer is made. */
 struct status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t bytes, unsigned flags,
                                size_t limit, struct token_list *list);
+
+/* A part of a text, [begin, end) in bytes. */
+struct text_span {
+    size_t begin, end;
+};
+
+/* The same for a prompt made of a template's text and of what users wrote: in the `content` spans (ascending, apart)
+ * a spelling of a control token stays text, and so does one that reaches into a span. A content without such
+ * spellings gives the ids of the plain joined string. */
+struct status tokenizer_encode_prompt(const struct tokenizer *tokenizer, const char *text, size_t bytes,
+                                      const struct text_span *content, size_t content_count, unsigned flags,
+                                      size_t limit, struct token_list *list);
 
 /* The bytes of one token (not always whole UTF-8), borrowed from the tokenizer. Control tokens give their spelling
  * when `special` is set and nothing otherwise. An id out of range gives nothing. */
