@@ -37,6 +37,7 @@ struct engine_config {
 #define SAMPLING_MAX_STOPS 16 /* stop strings */
 #define SAMPLING_MAX_STOP_BYTES 256
 #define SAMPLING_MAX_LOGPROBS 20 /* top_logprobs */
+#define SAMPLING_MAX_STOP_TOKENS 64
 
 struct logit_bias {
     uint32_t token;
@@ -49,7 +50,7 @@ struct stop_string {
 };
 
 struct sampling {
-    float temperature;                         /* 0: greedy */
+    float temperature;                         /* below 1e-5: greedy */
     float top_p;                               /* 1: off */
     float min_p;                               /* 0: off */
     uint32_t top_k;                            /* 0: off */

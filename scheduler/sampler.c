@@ -28,9 +28,13 @@ static bool uses_penalties(const struct sampling *sampling) {
     return sampling->presence_penalty != 0 || sampling->frequency_penalty != 0 || sampling->repetition_penalty != 1;
 }
 
+static bool is_greedy(const struct sampling *sampling) {
+    return sampling->temperature < 1e-5f;
+}
+
 bool sampler_argmax_suffices(const struct sampling *sampling, uint32_t generated) {
-    return sampling->temperature == 0 && !uses_penalties(sampling) && !sampling->logprobs &&
-           sampling->bias_count == 0 && generated >= sampling->min_tokens;
+    return is_greedy(sampling) && !uses_penalties(sampling) && !sampling->logprobs && sampling->bias_count == 0 &&
+           generated >= sampling->min_tokens;
 }
 
 static void apply_penalties(float *logits, uint32_t vocabulary, const struct sampling *sampling,
@@ -97,7 +101,7 @@ static uint32_t argmax(const float *logits, uint32_t vocabulary) {
 
 /* exp(x) for x <= 0 to about 1e-7 relative, in a form that compilers vectorise (Cody-Waite reduction, degree 6). */
 static inline float exp_negative(float x) {
-    x = x < -87.0f ? -87.0f : x;
+    x = x > -87.0f ? x : -87.0f; /* and NaN is nothing */
     float scaled = x * 1.44269504f;
     float whole = (scaled - 0.5f);
     int32_t exponent = (int32_t)whole; /* x <= 0: truncation after -0.5 rounds to nearest */
@@ -248,7 +252,7 @@ uint32_t sampler_draw(struct sampler *sampler, const float *logits, const struct
         }
         logits = sampler->logits;
     }
-    return sampling->temperature == 0 ? argmax(logits, sampler->vocabulary) : draw_from(sampler, logits, context);
+    return is_greedy(sampling) ? argmax(logits, sampler->vocabulary) : draw_from(sampler, logits, context);
 }
 
 float sampler_logprobs(struct sampler *sampler, const float *logits, uint32_t token, struct token_logprob *top,

@@ -1,0 +1,186 @@
+/* What runs in an iteration: every decode row first, then prefill chunks of running sequences, then new sequences as
+ * far as rows and KV blocks allow. When blocks run out the sequence admitted last gives up its own (preemption by
+ * recompute): it waits at the front of the queue and its tokens are computed again, to the same bits. */
+#include "scheduler/engine_internal.h"
+
+/* What is left of this iteration's bounds. */
+struct room {
+    uint32_t rows;
+    uint32_t logit_rows;
+};
+
+void give_blocks(struct engine *engine, struct sequence *sequence) {
+    for (uint32_t i = 0; i < sequence->block_count; i++) {
+        offload_kv_give(engine->offload, sequence->blocks[i]);
+    }
+    sequence->block_count = 0;
+}
+
+/* Takes blocks until `tokens` positions fit; false when none is left (those taken are kept). */
+static bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t tokens) {
+    uint32_t needed = (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    while (sequence->block_count < needed) {
+        if (!offload_kv_take(engine->offload, &sequence->blocks[sequence->block_count])) {
+            return false;
+        }
+        sequence->block_count++;
+    }
+    return true;
+}
+
+static void preempt_last(struct engine *engine, struct room *room) {
+    struct sequence *victim = engine->running[--engine->running_count];
+    room->rows += victim->scheduled;
+    room->logit_rows += victim->logit_count;
+    victim->scheduled = victim->logit_count = 0;
+    victim->computed = 0;
+    give_blocks(engine, victim);
+    queue_push_front(&engine->waiting, victim);
+    pthread_mutex_lock(&engine->lock);
+    engine->pending++;
+    pthread_mutex_unlock(&engine->lock);
+    pthread_mutex_lock(&engine->stats_lock);
+    engine->stats.preemptions++;
+    pthread_mutex_unlock(&engine->stats_lock);
+}
+
+/* Blocks for `tokens` positions of running[index], at the cost of those admitted later; false if it had to give way
+ * itself. The KV cache holds at least one whole context, so the first sequence always gets its blocks. */
+static bool reserve_blocks(struct engine *engine, uint32_t index, uint32_t tokens, struct room *room) {
+    struct sequence *sequence = engine->running[index];
+    while (!grow_blocks(engine, sequence, tokens)) {
+        CHECK(engine->running_count > 1);
+        preempt_last(engine, room);
+        if (engine->running_count == index) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The rows of the next `rows` tokens whose logits are needed: the last if it completes what is known and a token is
+ * to be drawn, and with a scored prompt every row whose successor is a prompt token not yet reported. Returns how
+ * many, and the first in *first (counted from the chunk's first row); they are consecutive. */
+static uint32_t logit_rows_of(const struct sequence *sequence, uint32_t rows, uint32_t *first) {
+    uint32_t end = sequence->computed + rows;
+    bool draws = end == sequence->count && sequence->count < sequence->capacity;
+    uint32_t begin = draws ? end - 1 : end;
+    if (sequence_scores_prompt(sequence)) {
+        uint32_t prompt = sequence->request->prompt_count;
+        uint32_t scored = sequence->scored > 0 ? sequence->scored - 1 : 0; /* row of the first token to report */
+        uint32_t from = scored > sequence->computed ? scored : sequence->computed;
+        uint32_t until = end < prompt - 1 ? end : prompt - 1;
+        if (from < until) {
+            begin = from < begin ? from : begin;
+            end = draws ? end : until;
+        }
+    }
+    *first = begin - sequence->computed;
+    return end - begin;
+}
+
+/* Schedules up to `most` rows of a running sequence that has its blocks. */
+static void schedule_rows(struct sequence *sequence, uint32_t most, struct room *room) {
+    uint32_t rows = sequence->count - sequence->computed;
+    rows = rows < most ? rows : most;
+    rows = rows < room->rows ? rows : room->rows;
+    uint32_t first;
+    while (rows > 0 && logit_rows_of(sequence, rows, &first) > room->logit_rows) {
+        rows = rows > room->logit_rows ? rows - (logit_rows_of(sequence, rows, &first) - room->logit_rows) : rows - 1;
+    }
+    sequence->scheduled = rows;
+    sequence->logit_count = rows > 0 ? logit_rows_of(sequence, rows, &first) : 0;
+    room->rows -= rows;
+    room->logit_rows -= sequence->logit_count;
+}
+
+static void schedule_running(struct engine *engine, bool decoding, struct room *room) {
+    uint32_t chunk = engine->config.prefill_chunk;
+    for (uint32_t i = 0; i < engine->running_count && room->rows > 0; i++) {
+        struct sequence *sequence = engine->running[i];
+        bool is_decoding = sequence->count - sequence->computed == 1;
+        if (is_decoding == decoding && reserve_blocks(engine, i, sequence->count, room)) {
+            schedule_rows(sequence, chunk, room);
+        }
+    }
+}
+
+static void admit_waiting(struct engine *engine, struct room *room) {
+    uint32_t admitted = 0;
+    uint64_t now = device_now_ns(engine->device);
+    while (engine->waiting.count > 0 && engine->running_count < engine->config.max_sequences && room->rows > 0) {
+        struct sequence *sequence = queue_at(&engine->waiting, 0);
+        /* Each running sequence is left a block to grow into, or it would be preempted at once. */
+        uint32_t needed = sequence->count / KV_BLOCK_TOKENS + 1;
+        uint32_t free_blocks = offload_report(engine->offload).kv_blocks_free;
+        if (engine->running_count > 0 && free_blocks < needed + engine->running_count) {
+            break;
+        }
+        if (!grow_blocks(engine, sequence, sequence->count)) {
+            give_blocks(engine, sequence);
+            break;
+        }
+        queue_pop_front(&engine->waiting);
+        admitted++;
+        if (sequence->admitted_ns == 0) {
+            sequence->admitted_ns = now;
+        }
+        engine->running[engine->running_count++] = sequence;
+        schedule_rows(sequence, engine->config.prefill_chunk, room);
+    }
+    if (admitted > 0) {
+        pthread_mutex_lock(&engine->lock);
+        engine->pending -= admitted;
+        pthread_mutex_unlock(&engine->lock);
+    }
+}
+
+/* Writes the rows of one sequence into the forward's inputs. */
+static void write_rows(struct engine *engine, struct sequence *sequence) {
+    struct forward_inputs *inputs = engine->inputs;
+    uint32_t segment = inputs->segment_count++;
+    inputs->segments[segment] = (struct kv_segment){.sequence = sequence->request->id,
+                                                    .first_row = inputs->rows,
+                                                    .rows = sequence->scheduled,
+                                                    .first_position = sequence->computed,
+                                                    .table = segment};
+    uint64_t *table = inputs->block_table + (size_t)segment * inputs->table_stride;
+    for (uint32_t i = 0; i < sequence->block_count; i++) {
+        table[i] = sequence->blocks[i];
+    }
+    sequence->logit_begin = inputs->logit_count;
+    uint32_t first = 0;
+    uint32_t logit_rows = logit_rows_of(sequence, sequence->scheduled, &first);
+    CHECK(logit_rows == sequence->logit_count);
+    bool draws = sequence->computed + sequence->scheduled == sequence->count && sequence->count < sequence->capacity;
+    for (uint32_t i = 0; i < logit_rows; i++) {
+        bool drawn = draws && i + 1 == logit_rows;
+        engine->logits_wanted[inputs->logit_count] =
+            !drawn || !sampler_argmax_suffices(&sequence->request->sampling, sequence_generated(sequence));
+        inputs->logit_rows[inputs->logit_count++] = inputs->rows + first + i;
+    }
+    for (uint32_t i = 0; i < sequence->scheduled; i++) {
+        inputs->tokens[inputs->rows] = sequence->tokens[sequence->computed + i];
+        inputs->positions[inputs->rows] = sequence->computed + i;
+        inputs->rows++;
+    }
+}
+
+uint32_t compose_iteration(struct engine *engine) {
+    struct room room = {.rows = engine->limits.rows, .logit_rows = engine->limits.logit_rows};
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        engine->running[i]->scheduled = engine->running[i]->logit_count = 0;
+    }
+    schedule_running(engine, true, &room);
+    schedule_running(engine, false, &room);
+    admit_waiting(engine, &room);
+
+    struct forward_inputs *inputs = engine->inputs;
+    inputs->rows = inputs->segment_count = inputs->logit_count = 0;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        if (engine->running[i]->scheduled > 0) {
+            write_rows(engine, engine->running[i]);
+        }
+    }
+    return inputs->rows;
+}

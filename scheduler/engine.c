@@ -1,0 +1,403 @@
+/* The engine's life and its loop. */
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "scheduler/engine_internal.h"
+
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define DEFAULT_KV_BYTES ((uint64_t)1 << 30) /* without device_memory or kv_tokens; one context at least */
+#define EVENT_ROOM 1024
+
+const char *finish_reason_name(enum finish_reason reason) {
+    switch (reason) {
+    case FINISH_NONE:
+        return "none";
+    case FINISH_STOP:
+        return "stop";
+    case FINISH_LENGTH:
+        return "length";
+    case FINISH_CANCELLED:
+        return "abort";
+    case FINISH_ERROR:
+        return "error";
+    }
+    return "unknown";
+}
+
+/* ---- set-up ---- */
+
+static struct status resolve_config(struct engine *engine) {
+    struct engine_config *config = &engine->config;
+    const struct model_shape *shape = model_shape(engine->model);
+    if (config->context == 0) {
+        config->context = shape->context;
+    }
+    if (config->context > shape->context) {
+        return status_error(STATUS_INVALID, "context %u is more than the %u tokens that the model was trained for",
+                            config->context, shape->context);
+    }
+    CHECK(config->max_sequences > 0 && config->max_queue > 0 && config->max_batch_tokens > 0);
+    if (config->max_batch_tokens < config->max_sequences) {
+        return status_error(STATUS_INVALID,
+                            "max_batch_tokens %u is less than max_sequences %u: a decoding sequence "
+                            "takes a row each; raise the one or lower the other",
+                            config->max_batch_tokens, config->max_sequences);
+    }
+    if (config->prefill_chunk == 0 || config->prefill_chunk > config->max_batch_tokens) {
+        config->prefill_chunk = config->max_batch_tokens;
+    }
+    engine->vocabulary = shape->vocabulary;
+    engine->limits = (struct forward_limits){.rows = config->max_batch_tokens,
+                                             .logit_rows = config->max_sequences,
+                                             .sequences = config->max_sequences,
+                                             .context = config->context};
+    return STATUS_SUCCESS;
+}
+
+/* How many KV blocks to ask of the arena: at least one whole context, so that a sequence alone can always end. */
+static struct status wanted_blocks(const struct engine *engine, size_t block_bytes, uint32_t *blocks) {
+    const struct engine_config *config = &engine->config;
+    uint64_t context_blocks = ((uint64_t)config->context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    uint64_t wanted = context_blocks;
+    if (config->kv_tokens > 0) {
+        wanted = (config->kv_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+        if (wanted < context_blocks) {
+            return status_error(STATUS_INVALID,
+                                "kv_tokens %llu cannot hold one context of %u tokens; raise it or lower context",
+                                (unsigned long long)config->kv_tokens, config->context);
+        }
+    } else if (config->device_memory == 0) {
+        uint64_t most = context_blocks * config->max_sequences, fits = DEFAULT_KV_BYTES / block_bytes;
+        wanted = fits < most ? fits : most;
+        wanted = wanted < context_blocks ? context_blocks : wanted;
+    }
+    if (wanted > UINT32_MAX / 2) {
+        return status_error(STATUS_INVALID, "%llu KV blocks are more than can be counted; lower kv_tokens",
+                            (unsigned long long)wanted);
+    }
+    *blocks = (uint32_t)wanted;
+    return STATUS_SUCCESS;
+}
+
+static struct status create_offload(struct engine *engine) {
+    struct kv_shape kv = model_kv_shape(engine->model, engine->config.kv_type);
+    struct offload_config config = {.policy = engine->config.offload_policy,
+                                    .layers = model_shape(engine->model)->layers,
+                                    .layer_bytes = model_layer_bytes(engine->model, engine->device),
+                                    .kv_block_bytes = kv_block_bytes(&kv)};
+    TRY(wanted_blocks(engine, config.kv_block_bytes, &config.kv_blocks_wanted));
+    if (engine->config.device_memory > 0) {
+        uint64_t globals = model_global_bytes(engine->model, engine->device);
+        uint64_t workspace = forward_device_bytes(engine->model, &engine->limits);
+        char has[16], needs[16], weights[16];
+        if (globals + workspace >= engine->config.device_memory) {
+            return status_error(STATUS_NO_MEMORY,
+                                "device_memory is %s; the embedding and head take %s and the workspace %s before the "
+                                "first layer. Raise device_memory, or lower max_batch_tokens or max_sequences",
+                                bytes_format(engine->config.device_memory, has, sizeof has),
+                                bytes_format(globals, weights, sizeof weights),
+                                bytes_format(workspace, needs, sizeof needs));
+        }
+        config.device_memory = engine->config.device_memory - globals - workspace;
+    }
+    TRY(offload_create(engine->device, &config, &engine->offload));
+    engine->kv_blocks = offload_report(engine->offload).kv_blocks;
+    return STATUS_SUCCESS;
+}
+
+static struct status find_end_tokens(struct engine *engine) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; engine->tokenizer && i < engine->vocabulary; i++) {
+        count += tokenizer_is_end(engine->tokenizer, i);
+    }
+    engine->banned = calloc((size_t)count + SAMPLING_MAX_STOP_TOKENS, sizeof *engine->banned);
+    engine->piece_capacity = engine->tokenizer ? detokenizer_bound(engine->tokenizer) : 1;
+    engine->piece = malloc(engine->piece_capacity);
+    if (!engine->banned || !engine->piece) {
+        return status_error(STATUS_NO_MEMORY, "no memory for the engine's token tables");
+    }
+    for (uint32_t i = 0; engine->tokenizer && i < engine->vocabulary; i++) {
+        if (tokenizer_is_end(engine->tokenizer, i)) {
+            engine->banned[engine->end_count++] = i;
+        }
+    }
+    return STATUS_SUCCESS;
+}
+
+static struct status create_queues(struct engine *engine) {
+    const struct engine_config *config = &engine->config;
+    uint32_t requests = config->max_queue + config->max_sequences; /* there can be at once, preempted ones included */
+    engine->event_reserve = requests;
+    engine->event_capacity = EVENT_ROOM + requests;
+    engine->events = calloc(engine->event_capacity, sizeof *engine->events);
+    engine->running = calloc(config->max_sequences, sizeof(struct sequence *));
+    engine->logits_wanted = calloc(engine->limits.logit_rows, sizeof *engine->logits_wanted);
+    if (!engine->events || !engine->running || !engine->logits_wanted) {
+        return status_error(STATUS_NO_MEMORY, "no memory for the engine's queues");
+    }
+    TRY(queue_create(&engine->submitted, config->max_queue));
+    TRY(queue_create(&engine->waiting, requests));
+    return sampler_create(engine->vocabulary, &engine->sampler);
+}
+
+static void init_stats(struct engine *engine) {
+    static const double ttft[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5,
+                                  0.75,  1,     2.5,  5,    7.5,  10,   20,   40,  80,   160};
+    static const double tpot[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15,
+                                  0.2,   0.3,    0.4,   0.5,  0.75,  1,    2.5,   5,   10};
+    static const double whole[] = {0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480};
+    static const double tokens[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+    histogram_init(&engine->stats.ttft_s, ttft, sizeof ttft / sizeof ttft[0]);
+    histogram_init(&engine->stats.queue_s, ttft, sizeof ttft / sizeof ttft[0]);
+    histogram_init(&engine->stats.tpot_s, tpot, sizeof tpot / sizeof tpot[0]);
+    histogram_init(&engine->stats.e2e_s, whole, sizeof whole / sizeof whole[0]);
+    histogram_init(&engine->stats.iteration_tokens, tokens, sizeof tokens / sizeof tokens[0]);
+    engine->stats.context = engine->config.context;
+    engine->stats.max_sequences = engine->config.max_sequences;
+}
+
+static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
+    struct offload_report report = offload_report(engine->offload);
+    pthread_mutex_lock(&engine->stats_lock);
+    engine->stats.running = engine->running_count;
+    engine->stats.waiting = engine->waiting.count;
+    engine->stats.offload = report;
+    engine->stats.kv_blocks = report.kv_blocks;
+    engine->stats.kv_blocks_free = report.kv_blocks_free;
+    engine->stats.iteration_ns = iteration_ns;
+    pthread_mutex_unlock(&engine->stats_lock);
+}
+
+static struct status prepare(struct engine *engine) {
+    TRY(resolve_config(engine));
+    TRY(create_offload(engine));
+    TRY(model_load(engine->model, engine->device, engine->offload));
+    TRY(forward_create(engine->model, engine->device, engine->offload, &engine->limits, engine->config.kv_type,
+                       &engine->forward));
+    engine->inputs = forward_inputs(engine->forward);
+    TRY(find_end_tokens(engine));
+    TRY(create_queues(engine));
+    init_stats(engine);
+    engine->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    return engine->wake_fd < 0 ? status_error(STATUS_IO, "eventfd for the engine's events: %m") : STATUS_SUCCESS;
+}
+
+struct status engine_create(const struct engine_config *config, struct model *model, struct device *device,
+                            struct engine **out) {
+    struct engine *engine = calloc(1, sizeof *engine);
+    if (!engine) {
+        return status_error(STATUS_NO_MEMORY, "no memory for the engine");
+    }
+    engine->config = *config;
+    engine->model = model;
+    engine->tokenizer = model_tokenizer(model);
+    engine->device = device;
+    engine->wake_fd = -1;
+    engine->next_id = 1;
+    pthread_mutex_init(&engine->lock, NULL);
+    pthread_mutex_init(&engine->stats_lock, NULL);
+    pthread_cond_init(&engine->work, NULL);
+    pthread_cond_init(&engine->room, NULL);
+    struct status status = prepare(engine);
+    if (status_failed(&status)) {
+        engine_destroy(engine);
+        return status;
+    }
+    publish_stats(engine, 0);
+    *out = engine;
+    return STATUS_SUCCESS;
+}
+
+/* ---- the loop ---- */
+
+static void fail_everything(struct engine *engine, enum finish_reason reason, const struct status *status) {
+    engine_take_submitted(engine);
+    while (engine->running_count > 0) {
+        finish_sequence(engine, engine->running[--engine->running_count], reason, status);
+    }
+    uint32_t waited = engine->waiting.count;
+    while (engine->waiting.count > 0) {
+        finish_sequence(engine, queue_pop_front(&engine->waiting), reason, status);
+    }
+    pthread_mutex_lock(&engine->lock);
+    engine->pending -= waited;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+static bool is_cancelled(const struct sequence *sequence) {
+    return __atomic_load_n(&sequence->request->cancelled, __ATOMIC_ACQUIRE) != 0;
+}
+
+static void end_cancelled(struct engine *engine) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        if (is_cancelled(engine->running[i])) {
+            finish_sequence(engine, engine->running[i], FINISH_CANCELLED, NULL);
+        } else {
+            engine->running[kept++] = engine->running[i];
+        }
+    }
+    engine->running_count = kept;
+    uint32_t removed = 0;
+    for (uint32_t i = 0; i < engine->waiting.count;) {
+        struct sequence *sequence = queue_at(&engine->waiting, i);
+        if (is_cancelled(sequence)) {
+            queue_remove_at(&engine->waiting, i);
+            finish_sequence(engine, sequence, FINISH_CANCELLED, NULL);
+            removed++;
+        } else {
+            i++;
+        }
+    }
+    pthread_mutex_lock(&engine->lock);
+    engine->pending -= removed;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+struct status engine_step(struct engine *engine, bool *idle) {
+    if (engine->fault.code != STATUS_OK) {
+        *idle = true;
+        return engine->fault;
+    }
+    uint64_t begin = device_now_ns(engine->device);
+    if (engine_take_submitted(engine)) {
+        end_cancelled(engine);
+    }
+    *idle = engine->running_count == 0 && engine->waiting.count == 0;
+    if (*idle) {
+        publish_stats(engine, 0);
+        return STATUS_SUCCESS;
+    }
+    if (compose_iteration(engine) > 0) {
+        forward_run(engine->forward, engine->logits_wanted);
+        engine->fault = forward_wait(engine->forward);
+        if (engine->fault.code != STATUS_OK) {
+            log_error("the device failed, every request in flight ends with it: %s", engine->fault.message);
+            fail_everything(engine, FINISH_ERROR, &engine->fault);
+            publish_stats(engine, 0);
+            return engine->fault;
+        }
+        commit_iteration(engine);
+    }
+    publish_stats(engine, device_now_ns(engine->device) - begin);
+    return STATUS_SUCCESS;
+}
+
+/* Waits for something to do; false when the thread has to end. */
+static bool wait_for_work(struct engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    while (engine->submitted.count == 0 && !engine->cancelling && !engine->stopping && !engine->draining) {
+        pthread_cond_wait(&engine->work, &engine->lock);
+    }
+    bool goes_on = !engine->stopping && (engine->submitted.count > 0 || !engine->draining);
+    pthread_mutex_unlock(&engine->lock);
+    return goes_on;
+}
+
+static bool is_stopping(struct engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    bool stopping = engine->stopping;
+    pthread_mutex_unlock(&engine->lock);
+    return stopping;
+}
+
+static void *engine_main(void *argument) {
+    struct engine *engine = argument;
+    bool goes_on = true;
+    while (goes_on && !is_stopping(engine)) {
+        bool idle = false;
+        struct status status = engine_step(engine, &idle);
+        if (status_failed(&status)) {
+            break;
+        }
+        if (idle) {
+            goes_on = wait_for_work(engine);
+        }
+    }
+    pthread_mutex_lock(&engine->lock);
+    engine->ended = true; /* no submission after this: what came before it is ended below */
+    pthread_mutex_unlock(&engine->lock);
+    if (engine->fault.code != STATUS_OK) {
+        fail_everything(engine, FINISH_ERROR, &engine->fault);
+    } else {
+        fail_everything(engine, FINISH_CANCELLED, NULL);
+    }
+    publish_stats(engine, 0);
+    return NULL;
+}
+
+struct status engine_start(struct engine *engine) {
+    CHECK(!engine->started);
+    engine->started = true;
+    int error = pthread_create(&engine->thread, NULL, engine_main, engine);
+    if (error != 0) {
+        engine->started = false;
+        return status_error(STATUS_IO, "cannot start the engine's thread: error %d", error);
+    }
+    return STATUS_SUCCESS;
+}
+
+void engine_drain(struct engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    engine->draining = true;
+    pthread_cond_signal(&engine->work);
+    pthread_mutex_unlock(&engine->lock);
+}
+
+void engine_stop(struct engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    engine->stopping = true;
+    pthread_cond_signal(&engine->work);
+    pthread_cond_signal(&engine->room);
+    bool started = engine->started;
+    pthread_mutex_unlock(&engine->lock);
+    if (started) {
+        pthread_join(engine->thread, NULL);
+        engine->started = false;
+    } else if (!engine->ended && engine->events) {
+        engine->ended = true;
+        fail_everything(engine, FINISH_CANCELLED, NULL);
+    }
+}
+
+void engine_destroy(struct engine *engine) {
+    if (!engine) {
+        return;
+    }
+    engine_stop(engine);
+    forward_destroy(engine->forward);
+    model_unload(engine->model);
+    offload_destroy(engine->offload);
+    sampler_destroy(&engine->sampler);
+    queue_destroy(&engine->submitted);
+    queue_destroy(&engine->waiting);
+    free(engine->events);
+    free(engine->running);
+    free(engine->logits_wanted);
+    free(engine->banned);
+    free(engine->piece);
+    if (engine->wake_fd >= 0) {
+        close(engine->wake_fd);
+    }
+    pthread_mutex_destroy(&engine->lock);
+    pthread_mutex_destroy(&engine->stats_lock);
+    pthread_cond_destroy(&engine->work);
+    pthread_cond_destroy(&engine->room);
+    free(engine);
+}
+
+/* ---- numbers ---- */
+
+void engine_stats(const struct engine *engine, struct engine_stats *out) {
+    struct engine *own = (struct engine *)engine; /* the locks are the only thing written */
+    pthread_mutex_lock(&own->stats_lock);
+    *out = own->stats;
+    pthread_mutex_unlock(&own->stats_lock);
+    pthread_mutex_lock(&own->lock);
+    out->waiting = own->pending;
+    pthread_mutex_unlock(&own->lock);
+    out->link = device_link_count(own->device);
+}

@@ -1,0 +1,87 @@
+/* The engine's own parts, shared by its files: engine.c (life and the loop), queues.c (the two bounded queues),
+ * compose.c (what runs in an iteration), commit.c (what came out of it). Nobody else includes this.
+ * Threads: fields are the engine thread's unless said. */
+#ifndef METRONOME_SCHEDULER_ENGINE_INTERNAL_H
+#define METRONOME_SCHEDULER_ENGINE_INTERNAL_H
+
+#include "base/check.h"
+#include "scheduler/engine.h"
+#include "scheduler/sampler.h"
+#include "scheduler/sequence.h"
+
+#include <pthread.h>
+
+/* Sequences in order; a ring, so that both ends are cheap. */
+struct sequence_queue {
+    struct sequence **items; /* (capacity) */
+    uint32_t capacity, head, count;
+};
+
+struct engine {
+    struct engine_config config;
+    struct model *model;
+    const struct tokenizer *tokenizer; /* NULL for a model without one */
+    struct device *device;
+    struct offload *offload;
+    struct forward *forward;
+    struct forward_inputs *inputs;
+    struct sampler sampler;
+    struct forward_limits limits;
+    uint32_t vocabulary;
+    uint32_t kv_blocks; /* in all */
+    uint32_t *banned;   /* what min_tokens bans: (end_count) end tokens, then room for a request's own */
+    uint32_t end_count;
+    char *piece; /* (piece_capacity) text of one token */
+    size_t piece_capacity;
+
+    struct sequence **running; /* (running_count), in order of admission; max_sequences */
+    uint32_t running_count;
+    struct sequence_queue waiting; /* preempted ones at the front, then by arrival */
+    bool *logits_wanted;           /* (limits.logit_rows) */
+    struct status fault;           /* of the device: everything fails after it */
+
+    /* ---- under `lock`: the queues between the threads ---- */
+    pthread_mutex_t lock;
+    pthread_cond_t work; /* something was submitted or cancelled, or the state changed */
+    pthread_cond_t room; /* events were polled */
+    struct sequence_queue submitted;
+    uint32_t pending;            /* submitted or waiting: what max_queue bounds */
+    struct engine_event *events; /* (event_capacity) a ring */
+    uint32_t event_capacity;     /* last events always find room: one for each request there can be is kept free */
+    uint32_t event_reserve;
+    uint32_t event_head, event_count;
+    uint64_t next_id;
+    bool cancelling; /* some request was cancelled since the engine last looked */
+    bool draining, stopping, started, ended;
+    pthread_t thread;
+    int wake_fd; /* eventfd: readable when there are events */
+
+    /* ---- under `stats_lock` ---- */
+    pthread_mutex_t stats_lock;
+    struct engine_stats stats;
+};
+
+/* queues.c */
+struct status queue_create(struct sequence_queue *queue, uint32_t capacity);
+void queue_destroy(struct sequence_queue *queue);
+void queue_push_back(struct sequence_queue *queue, struct sequence *sequence);
+void queue_push_front(struct sequence_queue *queue, struct sequence *sequence);
+struct sequence *queue_pop_front(struct sequence_queue *queue);
+struct sequence *queue_at(const struct sequence_queue *queue, uint32_t index);
+void queue_remove_at(struct sequence_queue *queue, uint32_t index);
+
+/* Moves what was submitted to `waiting`; returns whether a cancellation is to be looked for. */
+bool engine_take_submitted(struct engine *engine);
+/* Blocks until there is room, or drops a token's event when the engine is stopping; last events never wait. */
+void engine_push_event(struct engine *engine, const struct engine_event *event);
+
+/* compose.c: fills engine->inputs and each running sequence's `scheduled`; returns the number of rows. */
+uint32_t compose_iteration(struct engine *engine);
+void give_blocks(struct engine *engine, struct sequence *sequence);
+
+/* commit.c */
+void commit_iteration(struct engine *engine);
+void finish_sequence(struct engine *engine, struct sequence *sequence, enum finish_reason reason,
+                     const struct status *status);
+
+#endif

@@ -1,0 +1,204 @@
+/* The bounded queues between the submitter's thread and the engine's, and the plain ring they are made of. */
+#include "base/random.h"
+#include "scheduler/engine_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct status queue_create(struct sequence_queue *queue, uint32_t capacity) {
+    *queue = (struct sequence_queue){.capacity = capacity, .items = calloc(capacity, sizeof(struct sequence *))};
+    return queue->items ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for a queue of %u", capacity);
+}
+
+void queue_destroy(struct sequence_queue *queue) {
+    free(queue->items);
+    *queue = (struct sequence_queue){0};
+}
+
+static struct sequence **queue_place(const struct sequence_queue *queue, uint32_t index) {
+    uint64_t at = (uint64_t)queue->head + index;
+    return &queue->items[at % queue->capacity];
+}
+
+void queue_push_back(struct sequence_queue *queue, struct sequence *sequence) {
+    CHECK(queue->count < queue->capacity);
+    *queue_place(queue, queue->count++) = sequence;
+}
+
+void queue_push_front(struct sequence_queue *queue, struct sequence *sequence) {
+    CHECK(queue->count < queue->capacity);
+    queue->head = queue->head == 0 ? queue->capacity - 1 : queue->head - 1;
+    queue->count++;
+    *queue_place(queue, 0) = sequence;
+}
+
+struct sequence *queue_pop_front(struct sequence_queue *queue) {
+    CHECK(queue->count > 0);
+    struct sequence *sequence = *queue_place(queue, 0);
+    queue->head = queue->head + 1 == queue->capacity ? 0 : queue->head + 1;
+    queue->count--;
+    return sequence;
+}
+
+struct sequence *queue_at(const struct sequence_queue *queue, uint32_t index) {
+    CHECK(index < queue->count);
+    return *queue_place(queue, index);
+}
+
+void queue_remove_at(struct sequence_queue *queue, uint32_t index) {
+    CHECK(index < queue->count);
+    for (uint32_t i = index; i + 1 < queue->count; i++) {
+        *queue_place(queue, i) = *queue_place(queue, i + 1);
+    }
+    queue->count--;
+}
+
+static struct status check_request(const struct engine *engine, const struct request *request) {
+    uint32_t context = engine->config.context;
+    if (request->prompt_count == 0) {
+        return status_error(STATUS_INVALID, "the prompt is empty; it needs at least one token");
+    }
+    if (request->prompt_count > context || (request->prompt_count == context && request->sampling.max_tokens > 0)) {
+        return status_error(STATUS_INVALID,
+                            "the prompt has %u tokens and the context holds %u, the completion included; shorten the "
+                            "prompt or raise the server's context",
+                            request->prompt_count, context);
+    }
+    for (uint32_t i = 0; i < request->prompt_count; i++) {
+        if (request->prompt[i] >= engine->vocabulary) {
+            return status_error(STATUS_INVALID, "prompt token %u at index %u is not below the vocabulary's %u",
+                                request->prompt[i], i, engine->vocabulary);
+        }
+    }
+    for (uint32_t i = 0; i < request->sampling.bias_count; i++) {
+        if (request->sampling.bias[i].token >= engine->vocabulary) {
+            return status_error(STATUS_INVALID, "logit_bias token %u is not below the vocabulary's %u",
+                                request->sampling.bias[i].token, engine->vocabulary);
+        }
+    }
+    if (request->sampling.stop_token_count > SAMPLING_MAX_STOP_TOKENS) {
+        return status_error(STATUS_INVALID, "%u stop tokens are more than the %u allowed",
+                            request->sampling.stop_token_count, SAMPLING_MAX_STOP_TOKENS);
+    }
+    for (uint32_t i = 0; i < request->sampling.stop_token_count; i++) {
+        if (request->sampling.stop_tokens[i] >= engine->vocabulary) {
+            return status_error(STATUS_INVALID, "stop token %u is not below the vocabulary's %u",
+                                request->sampling.stop_tokens[i], engine->vocabulary);
+        }
+    }
+    return STATUS_SUCCESS;
+}
+
+/* Under the lock: may one more come in? */
+static struct status check_room(const struct engine *engine) {
+    if (engine->draining || engine->stopping || engine->ended) {
+        return status_error(STATUS_UNAVAILABLE, "the server is shutting down");
+    }
+    if (engine->pending >= engine->config.max_queue) {
+        return status_error(STATUS_BUSY, "the queue is full: %u requests wait, max_queue is %u", engine->pending,
+                            engine->config.max_queue);
+    }
+    return STATUS_SUCCESS;
+}
+
+struct status engine_submit(struct engine *engine, struct request *request) {
+    TRY(check_request(engine, request));
+    pthread_mutex_lock(&engine->lock);
+    struct status status = check_room(engine);
+    request->id = engine->next_id;
+    engine->next_id += status.code == STATUS_OK;
+    pthread_mutex_unlock(&engine->lock);
+    TRY(status);
+
+    uint64_t seed = request->sampling.seeded ? request->sampling.seed : random_hash(engine->config.seed, request->id);
+    struct sequence *sequence = NULL;
+    TRY(sequence_create(request, engine->tokenizer, engine->vocabulary, engine->config.context, seed, &sequence));
+    request->engine_private = sequence;
+    __atomic_store_n(&request->cancelled, 0, __ATOMIC_RELAXED);
+
+    pthread_mutex_lock(&engine->lock);
+    status = check_room(engine); /* the engine may have failed or been stopped meanwhile */
+    if (status.code == STATUS_OK) {
+        queue_push_back(&engine->submitted, sequence);
+        engine->pending++;
+        pthread_cond_signal(&engine->work);
+    }
+    pthread_mutex_unlock(&engine->lock);
+    if (status.code != STATUS_OK) {
+        sequence_destroy(sequence);
+        request->engine_private = NULL;
+    }
+    return status;
+}
+
+void engine_cancel(struct engine *engine, struct request *request) {
+    __atomic_store_n(&request->cancelled, 1, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&engine->lock);
+    engine->cancelling = true;
+    pthread_cond_signal(&engine->work);
+    pthread_mutex_unlock(&engine->lock);
+}
+
+bool engine_take_submitted(struct engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    while (engine->submitted.count > 0) {
+        queue_push_back(&engine->waiting, queue_pop_front(&engine->submitted));
+    }
+    bool cancelling = engine->cancelling;
+    engine->cancelling = false;
+    pthread_mutex_unlock(&engine->lock);
+    return cancelling;
+}
+
+void engine_push_event(struct engine *engine, const struct engine_event *event) {
+    pthread_mutex_lock(&engine->lock);
+    if (event->finish == FINISH_NONE) {
+        uint32_t bound = engine->event_capacity - engine->event_reserve;
+        while (engine->event_count >= bound && engine->started && !engine->stopping) {
+            pthread_cond_wait(&engine->room, &engine->lock);
+        }
+        if (engine->event_count >= bound) {
+            CHECK(engine->stopping); /* who steps the engine by hand polls between steps */
+            pthread_mutex_unlock(&engine->lock);
+            return;
+        }
+    }
+    CHECK(engine->event_count < engine->event_capacity);
+    uint32_t at = (engine->event_head + engine->event_count) % engine->event_capacity;
+    engine->events[at] = *event;
+    bool first = engine->event_count++ == 0;
+    pthread_mutex_unlock(&engine->lock);
+    if (first) {
+        uint64_t one = 1;
+        while (write(engine->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {
+        }
+    }
+}
+
+uint32_t engine_poll(struct engine *engine, struct engine_event *events, uint32_t capacity) {
+    uint64_t ignored;
+    while (read(engine->wake_fd, &ignored, sizeof ignored) < 0 && errno == EINTR) {
+    }
+    pthread_mutex_lock(&engine->lock);
+    uint32_t taken = engine->event_count < capacity ? engine->event_count : capacity;
+    for (uint32_t i = 0; i < taken; i++) {
+        events[i] = engine->events[engine->event_head];
+        engine->event_head = (engine->event_head + 1) % engine->event_capacity;
+    }
+    engine->event_count -= taken;
+    bool more = engine->event_count > 0;
+    pthread_cond_signal(&engine->room);
+    pthread_mutex_unlock(&engine->lock);
+    if (more) { /* keep the descriptor readable: the poller may come back from its event loop */
+        uint64_t one = 1;
+        while (write(engine->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {
+        }
+    }
+    return taken;
+}
+
+int engine_wake_fd(const struct engine *engine) {
+    return engine->wake_fd;
+}

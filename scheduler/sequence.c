@@ -1,0 +1,69 @@
+#include "scheduler/sequence.h"
+
+#include "base/bytes.h"
+#include "base/check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool wants_counts(const struct sampling *sampling) {
+    return sampling->presence_penalty != 0 || sampling->frequency_penalty != 0 || sampling->repetition_penalty != 1;
+}
+
+struct status sequence_create(struct request *request, const struct tokenizer *tokenizer, uint32_t vocabulary,
+                              uint32_t context, uint64_t seed, struct sequence **out) {
+    uint32_t prompt = request->prompt_count;
+    CHECK(prompt >= 1 && prompt <= context);
+    uint32_t room = context - prompt;
+    uint32_t most = request->sampling.max_tokens < room ? request->sampling.max_tokens : room;
+    uint32_t capacity = prompt + most;
+    uint32_t blocks = (capacity + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    size_t held = SAMPLING_MAX_STOP_BYTES + (tokenizer ? detokenizer_bound(tokenizer) : 0);
+
+    struct sequence *sequence = calloc(1, sizeof *sequence);
+    if (!sequence) {
+        return status_error(STATUS_NO_MEMORY, "no memory for a request");
+    }
+    sequence->request = request;
+    sequence->seed = seed;
+    sequence->capacity = capacity;
+    sequence->count = prompt;
+    sequence->tokens = malloc(capacity * sizeof *sequence->tokens);
+    sequence->blocks = malloc(blocks * sizeof *sequence->blocks);
+    char *text = malloc(held);
+    bool whole = sequence->tokens && sequence->blocks && text;
+    if (wants_counts(&request->sampling)) {
+        sequence->counts.generated = calloc(vocabulary, sizeof *sequence->counts.generated);
+        sequence->counts.seen = calloc(vocabulary, sizeof *sequence->counts.seen);
+        whole = whole && sequence->counts.generated && sequence->counts.seen;
+    }
+    stop_matcher_init(&sequence->stop, request->sampling.stops, request->sampling.stop_count, text, held);
+    if (!whole) {
+        sequence_destroy(sequence);
+        return status_error(STATUS_NO_MEMORY, "no memory for a request of %u tokens", capacity);
+    }
+    memcpy(sequence->tokens, request->prompt, prompt * sizeof *sequence->tokens);
+    if (sequence->counts.seen) {
+        for (uint32_t i = 0; i < prompt; i++) {
+            sequence->counts.seen[request->prompt[i]] = 1;
+        }
+    }
+    if (tokenizer) {
+        detokenizer_init(&sequence->detokenizer, tokenizer, false);
+    }
+    *out = sequence;
+    return STATUS_SUCCESS;
+}
+
+void sequence_destroy(struct sequence *sequence) {
+    if (!sequence) {
+        return;
+    }
+    CHECK(sequence->block_count == 0);
+    free(sequence->tokens);
+    free(sequence->blocks);
+    free(sequence->stop.held);
+    free(sequence->counts.generated);
+    free(sequence->counts.seen);
+    free(sequence);
+}

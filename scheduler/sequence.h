@@ -1,0 +1,52 @@
+/* One request on its way through the engine.
+ *
+ * Progress is counts, not modes: `count` tokens are known (prompt and generated), the KV of the first `computed` of
+ * them is in the cache. A new, a half prefilled, a decoding and a preempted sequence differ in these numbers only.
+ * Threads: made on the submitter's thread, then the engine's only. */
+#ifndef METRONOME_SCHEDULER_SEQUENCE_H
+#define METRONOME_SCHEDULER_SEQUENCE_H
+
+#include "scheduler/engine.h"
+#include "scheduler/sampler.h"
+#include "scheduler/stop.h"
+
+struct sequence {
+    struct request *request;
+    uint64_t seed;
+
+    uint32_t *tokens;        /* (capacity) prompt, then generated */
+    uint32_t count;          /* known tokens */
+    uint32_t capacity;       /* prompt + max_tokens, within the context */
+    uint32_t computed;       /* tokens whose KV is in the cache */
+    uint32_t scored;         /* prompt tokens already reported, with echo */
+    uint32_t prompt_counted; /* prompt tokens that the statistics have */
+    uint64_t *blocks;        /* (block_count) device addresses; room for `capacity` tokens */
+    uint32_t block_count;
+
+    struct token_counts counts; /* with penalties, else NULLs */
+    struct detokenizer detokenizer;
+    struct stop_matcher stop;
+
+    uint64_t admitted_ns, first_token_ns, last_token_ns; /* device_now_ns(); 0 until they happen */
+
+    /* this iteration's */
+    uint32_t scheduled;   /* rows */
+    uint32_t logit_begin; /* first of its logit rows */
+    uint32_t logit_count;
+};
+
+static inline uint32_t sequence_generated(const struct sequence *sequence) {
+    return sequence->count - sequence->request->prompt_count;
+}
+
+/* Does the prompt's own likelihood have to be reported? Then every prompt row needs logits, once. */
+static inline bool sequence_scores_prompt(const struct sequence *sequence) {
+    return sequence->request->sampling.echo && sequence->request->sampling.logprobs;
+}
+
+/* Everything a request will ever need, in one go: nothing is allocated for it later. `context` is the engine's. */
+struct status sequence_create(struct request *request, const struct tokenizer *tokenizer, uint32_t vocabulary,
+                              uint32_t context, uint64_t seed, struct sequence **out);
+void sequence_destroy(struct sequence *sequence); /* its blocks must be given back */
+
+#endif
