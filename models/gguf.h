@@ -61,6 +61,10 @@ struct status gguf_get_bool(const struct gguf *gguf, const char *key, bool *valu
 struct status gguf_get_string(const struct gguf *gguf, const char *key, struct gguf_string *value);
 bool gguf_has(const struct gguf *gguf, const char *key);
 
+/* All keys, in the order of their names. */
+size_t gguf_key_count(const struct gguf *gguf);
+struct gguf_string gguf_key_at(const struct gguf *gguf, size_t index, enum gguf_type *type);
+
 /* An array's element type and count. */
 struct status gguf_get_array(const struct gguf *gguf, const char *key, enum gguf_type *type, size_t *count);
 
