@@ -90,8 +90,8 @@ TEST_F(Sampler, DrawsFollowTheTruncatedDistribution) {
     struct {
         float temperature, top_p, min_p;
         uint32_t top_k;
-    } cases[] = {{1, 1, 0, 0},      {0.7f, 1, 0, 5},     {1.3f, 0.9f, 0, 0}, {1, 0.5f, 0, 10},
-                 {1, 1, 0.1f, 0},   {0.9f, 0.8f, 0.05f, 8}, {1, 0.0001f, 0, 0}, {2, 0.95f, 0.01f, 0}};
+    } cases[] = {{1, 1, 0, 0},    {0.7f, 1, 0, 5},        {1.3f, 0.9f, 0, 0}, {1, 0.5f, 0, 10},
+                 {1, 1, 0.1f, 0}, {0.9f, 0.8f, 0.05f, 8}, {1, 0.0001f, 0, 0}, {2, 0.95f, 0.01f, 0}};
     for (auto &c : cases) {
         struct sampling sampling = plain();
         sampling.temperature = c.temperature;

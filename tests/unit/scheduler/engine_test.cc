@@ -1,0 +1,505 @@
+// scheduler/engine on the cpu device with the demo model: the same tokens whatever runs beside a request, blocks that
+// come back, queues that are bounded, and exactly one end for every request.
+extern "C" {
+#include "base/log.h"
+#include "base/random.h"
+#include "scheduler/engine.h"
+}
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <map>
+#include <memory>
+#include <poll.h>
+#include <string>
+#include <sys/stat.h>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+// Counts every allocation of the process: the engine's loop must make none.
+static std::atomic<uint64_t> allocations;
+extern "C" void *__libc_malloc(size_t);
+extern "C" void *__libc_calloc(size_t, size_t);
+extern "C" void *__libc_realloc(void *, size_t);
+extern "C" void *malloc(size_t bytes) {
+    allocations++;
+    return __libc_malloc(bytes);
+}
+extern "C" void *calloc(size_t count, size_t bytes) {
+    allocations++;
+    return __libc_calloc(count, bytes);
+}
+extern "C" void *realloc(void *old, size_t bytes) {
+    allocations++;
+    return __libc_realloc(old, bytes);
+}
+#endif
+
+namespace {
+
+std::string model_path() {
+    const char *named = getenv("METRONOME_TEST_MODEL");
+    std::string path = named ? named : ".cache/SmolLM2-135M-Instruct.Q4_1.gguf";
+    struct stat info;
+    return stat(path.c_str(), &info) == 0 ? path : "";
+}
+
+struct Options {
+    uint32_t threads = 2, context = 256, max_sequences = 16, max_queue = 64, max_batch_tokens = 64, prefill_chunk = 0;
+    uint64_t kv_tokens = 4096;
+};
+
+class Engine {
+  public:
+    explicit Engine(const Options &options) {
+        struct device_config device_config = {};
+        device_config.name = "cpu";
+        device_config.threads = options.threads;
+        struct engine_config config = {};
+        config.context = options.context;
+        config.max_sequences = options.max_sequences;
+        config.max_queue = options.max_queue;
+        config.max_batch_tokens = options.max_batch_tokens;
+        config.prefill_chunk = options.prefill_chunk;
+        config.kv_tokens = options.kv_tokens;
+        config.offload_policy = "none";
+        config.seed = 1;
+        log_set_level(LOG_WARN);
+        check(device_open(&device_config, &device));
+        check(model_open(model_path().c_str(), &model));
+        check(engine_create(&config, model, device, &engine));
+    }
+    ~Engine() {
+        engine_destroy(engine);
+        model_close(model);
+        device_close(device);
+    }
+    static void check(struct status status) {
+        if (status.code != STATUS_OK) {
+            fprintf(stderr, "%s\n", status.message);
+            abort();
+        }
+    }
+    bool all_blocks_free() const {
+        struct engine_stats stats;
+        engine_stats(engine, &stats);
+        return stats.kv_blocks > 0 && stats.kv_blocks_free == stats.kv_blocks;
+    }
+    struct device *device = nullptr;
+    struct model *model = nullptr;
+    struct engine *engine = nullptr;
+};
+
+struct Outcome {
+    std::vector<uint32_t> tokens, prompt_tokens;
+    std::vector<float> logprobs, prompt_logprobs;
+    std::string text, prompt_text;
+    enum finish_reason finish = FINISH_NONE;
+    uint32_t finishes = 0, completion_tokens = 0;
+};
+
+class Request {
+  public:
+    Request(std::vector<uint32_t> ids, uint32_t max_tokens) : prompt(std::move(ids)) {
+        request.prompt = prompt.data();
+        request.prompt_count = (uint32_t)prompt.size();
+        request.sampling.top_p = 1;
+        request.sampling.repetition_penalty = 1;
+        request.sampling.max_tokens = max_tokens;
+        request.owner = this;
+    }
+    std::vector<uint32_t> prompt;
+    struct request request = {};
+    Outcome outcome;
+};
+
+void drain_events(struct engine *engine) {
+    std::vector<struct engine_event> events(64);
+    for (uint32_t count; (count = engine_poll(engine, events.data(), 64)) > 0;) {
+        for (uint32_t i = 0; i < count; i++) {
+            const struct engine_event &event = events[i];
+            Outcome &outcome = static_cast<Request *>(event.request->owner)->outcome;
+            ASSERT_EQ(outcome.finishes, 0u) << "an event after the last";
+            (event.is_prompt ? outcome.prompt_text : outcome.text).append(event.text, event.text_bytes);
+            if (event.has_token) {
+                (event.is_prompt ? outcome.prompt_tokens : outcome.tokens).push_back(event.token);
+                (event.is_prompt ? outcome.prompt_logprobs : outcome.logprobs)
+                    .push_back(event.has_logprob ? event.logprob : NAN);
+            }
+            if (event.finish != FINISH_NONE) {
+                outcome.finish = event.finish;
+                outcome.finishes++;
+                outcome.completion_tokens = event.completion_tokens;
+            }
+        }
+    }
+}
+
+void run_until_idle(Engine &engine) {
+    for (bool idle = false; !idle;) {
+        Engine::check(engine_step(engine.engine, &idle));
+        drain_events(engine.engine);
+    }
+}
+
+std::vector<uint32_t> ids_of(const Engine &engine, const std::string &text) {
+    struct token_list list = {};
+    Engine::check(
+        tokenizer_encode(model_tokenizer(engine.model), text.data(), text.size(), TOKENIZE_SPECIAL, 10000, &list));
+    std::vector<uint32_t> ids(list.ids, list.ids + list.count);
+    token_list_free(&list);
+    return ids;
+}
+
+const char *const story = "<|im_start|>user\nTell me about the history of clocks, from sundials to quartz.<|im_end|>\n"
+                          "<|im_start|>assistant\n";
+const char *const prompts[] = {
+    "The capital of France is",        "Once upon a time", "def fibonacci(n):",
+    "Water boils at a temperature of", "1, 2, 3, 4,",      "<|im_start|>user\nHi<|im_end|>\n"};
+
+// The greedy tokens of a request alone, whole prompt at once, one thread: what every other run must give.
+std::vector<uint32_t> alone(const std::string &text, uint32_t tokens) {
+    static std::map<std::pair<std::string, uint32_t>, std::vector<uint32_t>> known;
+    auto &entry = known[{text, tokens}];
+    if (entry.empty()) {
+        Options options;
+        options.threads = 1;
+        options.max_batch_tokens = 256;
+        Engine engine(options);
+        Request request(ids_of(engine, text), tokens);
+        request.request.sampling.ignore_eos = true;
+        Engine::check(engine_submit(engine.engine, &request.request));
+        run_until_idle(engine);
+        EXPECT_EQ(request.outcome.finish, FINISH_LENGTH);
+        entry = request.outcome.tokens;
+        EXPECT_EQ(entry.size(), tokens);
+    }
+    return entry;
+}
+
+class EngineTest : public ::testing::Test {
+  protected:
+    void SetUp() override {
+        if (model_path().empty()) {
+            GTEST_SKIP() << "no demo model; set METRONOME_TEST_MODEL";
+        }
+    }
+};
+
+const uint32_t LENGTH = SANITIZED ? 6 : 24;
+
+TEST_F(EngineTest, SameTokensForAnyChunkAndThreads) {
+    std::vector<uint32_t> want = alone(story, LENGTH);
+    for (uint32_t chunk : {1u, 7u, 16u, 33u}) {
+        for (uint32_t threads : {1u, 2u}) {
+            Options options;
+            options.threads = threads;
+            options.prefill_chunk = chunk;
+            Engine engine(options);
+            Request request(ids_of(engine, story), LENGTH);
+            request.request.sampling.ignore_eos = true;
+            Engine::check(engine_submit(engine.engine, &request.request));
+            run_until_idle(engine);
+            EXPECT_EQ(request.outcome.tokens, want) << "chunk " << chunk << ", threads " << threads;
+            EXPECT_TRUE(engine.all_blocks_free());
+        }
+    }
+}
+
+// Sixteen at once, joining at random iterations, some cancelled midway; with a KV cache so small that sequences are
+// preempted and computed again. Every one that is not cancelled gives the tokens that it gives alone.
+TEST_F(EngineTest, SameTokensAmongOthersThatJoinLeaveAndArePreempted) {
+    for (uint64_t kv_tokens : {(uint64_t)4096, (uint64_t)256}) {
+        Options options;
+        options.kv_tokens = kv_tokens;
+        Engine engine(options);
+        struct random_state random;
+        random_seed(&random, kv_tokens);
+        std::vector<std::unique_ptr<Request>> requests;
+        std::vector<std::string> texts;
+        uint32_t lengths[] = {LENGTH, LENGTH / 2, LENGTH - 1};
+        std::vector<uint32_t> cancel_at;
+        for (uint32_t i = 0; i < 16; i++) {
+            texts.push_back(i % 7 == 6 ? story : prompts[i % 6]);
+            requests.push_back(std::make_unique<Request>(ids_of(engine, texts.back()), lengths[i % 3]));
+            requests.back()->request.sampling.ignore_eos = true;
+            cancel_at.push_back(i % 5 == 4 ? 1 + (uint32_t)random_below(&random, LENGTH) : UINT32_MAX);
+        }
+        uint32_t submitted = 0;
+        bool idle = false;
+        for (uint32_t step = 0; submitted < 16 || !idle; step++) {
+            while (submitted < 16 && random_below(&random, 3) > 0) {
+                Engine::check(engine_submit(engine.engine, &requests[submitted++]->request));
+            }
+            for (uint32_t i = 0; i < submitted; i++) {
+                if (cancel_at[i] == step && requests[i]->outcome.finishes == 0) {
+                    engine_cancel(engine.engine, &requests[i]->request);
+                }
+            }
+            Engine::check(engine_step(engine.engine, &idle));
+            drain_events(engine.engine);
+            ASSERT_LT(step, 10000u);
+        }
+        uint32_t cancelled = 0;
+        for (uint32_t i = 0; i < 16; i++) {
+            const Outcome &outcome = requests[i]->outcome;
+            ASSERT_EQ(outcome.finishes, 1u);
+            std::vector<uint32_t> want = alone(texts[i], lengths[i % 3]);
+            if (outcome.finish == FINISH_CANCELLED) {
+                cancelled++;
+                ASSERT_LE(outcome.tokens.size(), want.size());
+                want.resize(outcome.tokens.size());
+            } else {
+                EXPECT_EQ(outcome.finish, FINISH_LENGTH);
+            }
+            EXPECT_EQ(outcome.tokens, want) << i << ": " << texts[i];
+        }
+        struct engine_stats stats;
+        engine_stats(engine.engine, &stats);
+        EXPECT_EQ(stats.finished[FINISH_CANCELLED], cancelled);
+        EXPECT_TRUE(engine.all_blocks_free());
+        if (kv_tokens == 256 && !SANITIZED) {
+            EXPECT_GT(stats.preemptions, 0u) << "the small cache was meant to force preemption";
+        }
+    }
+}
+
+TEST_F(EngineTest, SeededSamplingIsReproducedAmongOthers) {
+    std::vector<uint32_t> first;
+    for (int round = 0; round < 2; round++) {
+        Engine engine(Options{});
+        Request seeded(ids_of(engine, prompts[1]), LENGTH), other(ids_of(engine, prompts[2]), LENGTH);
+        seeded.request.sampling.temperature = 1;
+        seeded.request.sampling.top_p = 0.9f;
+        seeded.request.sampling.seeded = true;
+        seeded.request.sampling.seed = 42;
+        seeded.request.sampling.ignore_eos = true;
+        seeded.request.sampling.repetition_penalty = 1.1f;
+        if (round == 1) {
+            Engine::check(engine_submit(engine.engine, &other.request));
+        }
+        Engine::check(engine_submit(engine.engine, &seeded.request));
+        run_until_idle(engine);
+        if (round == 0) {
+            first = seeded.outcome.tokens;
+        }
+        EXPECT_EQ(seeded.outcome.tokens, first);
+    }
+    EXPECT_EQ(first.size(), LENGTH);
+}
+
+TEST_F(EngineTest, EchoScoresThePromptTheSameForAnyChunk) {
+    std::vector<float> first;
+    std::string text = prompts[0];
+    for (uint32_t chunk : {64u, 3u, 1u}) {
+        Options options;
+        options.prefill_chunk = chunk;
+        options.max_sequences = 4; /* and so few logit rows that scoring has to go in pieces */
+        Engine engine(options);
+        Request scored(ids_of(engine, text), 0);
+        scored.request.sampling.echo = scored.request.sampling.logprobs = true;
+        scored.request.sampling.top_logprobs = 2;
+        Request longer(ids_of(engine, text), 3);
+        longer.request.sampling.echo = longer.request.sampling.logprobs = true;
+        Engine::check(engine_submit(engine.engine, &scored.request));
+        Engine::check(engine_submit(engine.engine, &longer.request));
+        run_until_idle(engine);
+        EXPECT_EQ(scored.outcome.finish, FINISH_LENGTH);
+        EXPECT_EQ(scored.outcome.prompt_tokens, scored.prompt);
+        EXPECT_EQ(scored.outcome.prompt_text, text);
+        EXPECT_TRUE(scored.outcome.tokens.empty());
+        ASSERT_EQ(scored.outcome.prompt_logprobs.size(), scored.prompt.size());
+        EXPECT_TRUE(std::isnan(scored.outcome.prompt_logprobs[0]));
+        if (first.empty()) {
+            first = scored.outcome.prompt_logprobs;
+        }
+        for (size_t i = 1; i < first.size(); i++) {
+            EXPECT_EQ(scored.outcome.prompt_logprobs[i], first[i]);
+            EXPECT_EQ(longer.outcome.prompt_logprobs[i], first[i]);
+            EXPECT_LT(first[i], 0);
+        }
+        EXPECT_EQ(longer.outcome.tokens.size(), 3u);
+        std::vector<uint32_t> want = alone(text, 3);
+        EXPECT_EQ(longer.outcome.tokens, want);
+    }
+}
+
+TEST_F(EngineTest, StopStringsCutAcrossTokenBorders) {
+    Engine engine(Options{});
+    Request whole(ids_of(engine, prompts[4]), 16);
+    whole.request.sampling.ignore_eos = true;
+    Engine::check(engine_submit(engine.engine, &whole.request));
+    run_until_idle(engine);
+    const std::string &text = whole.outcome.text;
+    ASSERT_GT(text.size(), 8u);
+    for (size_t at = 1; at + 3 < text.size(); at += 2) {
+        struct stop_string stop = {};
+        stop.bytes = 3;
+        memcpy(stop.text, text.data() + at, 3);
+        Request stopped(whole.prompt, 16);
+        stopped.request.sampling.ignore_eos = true;
+        stopped.request.sampling.stops = &stop;
+        stopped.request.sampling.stop_count = 1;
+        Engine::check(engine_submit(engine.engine, &stopped.request));
+        run_until_idle(engine);
+        EXPECT_EQ(stopped.outcome.text, text.substr(0, text.find(std::string(stop.text, 3))));
+        EXPECT_EQ(stopped.outcome.finish, FINISH_STOP);
+        Request late(whole.prompt, 16);
+        late.request.sampling = stopped.request.sampling;
+        late.request.sampling.min_tokens = 16;
+        Engine::check(engine_submit(engine.engine, &late.request));
+        run_until_idle(engine);
+        EXPECT_EQ(late.outcome.text.substr(0, at), text.substr(0, at)) << "no stop before min_tokens";
+        EXPECT_EQ(late.outcome.completion_tokens, 16u);
+    }
+    EXPECT_TRUE(engine.all_blocks_free());
+}
+
+TEST_F(EngineTest, StopTokensMinTokensAndTheContextEnd) {
+    Options options;
+    options.context = 32;
+    options.kv_tokens = 512;
+    Engine engine(options);
+    std::vector<uint32_t> ids = ids_of(engine, prompts[0]);
+    std::vector<uint32_t> greedy = alone(prompts[0], LENGTH);
+    Request stopped(ids, 10), banned(ids, 5), full(ids, 1000);
+    stopped.request.sampling.stop_tokens = &greedy[2];
+    stopped.request.sampling.stop_token_count = 1;
+    stopped.request.sampling.ignore_eos = true;
+    banned.request.sampling = stopped.request.sampling;
+    banned.request.sampling.max_tokens = banned.request.sampling.min_tokens = 5;
+    full.request.sampling.ignore_eos = true;
+    for (Request *request : {&stopped, &banned, &full}) {
+        Engine::check(engine_submit(engine.engine, &request->request));
+    }
+    run_until_idle(engine);
+    EXPECT_EQ(stopped.outcome.finish, FINISH_STOP);
+    EXPECT_EQ(stopped.outcome.completion_tokens, 3u);
+    EXPECT_EQ(banned.outcome.tokens.size(), 5u);
+    EXPECT_NE(banned.outcome.tokens[2], greedy[2]);
+    EXPECT_EQ(full.outcome.finish, FINISH_LENGTH);
+    EXPECT_EQ(full.outcome.tokens.size() + ids.size(), 32u);
+}
+
+TEST_F(EngineTest, RefusesWhatCannotBe) {
+    Options options;
+    options.max_queue = 3;
+    options.context = 64;
+    Engine engine(options);
+    std::vector<uint32_t> ids(64, 1);
+    Request too_long(ids, 1), empty({}, 1), unknown({1u << 30}, 1);
+    struct status status = engine_submit(engine.engine, &too_long.request);
+    EXPECT_EQ(status.code, STATUS_INVALID);
+    EXPECT_NE(strstr(status.message, "64"), nullptr);
+    EXPECT_EQ(engine_submit(engine.engine, &empty.request).code, STATUS_INVALID);
+    EXPECT_EQ(engine_submit(engine.engine, &unknown.request).code, STATUS_INVALID);
+    std::vector<std::unique_ptr<Request>> requests;
+    for (uint32_t i = 0; i < 4; i++) {
+        requests.push_back(std::make_unique<Request>(std::vector<uint32_t>{1, 2}, 2));
+        status = engine_submit(engine.engine, &requests[i]->request);
+        EXPECT_EQ(status.code, i < 3 ? STATUS_OK : STATUS_BUSY) << status.message;
+    }
+    engine_drain(engine.engine);
+    EXPECT_EQ(engine_submit(engine.engine, &requests[3]->request).code, STATUS_UNAVAILABLE);
+    run_until_idle(engine);
+    for (uint32_t i = 0; i < 3; i++) {
+        EXPECT_EQ(requests[i]->outcome.finishes, 1u);
+    }
+}
+
+TEST_F(EngineTest, BudgetsThatAreShortAreRefusedWithTheNumber) {
+    struct device_config device_config = {};
+    device_config.name = "cpu";
+    struct device *device;
+    struct model *model;
+    Engine::check(device_open(&device_config, &device));
+    Engine::check(model_open(model_path().c_str(), &model));
+    for (uint64_t budget : {(uint64_t)1 << 20, (uint64_t)100 << 20}) {
+        struct engine_config config = {};
+        config.max_sequences = 4;
+        config.max_queue = 4;
+        config.max_batch_tokens = 64;
+        config.device_memory = budget;
+        config.offload_policy = "none";
+        struct engine *engine = nullptr;
+        struct status status = engine_create(&config, model, device, &engine);
+        EXPECT_EQ(status.code, STATUS_NO_MEMORY);
+        EXPECT_NE(strstr(status.message, "device_memory"), nullptr) << status.message;
+        EXPECT_EQ(device_info(device).device_used, 0u) << "a refused start gives everything back";
+    }
+    model_close(model);
+    device_close(device);
+}
+
+// The engine's own thread, with submissions and cancellations from this one: for the thread sanitizer, and for the
+// promise that everything submitted ends exactly once whatever happens.
+TEST_F(EngineTest, ThreadedWithCancellationsAndStop) {
+    for (bool stop_early : {false, true}) {
+        Engine engine(Options{});
+        std::vector<std::unique_ptr<Request>> requests;
+        Engine::check(engine_start(engine.engine));
+        uint32_t ended = 0;
+        for (uint32_t i = 0; i < 24; i++) {
+            requests.push_back(std::make_unique<Request>(ids_of(engine, prompts[i % 6]), 8));
+            requests.back()->request.sampling.ignore_eos = true;
+            Engine::check(engine_submit(engine.engine, &requests.back()->request));
+            if (i % 4 == 3) {
+                engine_cancel(engine.engine, &requests[i - 1]->request);
+                drain_events(engine.engine);
+            }
+        }
+        if (stop_early) {
+            engine_stop(engine.engine);
+            drain_events(engine.engine);
+        }
+        for (int rounds = 0; rounds < 600 && ended < 24; rounds++) {
+            struct pollfd readable = {engine_wake_fd(engine.engine), POLLIN, 0};
+            poll(&readable, 1, 100);
+            drain_events(engine.engine);
+            ended = 0;
+            for (auto &request : requests) {
+                ended += request->outcome.finishes;
+            }
+        }
+        EXPECT_EQ(ended, 24u);
+        if (!stop_early) {
+            for (uint32_t i = 0; i < 24; i++) {
+                if (requests[i]->outcome.finish != FINISH_CANCELLED) {
+                    EXPECT_EQ(requests[i]->outcome.tokens.size(), 8u);
+                }
+            }
+        }
+        engine_stop(engine.engine);
+        EXPECT_TRUE(engine.all_blocks_free());
+    }
+}
+
+#if !SANITIZED
+TEST_F(EngineTest, TheLoopAllocatesNothing) {
+    Engine engine(Options{});
+    std::vector<std::unique_ptr<Request>> requests;
+    for (uint32_t i = 0; i < 8; i++) {
+        requests.push_back(std::make_unique<Request>(ids_of(engine, prompts[i % 6]), 40));
+        requests.back()->request.sampling.ignore_eos = true;
+        requests.back()->request.sampling.temperature = i % 2 ? 0.8f : 0;
+        requests.back()->request.sampling.top_p = 0.9f;
+        requests.back()->request.sampling.logprobs = i % 3 == 0;
+        Engine::check(engine_submit(engine.engine, &requests.back()->request));
+    }
+    bool idle;
+    Engine::check(engine_step(engine.engine, &idle));
+    uint64_t before = allocations;
+    for (int i = 0; i < 30; i++) {
+        Engine::check(engine_step(engine.engine, &idle));
+    }
+    EXPECT_EQ(allocations - before, 0u);
+    run_until_idle(engine);
+}
+#endif
+
+} // namespace
