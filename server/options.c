@@ -1,0 +1,332 @@
+#include "server/options.h"
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "server/suggest.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KIB 1024.0
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+#define TIB (1024 * GIB)
+#define FIELD(field) offsetof(struct config, field)
+
+static const char *const devices[] = {"cpu", "cuda", "sim", NULL};
+static const char *const isas[] = {"auto", "avx512", "avx2", "scalar", NULL};
+static const char *const computes[] = {"int8", "f32", NULL};
+static const char *const kv_types[] = {"f16", "bf16", NULL};
+static const char *const log_levels[] = {"debug", "info", "warn", "error", "silent", NULL};
+
+static const struct option options[] = {
+    {"model", OPTION_PATH, "", "", 0, 0, NULL, FIELD(model), "the model: a GGUF file"},
+    {"model_name", OPTION_STRING, "", "", 0, 0, NULL, FIELD(model_name),
+     "the id it is served under; empty: the file's name without .gguf"},
+    {"chat_template", OPTION_STRING, "", "auto", 0, 0, NULL, FIELD(chat_template),
+     "auto: recognised from the model; or a name: chatml, llama2, llama3, mistral, zephyr, gemma, smollm2"},
+    {"context", OPTION_INT, "tokens", "0", 0, 16777216, NULL, FIELD(context),
+     "longest prompt and completion together; 0: what the model was trained for"},
+
+    {"device", OPTION_CHOICE, "", "cpu", 0, 0, devices, FIELD(device), "where the model runs"},
+    {"device_memory", OPTION_BYTES, "bytes", "0", 0, 1024 * TIB, NULL, FIELD(device_memory),
+     "for weights, KV cache and workspace together; 0: as needed"},
+    {"host_memory", OPTION_BYTES, "bytes", "0", 0, 1024 * TIB, NULL, FIELD(host_memory),
+     "pinned host memory; 0: as needed"},
+    {"link_gbps", OPTION_FLOAT, "GB/s", "0", 0, 100000, NULL, FIELD(link_gbps),
+     "pace of copies between host and device memory on cpu and sim, 10^9 bytes a second; 0: as fast as it goes"},
+    {"threads", OPTION_INT, "", "0", 0, 4096, NULL, FIELD(threads), "compute threads on cpu; 0: one for each core"},
+    {"isa", OPTION_CHOICE, "", "auto", 0, 0, isas, FIELD(isa), "instruction set on cpu"},
+    {"compute", OPTION_CHOICE, "", "int8", 0, 0, computes, FIELD(compute),
+     "products with quantized weights: int8 is fast, f32 is exact"},
+    {"hardware", OPTION_PATH, "", "", 0, 0, NULL, FIELD(hardware), "the hardware that sim stands for: a JSON file"},
+
+    {"max_sequences", OPTION_INT, "", "64", 1, 65536, NULL, FIELD(max_sequences), "sequences in one iteration"},
+    {"max_queue", OPTION_INT, "", "256", 1, 1048576, NULL, FIELD(max_queue),
+     "sequences that wait to be admitted; one more is refused with 429"},
+    {"max_batch_tokens", OPTION_INT, "tokens", "512", 1, 1048576, NULL, FIELD(max_batch_tokens),
+     "tokens in one iteration"},
+    {"prefill_chunk", OPTION_INT, "tokens", "0", 0, 1048576, NULL, FIELD(prefill_chunk),
+     "most prompt tokens of one sequence in one iteration; 0: max_batch_tokens"},
+    {"kv_type", OPTION_CHOICE, "", "f16", 0, 0, kv_types, FIELD(kv_type), "number format of the KV cache"},
+    {"kv_tokens", OPTION_INT, "tokens", "0", 0, 1e12, NULL, FIELD(kv_tokens),
+     "capacity of the KV cache; 0: what device_memory leaves, or a default"},
+    {"seed", OPTION_INT, "", "0", 0, 0x1.0p63, NULL, FIELD(seed), "for requests that bring none"},
+
+    {"slo.ttft_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_ttft_ms), "promised time to first token; 0: none"},
+    {"slo.tpot_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_tpot_ms),
+     "promised time per output token; 0: none"},
+    {"offload.policy", OPTION_STRING, "", "none", 0, 0, NULL, FIELD(offload_policy),
+     "what goes to host memory; none: every layer stays on the device"},
+    {"offload.interval", OPTION_INT, "layers", "0", 0, 65536, NULL, FIELD(offload_interval),
+     "one layer in so many is streamed from host memory; 0: the policy decides"},
+
+    {"host", OPTION_STRING, "", "127.0.0.1", 0, 0, NULL, FIELD(host), "address to listen on"},
+    {"port", OPTION_INT, "", "8080", 0, 65535, NULL, FIELD(port), "port to listen on; 0: any that is free"},
+    {"port_file", OPTION_PATH, "", "", 0, 0, NULL, FIELD(port_file), "file to write the port to, once it is open"},
+    {"api_key", OPTION_STRING, "", "", 0, 0, NULL, FIELD(api_key),
+     "what /v1 asks for as a bearer token; empty: nothing"},
+    {"api_key_file", OPTION_PATH, "", "", 0, 0, NULL, FIELD(api_key_file),
+     "file whose first line is the api_key, so that it is on no command line"},
+    {"max_connections", OPTION_INT, "", "1024", 1, 1048576, NULL, FIELD(max_connections),
+     "open connections; one more is refused with 503"},
+    {"max_header", OPTION_BYTES, "bytes", "16KiB", 256, MIB, NULL, FIELD(max_header), "a request's line and headers"},
+    {"max_body", OPTION_BYTES, "bytes", "4MiB", KIB, GIB, NULL, FIELD(max_body), "a request's body"},
+    {"request_timeout_s", OPTION_FLOAT, "s", "60", 0.05, 86400, NULL, FIELD(request_timeout_s),
+     "for a client to send a whole request, from its first byte"},
+    {"idle_timeout_s", OPTION_FLOAT, "s", "75", 0.05, 86400, NULL, FIELD(idle_timeout_s),
+     "for a connection without a request, or with a response that its client does not read"},
+    {"drain_timeout_s", OPTION_FLOAT, "s", "30", 0, 86400, NULL, FIELD(drain_timeout_s),
+     "for requests in flight to end after SIGTERM"},
+    {"stream_buffer", OPTION_BYTES, "bytes", "1MiB", 4 * KIB, GIB, NULL, FIELD(stream_buffer),
+     "how far a client may be behind with reading before it loses its request"},
+    {"log_level", OPTION_CHOICE, "", "info", 0, 0, log_levels, FIELD(log_level), "least level that is logged"},
+};
+
+#define COUNT (sizeof options / sizeof options[0])
+_Static_assert(COUNT <= OPTIONS_MAX, "struct config remembers a source for each option");
+
+size_t option_count(void) {
+    return COUNT;
+}
+
+const struct option *option_at(size_t index) {
+    CHECK(index < COUNT);
+    return &options[index];
+}
+
+static bool same_name(const char *typed, const char *name) {
+    while (*typed && (*typed == *name || (*typed == '-' && *name == '_'))) {
+        typed++;
+        name++;
+    }
+    return *typed == *name;
+}
+
+const struct option *option_find(const char *name) {
+    for (size_t i = 0; i < COUNT; i++) {
+        if (same_name(name, options[i].name)) {
+            return &options[i];
+        }
+    }
+    return NULL;
+}
+
+const char *option_type_name(enum option_type type) {
+    static const char *const names[] = {"string", "path", "choice", "int", "float", "bytes"};
+    return names[type];
+}
+
+/* ---- fields ---- */
+
+static bool is_text(const struct option *option) {
+    return option->type == OPTION_STRING || option->type == OPTION_PATH || option->type == OPTION_CHOICE;
+}
+
+static void *field_of(const struct config *config, const struct option *option) {
+    return (char *)config + option->offset;
+}
+
+static struct status out_of_range(const struct option *option, const char *value) {
+    char low[16], high[16];
+    if (option->type == OPTION_BYTES) {
+        bytes_format((uint64_t)option->minimum, low, sizeof low);
+        bytes_format((uint64_t)option->maximum, high, sizeof high);
+        return status_error(STATUS_INVALID, "%s: %s is out of range; allowed are %s to %s", option->name, value, low,
+                            high);
+    }
+    return status_error(STATUS_INVALID, "%s: %s is out of range; allowed are %.10g to %.10g%s%s", option->name, value,
+                        option->minimum, option->maximum, *option->unit ? " " : "", option->unit);
+}
+
+static bool in_range(const struct option *option, double value) {
+    return value >= option->minimum && value <= option->maximum;
+}
+
+static struct status check_choice(const struct option *option, const char *value) {
+    char known[128] = "";
+    struct suggestion nearest = suggestion_for(value);
+    for (size_t i = 0; option->choices[i]; i++) {
+        if (strcmp(option->choices[i], value) == 0) {
+            return STATUS_SUCCESS;
+        }
+        suggestion_offer(&nearest, option->choices[i]);
+        strncat(known, i ? ", " : "", sizeof known - strlen(known) - 1);
+        strncat(known, option->choices[i], sizeof known - strlen(known) - 1);
+    }
+    return status_error(STATUS_INVALID, "%s: \"%s\" is not one of %s%s%s%s", option->name, value, known,
+                        nearest.best ? "; did you mean \"" : "", nearest.best ? nearest.best : "",
+                        nearest.best ? "\"?" : "");
+}
+
+static struct status set_text(struct config *config, const struct option *option, const char *value) {
+    if (option->type == OPTION_CHOICE) {
+        TRY(check_choice(option, value));
+    }
+    char *copy = strdup(value);
+    if (!copy) {
+        return status_error(STATUS_NO_MEMORY, "%s: no memory for its value", option->name);
+    }
+    char **field = field_of(config, option);
+    free(*field);
+    *field = copy;
+    return STATUS_SUCCESS;
+}
+
+static struct status set_int(struct config *config, const struct option *option, const char *value) {
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(value, &end, 10);
+    if (end == value || *end || strspn(value, "0123456789") != strlen(value)) {
+        double real = strtod(value, &end);
+        if (end != value && *end == 0 && real < 0) {
+            return out_of_range(option, value);
+        }
+        return status_error(STATUS_INVALID, "%s: \"%s\" is not a whole number", option->name, value);
+    }
+    if (errno == ERANGE || !in_range(option, (double)number)) {
+        return out_of_range(option, value);
+    }
+    *(uint64_t *)field_of(config, option) = number;
+    return STATUS_SUCCESS;
+}
+
+static struct status set_float(struct config *config, const struct option *option, const char *value) {
+    char *end;
+    double number = strtod(value, &end);
+    if (end == value || *end || !isfinite(number)) {
+        return status_error(STATUS_INVALID, "%s: \"%s\" is not a number", option->name, value);
+    }
+    if (!in_range(option, number)) {
+        return out_of_range(option, value);
+    }
+    *(double *)field_of(config, option) = number;
+    return STATUS_SUCCESS;
+}
+
+static struct status set_bytes(struct config *config, const struct option *option, const char *value) {
+    uint64_t number;
+    if (!bytes_parse(value, &number)) {
+        return status_error(STATUS_INVALID,
+                            "%s: \"%s\" is not a size; write a number of bytes or one with a unit, such as 512MiB",
+                            option->name, value);
+    }
+    if (!in_range(option, (double)number)) {
+        return out_of_range(option, value);
+    }
+    *(uint64_t *)field_of(config, option) = number;
+    return STATUS_SUCCESS;
+}
+
+static struct status set_option(struct config *config, const struct option *option, const char *value,
+                                enum option_source source) {
+    struct status status = option->type == OPTION_INT     ? set_int(config, option, value)
+                           : option->type == OPTION_FLOAT ? set_float(config, option, value)
+                           : option->type == OPTION_BYTES ? set_bytes(config, option, value)
+                                                          : set_text(config, option, value);
+    if (status.code == STATUS_OK) {
+        config->sources[option - options] = (uint8_t)source;
+    }
+    return status;
+}
+
+/* ---- a configuration ---- */
+
+void config_init(struct config *config) {
+    *config = (struct config){0};
+    for (size_t i = 0; i < COUNT; i++) {
+        struct status status = set_option(config, &options[i], options[i].fallback, SOURCE_DEFAULT);
+        CHECK(status.code == STATUS_OK);
+    }
+}
+
+void config_free(struct config *config) {
+    for (size_t i = 0; i < COUNT; i++) {
+        if (is_text(&options[i])) {
+            char **field = field_of(config, &options[i]);
+            free(*field);
+            *field = NULL;
+        }
+    }
+}
+
+struct status config_set(struct config *config, const char *name, const char *value, enum option_source source) {
+    const struct option *option = option_find(name);
+    if (option) {
+        return set_option(config, option, value, source);
+    }
+    struct suggestion nearest = suggestion_for(name);
+    for (size_t i = 0; i < COUNT; i++) {
+        suggestion_offer(&nearest, options[i].name);
+    }
+    if (nearest.best) {
+        return status_error(STATUS_NOT_FOUND, "there is no option %s; did you mean %s?", name, nearest.best);
+    }
+    return status_error(STATUS_NOT_FOUND, "there is no option %s; `metronome config` lists them", name);
+}
+
+bool config_is_set(const struct config *config, const char *name) {
+    const struct option *option = option_find(name);
+    CHECK(option);
+    return config->sources[option - options] != SOURCE_DEFAULT;
+}
+
+void config_show(const struct config *config, const struct option *option, struct text *out) {
+    const void *field = field_of(config, option);
+    char size[16];
+    switch (option->type) {
+    case OPTION_INT:
+        text_addf(out, "%llu", (unsigned long long)*(const uint64_t *)field);
+        break;
+    case OPTION_FLOAT:
+        text_addf(out, "%.10g", *(const double *)field);
+        break;
+    case OPTION_BYTES:
+        text_adds(out, bytes_format(*(const uint64_t *)field, size, sizeof size));
+        break;
+    case OPTION_STRING:
+    case OPTION_PATH:
+    case OPTION_CHOICE: {
+        const char *value = *(char *const *)field;
+        text_adds(out, option->offset == FIELD(api_key) && *value ? "***" : value);
+        break;
+    }
+    }
+}
+
+/* ---- what no single option can check ---- */
+
+/* Options whose names are fixed and whose work is not built: setting one is refused, so that nobody trusts a promise
+ * that nothing keeps. Building one takes its row out of here, and nothing else. */
+static const struct {
+    const char *name;
+    const char *allowed; /* a value that asks for nothing; NULL: none does */
+} not_built[] = {
+    {"slo.ttft_ms", NULL},
+    {"slo.tpot_ms", NULL},
+    {"offload.policy", "none"},
+    {"offload.interval", NULL},
+};
+
+static struct status check_built(const struct config *config) {
+    for (size_t i = 0; i < sizeof not_built / sizeof not_built[0]; i++) {
+        const struct option *option = option_find(not_built[i].name);
+        CHECK(option);
+        const char *allowed = not_built[i].allowed;
+        bool harmless = allowed && strcmp(*(char **)field_of(config, option), allowed) == 0;
+        if (config_is_set(config, option->name) && !harmless) {
+            return status_error(STATUS_UNSUPPORTED, "%s: not built yet; leave it out%s%s", option->name,
+                                allowed ? " or set it to " : "", allowed ? allowed : "");
+        }
+    }
+    return STATUS_SUCCESS;
+}
+
+struct status config_check(const struct config *config) {
+    if (*config->api_key && *config->api_key_file) {
+        return status_error(STATUS_INVALID, "api_key and api_key_file: set one of them, not both");
+    }
+    return check_built(config);
+}

@@ -1,0 +1,91 @@
+/* The options: one table, from which the configuration file, the command line, `metronome config` and the checks of
+ * types and ranges all come. An option is one row in options.c and one field here.
+ *
+ * Owns: struct config and its strings. Does not know what an option does.
+ * Threads: one while it is filled; then it is read by any. */
+#ifndef METRONOME_SERVER_OPTIONS_H
+#define METRONOME_SERVER_OPTIONS_H
+
+#include "base/status.h"
+#include "server/text.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Where a value came from; a later one overrides. */
+enum option_source { SOURCE_DEFAULT, SOURCE_FILE, SOURCE_COMMAND_LINE };
+
+#define OPTIONS_MAX 64
+
+/* Strings are never NULL: "" is unset. */
+struct config {
+    /* model */
+    char *model, *model_name, *chat_template;
+    uint64_t context;
+    /* device */
+    char *device, *isa, *compute, *hardware;
+    uint64_t device_memory, host_memory, threads;
+    double link_gbps;
+    /* scheduler */
+    uint64_t max_sequences, max_queue, max_batch_tokens, prefill_chunk, kv_tokens, seed;
+    char *kv_type;
+    double slo_ttft_ms, slo_tpot_ms;
+    /* offloading */
+    char *offload_policy;
+    uint64_t offload_interval;
+    /* server */
+    char *host, *port_file, *api_key, *api_key_file, *log_level;
+    uint64_t port, max_connections, max_header, max_body, stream_buffer;
+    double request_timeout_s, idle_timeout_s, drain_timeout_s;
+
+    uint8_t sources[OPTIONS_MAX]; /* enum option_source, a row each */
+};
+
+enum option_type {
+    OPTION_STRING,
+    OPTION_PATH,
+    OPTION_CHOICE, /* a string, one of `choices` */
+    OPTION_INT,
+    OPTION_FLOAT,
+    OPTION_BYTES, /* a number, or text with a suffix: "40GiB" */
+};
+
+struct option {
+    const char *name; /* dotted: "slo.tpot_ms" is {"slo": {"tpot_ms": ...}} */
+    enum option_type type;
+    const char *unit;     /* "" if it has none */
+    const char *fallback; /* the default, as text */
+    double minimum, maximum;
+    const char *const *choices; /* ends with NULL */
+    size_t offset;              /* of its field in struct config */
+    const char *help;
+};
+
+size_t option_count(void);
+const struct option *option_at(size_t index);
+const struct option *option_find(const char *name); /* NULL if there is none; '-' counts as '_' */
+const char *option_type_name(enum option_type type);
+
+/* Every option at its default. */
+void config_init(struct config *config);
+void config_free(struct config *config);
+
+/* Sets one option from text. STATUS_NOT_FOUND suggests the nearest name; STATUS_INVALID says the name, the value and
+ * what is allowed. */
+struct status config_set(struct config *config, const char *name, const char *value, enum option_source source);
+
+/* Reads a configuration: JSON, comments allowed. The first thing that is wrong is refused with its whole path, and
+ * the configuration is then to be freed. */
+struct status config_read_json(struct config *config, const char *text, size_t bytes);
+struct status config_read_file(struct config *config, const char *path);
+
+/* Checks what no single option can: options that need another, and those whose work is not built. */
+struct status config_check(const struct config *config);
+
+bool config_is_set(const struct config *config, const char *name);
+
+/* Appends an option's value as text, bytes with their unit; a secret as "***". */
+void config_show(const struct config *config, const struct option *option, struct text *out);
+
+#endif

@@ -1,0 +1,205 @@
+// server/options.c, options_file.c and suggest.c: the option table, the configuration file, and their refusals.
+extern "C" {
+#include "server/options.h"
+#include "server/suggest.h"
+}
+#include <fstream>
+#include <gtest/gtest.h>
+#include <set>
+#include <sstream>
+#include <string>
+
+namespace {
+
+class Config : public testing::Test {
+  protected:
+    void SetUp() override {
+        config_init(&config_);
+    }
+    void TearDown() override {
+        config_free(&config_);
+    }
+    std::string read(const std::string &json) {
+        status result = config_read_json(&config_, json.data(), json.size());
+        return result.code == STATUS_OK ? "" : result.message;
+    }
+    std::string set(const char *name, const char *value) {
+        status result = config_set(&config_, name, value, SOURCE_COMMAND_LINE);
+        return result.code == STATUS_OK ? "" : result.message;
+    }
+    std::string check() {
+        status result = config_check(&config_);
+        return result.code == STATUS_OK ? "" : result.message;
+    }
+    config config_;
+};
+
+TEST_F(Config, TableIsWhole) {
+    std::set<std::string> names;
+    std::set<size_t> offsets;
+    for (size_t i = 0; i < option_count(); i++) {
+        const option *row = option_at(i);
+        EXPECT_TRUE(names.insert(row->name).second) << row->name;
+        EXPECT_TRUE(offsets.insert(row->offset).second) << row->name << " shares its field with another option";
+        EXPECT_GT(std::string(row->help).size(), 4u) << row->name;
+        EXPECT_EQ(row->type == OPTION_CHOICE, row->choices != nullptr) << row->name;
+        EXPECT_EQ(option_find(row->name), row);
+    }
+    for (const char *fixed : {"model", "device", "device_memory", "host_memory", "link_gbps", "threads", "host", "port",
+                              "slo.ttft_ms", "slo.tpot_ms", "offload.policy", "offload.interval"}) {
+        EXPECT_TRUE(option_find(fixed)) << fixed;
+    }
+}
+
+TEST_F(Config, DefaultsShowAsTheyAreWrittenAndSetBackToThemselves) {
+    for (size_t i = 0; i < option_count(); i++) {
+        text shown = {};
+        config_show(&config_, option_at(i), &shown);
+        EXPECT_EQ(set(option_at(i)->name, text_string(&shown)), "") << option_at(i)->name;
+        text_free(&shown);
+    }
+}
+
+TEST_F(Config, ReadsAFile) {
+    ASSERT_EQ(
+        read("// a comment\n{\"model\": \"a.gguf\", \"port\": 9000, \"device_memory\": \"1.5GiB\", /* here */\n"
+             " \"host_memory\": 1048576, \"link_gbps\": 12.5, \"slo\": {\"tpot_ms\": 40}, \"seed\": 9007199254740991}"),
+        "");
+    EXPECT_STREQ(config_.model, "a.gguf");
+    EXPECT_EQ(config_.port, 9000u);
+    EXPECT_EQ(config_.device_memory, 3ull << 29);
+    EXPECT_EQ(config_.host_memory, 1u << 20);
+    EXPECT_EQ(config_.link_gbps, 12.5);
+    EXPECT_EQ(config_.slo_tpot_ms, 40);
+    EXPECT_EQ(config_.seed, 9007199254740991u);
+    EXPECT_TRUE(config_is_set(&config_, "port"));
+    EXPECT_FALSE(config_is_set(&config_, "host"));
+}
+
+TEST_F(Config, TheCommandLineOverrides) {
+    ASSERT_EQ(read("{\"port\": 9000, \"host\": \"::1\"}"), "");
+    ASSERT_EQ(set("port", "9001"), "");
+    ASSERT_EQ(set("device-memory", "2GiB"), "");
+    EXPECT_EQ(config_.port, 9001u);
+    EXPECT_EQ(config_.device_memory, 2ull << 30);
+    EXPECT_STREQ(config_.host, "::1");
+}
+
+TEST_F(Config, RefusalsNameThePathTheValueAndTheMend) {
+    struct {
+        const char *json, *message;
+    } cases[] = {
+        {"{\"prot\": 1}", "there is no option prot; did you mean port?"},
+        {"{\"slo\": {\"tpot\": 1}}", "there is no option slo.tpot; did you mean slo.tpot_ms?"},
+        {"{\"tpot_ms\": 1}", "there is no option tpot_ms; did you mean slo.tpot_ms?"},
+        {"{\"device-memory\": 1}", "there is no option device-memory; did you mean device_memory?"},
+        {"{\"zzzzzzzz\": 1}", "there is no option zzzzzzzz; `metronome config` lists them"},
+        {"{\"slo\": {}}", "there is no option slo"},
+        {"{\"slo\": 5}", "there is no option slo"},
+        {"{\"port\": 65536}", "port: 65536 is out of range; allowed are 0 to 65535"},
+        {"{\"port\": -1}", "port: -1 is out of range; allowed are 0 to 65535"},
+        {"{\"port\": 80.5}", "port: \"80.5\" is not a whole number"},
+        {"{\"port\": 1e300}", "port: "},
+        {"{\"port\": \"80\"}", "port: expected a whole number, found a string"},
+        {"{\"port\": null}", "port: expected a whole number, found null"},
+        {"{\"port\": {\"a\": 1}}", "port: expected a whole number, found an object"},
+        {"{\"model\": 7}", "model: expected a string, found a number"},
+        {"{\"slo\": {\"tpot_ms\": [1]}}", "slo.tpot_ms: expected a number, found an array"},
+        {"{\"slo\": {\"tpot_ms\": -2}}", "slo.tpot_ms: -2 is out of range; allowed are 0 to 1000000000 ms"},
+        {"{\"device\": \"gpu\"}", "device: \"gpu\" is not one of cpu, cuda, sim; did you mean \"cpu\"?"},
+        {"{\"device_memory\": \"4 apples\"}", "device_memory: \"4 apples\" is not a size"},
+        {"{\"max_body\": \"2TiB\"}", "max_body: 2TiB is out of range; allowed are 1 KiB to 1 GiB"},
+        {"{\"link_gbps\": true}", "link_gbps: expected a number, found true"},
+        {"[]", "expected an object, found an array"},
+        {"{\"port\": 1, \"port\": 2}", "\"port\" is there twice"},
+        {"{\"port\": 1,}", "not valid JSON at line 1, column 12"},
+        {"", "not valid JSON at line 1, column 1"},
+    };
+    for (const auto &item : cases) {
+        EXPECT_NE(read(item.json).find(item.message), std::string::npos) << item.json << " gave: " << read(item.json);
+    }
+}
+
+TEST_F(Config, CommandLineTextIsCheckedAsStrictly) {
+    for (const char *bad : {"", "x", "8o", " 8", "0x10", "1e3", "99999999999999999999999", "-1", "nan"}) {
+        EXPECT_NE(set("port", bad), "") << bad;
+    }
+    for (const char *bad : {"", "x", "inf", "nan", "1x", "-0.5"}) {
+        EXPECT_NE(set("link_gbps", bad), "") << bad;
+    }
+    EXPECT_NE(set("kv_type", "F16"), "");
+    EXPECT_NE(set("nonsense", "1").find("no option nonsense"), std::string::npos);
+}
+
+TEST_F(Config, WhatIsNotBuiltIsRefusedAndNeverIgnored) {
+    EXPECT_EQ(check(), "");
+    EXPECT_EQ(set("offload.policy", "none"), "");
+    EXPECT_EQ(check(), "");
+    for (const char *name : {"slo.ttft_ms", "slo.tpot_ms", "offload.interval"}) {
+        config_free(&config_);
+        config_init(&config_);
+        EXPECT_EQ(set(name, "1"), "");
+        EXPECT_NE(check().find(std::string(name) + ": not built yet"), std::string::npos) << check();
+    }
+    config_free(&config_);
+    config_init(&config_);
+    EXPECT_EQ(set("offload.policy", "selectn"), "");
+    EXPECT_NE(check().find("offload.policy: not built yet"), std::string::npos);
+}
+
+TEST_F(Config, ASecretIsNotShown) {
+    ASSERT_EQ(set("api_key", "hunter2"), "");
+    text shown = {};
+    config_show(&config_, option_find("api_key"), &shown);
+    EXPECT_STREQ(text_string(&shown), "***");
+    text_free(&shown);
+    ASSERT_EQ(set("api_key_file", "key"), "");
+    EXPECT_NE(check(), "");
+}
+
+TEST_F(Config, TheDocumentedDefaultsAreTheDefaults) {
+    std::ifstream file("configs/default.json");
+    if (!file) {
+        GTEST_SKIP() << "not run from the repository's root";
+    }
+    std::stringstream content;
+    content << file.rdbuf();
+    ASSERT_EQ(read(content.str()), "");
+    EXPECT_EQ(check(), "");
+    for (size_t i = 0; i < option_count(); i++) {
+        text shown = {}, wanted = {};
+        config_show(&config_, option_at(i), &shown);
+        config fresh;
+        config_init(&fresh);
+        config_show(&fresh, option_at(i), &wanted);
+        EXPECT_STREQ(text_string(&shown), text_string(&wanted)) << option_at(i)->name;
+        bool promised = std::string(option_at(i)->name).find('.') != std::string::npos;
+        EXPECT_EQ(config_is_set(&config_, option_at(i)->name), !promised) << option_at(i)->name;
+        config_free(&fresh);
+        text_free(&shown);
+        text_free(&wanted);
+    }
+}
+
+TEST_F(Config, AFileThatIsNotThereIsAnError) {
+    status result = config_read_file(&config_, "no/such/file.json");
+    EXPECT_EQ(result.code, STATUS_IO);
+    EXPECT_NE(std::string(result.message).find("no/such/file.json"), std::string::npos);
+}
+
+TEST(Suggestion, IsTheNearestNameOrNone) {
+    suggestion nearest = suggestion_for("gpu");
+    suggestion_offer(&nearest, "version");
+    EXPECT_EQ(nearest.best, nullptr);
+    nearest = suggestion_for("sevre");
+    for (const char *name : {"config", "serve", "version"}) {
+        suggestion_offer(&nearest, name);
+    }
+    EXPECT_STREQ(nearest.best, "serve");
+    std::string longest(10000, 'x');
+    nearest = suggestion_for(longest.c_str());
+    suggestion_offer(&nearest, "serve");
+    EXPECT_EQ(nearest.best, nullptr);
+}
+
+} // namespace
