@@ -132,6 +132,13 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/tests/fuzz/%_fuzz.o $(LIBS_server)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 endif
 
+# ---- helpers of the tests: tests/tools/NAME.c becomes build/VARIANT/tools/NAME ----
+
+$(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIBS_models)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
 # ---- the checks: tests/run.py knows how each is run; with no names it runs them all ----
 
 PYTHON ?= python3
