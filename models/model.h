@@ -36,6 +36,9 @@ struct model_shape {
 /* Opens a GGUF file, checks that its family, tensor types and shapes are built, and reads the tokenizer. No device is
  * needed. STATUS_UNSUPPORTED names the architecture, tensor type or rope variant; STATUS_INVALID the field. */
 struct status model_open(const char *path, struct model **out);
+
+/* The same without the tokenizer, for callers that have token ids of their own: model_tokenizer() is then NULL. */
+struct status model_open_weights(const char *path, struct model **out);
 void model_close(struct model *model);
 
 const struct model_shape *model_shape(const struct model *model);

@@ -1,0 +1,448 @@
+/* The one forward pass of every family.
+ *
+ * Owns: the compute stream, and two allocations made once: device memory for an iteration's inputs, activations and
+ * results, and pinned host memory that mirrors the inputs and receives the results. Nothing is allocated after
+ * forward_create(). Does not own weights or KV blocks: layers are borrowed from the offload engine one at a time.
+ * Threads: the engine's. */
+#include "models/model_internal.h"
+
+#include "base/bytes.h"
+#include "base/check.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Where everything lies: offsets into the two allocations. The inputs come first in both, at the same offsets, the
+ * block table last of them, so that one copy sends an iteration's inputs and no more of the table than it uses. */
+struct places {
+    uint32_t table_stride;
+    size_t tokens, positions, logit_rows, segments, last_segments, block_table; /* both */
+    size_t residual, normed, angles;                                            /* device, a row for each token */
+    size_t last_residual, last_normed, last_angles;                             /* device, a row for each logit row */
+    size_t query, key, value, attention;                                        /* device; gone when ... */
+    size_t gate, up;                                                            /* ... these take their place */
+    size_t logits, argmax;                                                      /* device */
+    size_t host_logits, host_argmax;                                            /* host */
+    size_t device_bytes, host_bytes;
+};
+
+struct forward {
+    struct model *model;
+    struct device *device;
+    struct offload *offload;
+    struct forward_limits limits;
+    struct kv_shape kv;
+    struct places places;
+    uint8_t *device_memory, *host_memory;
+    struct stream *stream;
+    struct event *begun, *ended, *copied; /* first op, last op, results on the host */
+    struct forward_inputs inputs;
+};
+
+/* Rows on their way through a layer. */
+struct rows {
+    uint32_t count;
+    float *residual; /* (count, width) */
+    float *normed;   /* (count, width) */
+    float *angles;   /* (count, rope_pairs, 2) */
+    struct kv_batch batch;
+};
+
+/* ---- places ---- */
+
+static size_t reserve(size_t *end, size_t elements, size_t element_bytes) {
+    size_t at = *end;
+    *end += bytes_align(elements * element_bytes, 64); /* limits are 32-bit and shapes bounded: this cannot wrap */
+    return at;
+}
+
+static struct places place(const struct model_shape *shape, const struct forward_limits *limits) {
+    struct places p = {.table_stride = (limits->context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS};
+    const size_t rows = limits->rows, last = limits->logit_rows, f32 = sizeof(float), u32 = sizeof(uint32_t);
+    const size_t query_width = (size_t)shape->query_heads * shape->head_dim;
+    const size_t kv_width = (size_t)shape->kv_heads * shape->head_dim;
+    size_t end = 0;
+    p.tokens = reserve(&end, rows, u32);
+    p.positions = reserve(&end, rows, u32);
+    p.logit_rows = reserve(&end, last, u32);
+    p.segments = reserve(&end, limits->sequences, sizeof(struct kv_segment));
+    p.last_segments = reserve(&end, last, sizeof(struct kv_segment));
+    p.block_table = reserve(&end, (size_t)limits->sequences * p.table_stride, sizeof(uint64_t));
+
+    p.host_bytes = end;
+    p.host_argmax = reserve(&p.host_bytes, last, u32);
+    p.host_logits = reserve(&p.host_bytes, last * shape->vocabulary, f32);
+
+    p.residual = reserve(&end, rows * shape->width, f32);
+    p.normed = reserve(&end, rows * shape->width, f32);
+    p.angles = reserve(&end, rows * shape->rope_pairs * 2, f32);
+    p.last_residual = reserve(&end, last * shape->width, f32);
+    p.last_normed = reserve(&end, last * shape->width, f32);
+    p.last_angles = reserve(&end, last * shape->rope_pairs * 2, f32);
+    p.logits = reserve(&end, last * shape->vocabulary, f32);
+    p.argmax = reserve(&end, last, u32);
+
+    size_t attention_end = end, feed_forward_end = end;
+    p.query = reserve(&attention_end, rows * query_width, f32);
+    p.key = reserve(&attention_end, rows * kv_width, f32);
+    p.value = reserve(&attention_end, rows * kv_width, f32);
+    p.attention = reserve(&attention_end, rows * query_width, f32);
+    p.gate = reserve(&feed_forward_end, rows * shape->feed_forward, f32);
+    p.up = reserve(&feed_forward_end, rows * shape->feed_forward, f32);
+    p.device_bytes = attention_end > feed_forward_end ? attention_end : feed_forward_end;
+    return p;
+}
+
+size_t forward_device_bytes(const struct model *model, const struct forward_limits *limits) {
+    return place(&model->shape, limits).device_bytes;
+}
+
+size_t forward_host_bytes(const struct model *model, const struct forward_limits *limits) {
+    return place(&model->shape, limits).host_bytes;
+}
+
+/* ---- life ---- */
+
+static struct status prepare_device(const struct forward *forward) {
+    const struct model_shape *shape = &forward->model->shape;
+    uint32_t columns = shape->query_heads * shape->head_dim;
+    columns = columns > shape->width ? columns : shape->width;
+    columns = columns > shape->feed_forward ? columns : shape->feed_forward;
+    struct device_limits limits = {.rows = forward->limits.rows,
+                                   .columns = columns,
+                                   .vocabulary = shape->vocabulary,
+                                   .logit_rows = forward->limits.logit_rows,
+                                   .sequences = forward->limits.sequences,
+                                   .query_heads = shape->query_heads,
+                                   .kv_heads = shape->kv_heads,
+                                   .head_dim = shape->head_dim,
+                                   .context = forward->limits.context};
+    return device_prepare(forward->device, &limits);
+}
+
+static struct status create(struct forward *forward) {
+    const struct places *p = &forward->places;
+    void *device_memory = NULL, *host_memory = NULL;
+    TRY(prepare_device(forward));
+    TRY(device_alloc(forward->device, p->device_bytes, "activations", &device_memory));
+    forward->device_memory = device_memory;
+    TRY(device_alloc_host(forward->device, p->host_bytes, "an iteration's inputs and logits", &host_memory));
+    forward->host_memory = host_memory;
+    TRY(stream_create(forward->device, STREAM_COMPUTE, &forward->stream));
+    TRY(event_create(forward->device, &forward->begun));
+    TRY(event_create(forward->device, &forward->ended));
+    TRY(event_create(forward->device, &forward->copied));
+    uint8_t *host = forward->host_memory;
+    forward->inputs = (struct forward_inputs){.tokens = (uint32_t *)(host + p->tokens),
+                                              .positions = (uint32_t *)(host + p->positions),
+                                              .segments = (struct kv_segment *)(host + p->segments),
+                                              .block_table = (uint64_t *)(host + p->block_table),
+                                              .table_stride = p->table_stride,
+                                              .logit_rows = (uint32_t *)(host + p->logit_rows)};
+    return STATUS_SUCCESS;
+}
+
+struct status forward_create(struct model *model, struct device *device, struct offload *offload,
+                             const struct forward_limits *limits, enum kv_type kv_type, struct forward **out) {
+    CHECK(model->device == device); /* loaded, and onto this device */
+    CHECK(limits->rows > 0 && limits->logit_rows > 0 && limits->sequences > 0 && limits->context > 0);
+    struct forward *forward = calloc(1, sizeof *forward);
+    if (forward == NULL) {
+        return status_error(STATUS_NO_MEMORY, "no memory for a forward pass");
+    }
+    *forward = (struct forward){.model = model,
+                                .device = device,
+                                .offload = offload,
+                                .limits = *limits,
+                                .kv = model_kv_shape(model, kv_type),
+                                .places = place(&model->shape, limits)};
+    struct status status = create(forward);
+    if (status_failed(&status)) {
+        forward_destroy(forward);
+        return status;
+    }
+    *out = forward;
+    return STATUS_SUCCESS;
+}
+
+void forward_destroy(struct forward *forward) {
+    if (forward == NULL) {
+        return;
+    }
+    stream_destroy(forward->stream);
+    struct event *events[] = {forward->begun, forward->ended, forward->copied};
+    for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
+        if (events[i] != NULL) {
+            event_destroy(events[i]);
+        }
+    }
+    if (forward->host_memory != NULL) {
+        device_free_host(forward->device, forward->host_memory);
+    }
+    if (forward->device_memory != NULL) {
+        device_free(forward->device, forward->device_memory);
+    }
+    free(forward);
+}
+
+struct forward_inputs *forward_inputs(struct forward *forward) {
+    return &forward->inputs;
+}
+
+/* ---- one layer ---- */
+
+static float *floats(const struct forward *forward, size_t place) {
+    return (float *)(forward->device_memory + place);
+}
+
+static const float *layer_vector(const struct layer_layout *layer, const uint8_t *packed, enum layer_tensor i) {
+    return layer->tensor[i] ? (const float *)(packed + layer->offset[i]) : NULL;
+}
+
+/* The product of a layer's matrix `i` with a whole row, written or added to rows of its own width. */
+static struct matmul_part layer_part(const struct layer_layout *layer, const uint8_t *packed, enum layer_tensor i,
+                                     const float *bias, float *out, bool accumulate) {
+    struct weight weight = layout_weight(layer->tensor[i], packed + layer->offset[i]);
+    return (struct matmul_part){
+        .weight = weight, .bias = bias, .out = out, .out_stride = weight.rows, .accumulate = accumulate};
+}
+
+/* Queries of `wanted`, keys and values of `all`, rotated, and the keys and values stored. `wanted` is `all`, or in
+ * the last layer the few rows of it whose results anybody reads, which are gathered here. */
+static void run_queries_keys_values(struct forward *forward, uint32_t index, const uint8_t *packed,
+                                    const struct rows *all, const struct rows *wanted) {
+    const struct model_shape *shape = &forward->model->shape;
+    const struct layer_layout *layer = &forward->model->layers[index];
+    const struct places *p = &forward->places;
+    float *query = floats(forward, p->query), *key = floats(forward, p->key), *value = floats(forward, p->value);
+    const struct matmul_part parts[] = {
+        layer_part(layer, packed, LAYER_QUERY, layer_vector(layer, packed, LAYER_QUERY_BIAS), query, false),
+        layer_part(layer, packed, LAYER_KEY, layer_vector(layer, packed, LAYER_KEY_BIAS), key, false),
+        layer_part(layer, packed, LAYER_VALUE, layer_vector(layer, packed, LAYER_VALUE_BIAS), value, false),
+    };
+    struct stream *stream = forward->stream;
+    op_rmsnorm(stream, all->normed, all->residual, layer_vector(layer, packed, LAYER_ATTENTION_NORM),
+               shape->norm_epsilon, all->count, shape->width);
+    if (wanted == all) {
+        op_matmul(stream, parts, 3, all->normed, shape->width, all->count);
+    } else {
+        op_matmul(stream, parts + 1, 2, all->normed, shape->width, all->count);
+        const uint32_t *rows = (const uint32_t *)(forward->device_memory + p->logit_rows);
+        op_gather(stream, wanted->residual, all->residual, rows, wanted->count, shape->width);
+        op_gather(stream, wanted->normed, all->normed, rows, wanted->count, shape->width);
+        op_gather(stream, wanted->angles, all->angles, rows, wanted->count, shape->rope_pairs * 2);
+        op_matmul(stream, parts, 1, wanted->normed, shape->width, wanted->count);
+    }
+    op_rope(stream, query, parts[0].out_stride, wanted->angles, shape->rope_style, wanted->count, shape->query_heads,
+            shape->head_dim, shape->rope_pairs);
+    op_rope(stream, key, parts[1].out_stride, all->angles, shape->rope_style, all->count, shape->kv_heads,
+            shape->head_dim, shape->rope_pairs);
+    op_kv_store(stream, &all->batch, index, key, parts[1].out_stride, value, parts[2].out_stride);
+}
+
+/* Attention of `rows`, whose queries are ready, added to their residual. */
+static void run_attention(struct forward *forward, uint32_t index, const uint8_t *packed, const struct rows *rows) {
+    const struct model_shape *shape = &forward->model->shape;
+    const struct layer_layout *layer = &forward->model->layers[index];
+    const size_t query_width = (size_t)shape->query_heads * shape->head_dim;
+    float *attention = floats(forward, forward->places.attention);
+    op_attention(forward->stream, attention, query_width, floats(forward, forward->places.query), query_width,
+                 &rows->batch, index, shape->query_heads, 1 / sqrtf((float)shape->head_dim));
+    struct matmul_part output = layer_part(layer, packed, LAYER_ATTENTION_OUTPUT, NULL, rows->residual, true);
+    op_matmul(forward->stream, &output, 1, attention, query_width, rows->count);
+}
+
+/* SwiGLU, Shazeer arXiv 2002.05202, added to the residual of `rows`. */
+static void run_feed_forward(struct forward *forward, uint32_t index, const uint8_t *packed, const struct rows *rows) {
+    const struct model_shape *shape = &forward->model->shape;
+    const struct layer_layout *layer = &forward->model->layers[index];
+    float *gate = floats(forward, forward->places.gate), *up = floats(forward, forward->places.up);
+    const struct matmul_part parts[] = {layer_part(layer, packed, LAYER_GATE, NULL, gate, false),
+                                        layer_part(layer, packed, LAYER_UP, NULL, up, false)};
+    op_rmsnorm(forward->stream, rows->normed, rows->residual, layer_vector(layer, packed, LAYER_FEED_FORWARD_NORM),
+               shape->norm_epsilon, rows->count, shape->width);
+    op_matmul(forward->stream, parts, 2, rows->normed, shape->width, rows->count);
+    op_silu_mul(forward->stream, gate, gate, up, rows->count, shape->feed_forward);
+    struct matmul_part down = layer_part(layer, packed, LAYER_DOWN, NULL, rows->residual, true);
+    op_matmul(forward->stream, &down, 1, gate, shape->feed_forward, rows->count);
+}
+
+static void run_layer(struct forward *forward, uint32_t index, const struct rows *all, const struct rows *wanted) {
+    const uint8_t *packed = offload_acquire_layer(forward->offload, forward->stream, index);
+    run_queries_keys_values(forward, index, packed, all, wanted);
+    if (wanted->count > 0) {
+        run_attention(forward, index, packed, wanted);
+        run_feed_forward(forward, index, packed, wanted);
+    }
+    offload_release_layer(forward->offload, forward->stream, index);
+}
+
+/* ---- an iteration ---- */
+
+static void check_inputs(const struct forward *forward) {
+    const struct forward_inputs *in = &forward->inputs;
+    const struct forward_limits *limits = &forward->limits;
+    CHECK(in->rows > 0 && in->rows <= limits->rows);
+    CHECK(in->segment_count > 0 && in->segment_count <= limits->sequences);
+    CHECK(in->logit_count <= limits->logit_rows);
+    for (uint32_t i = 0; i < in->rows; i++) {
+        CHECK(in->tokens[i] < forward->model->shape.vocabulary && in->positions[i] < limits->context);
+    }
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < in->segment_count; i++) {
+        const struct kv_segment *segment = &in->segments[i];
+        CHECK(segment->first_row == rows && segment->rows > 0 && segment->rows <= in->rows - rows);
+        CHECK(segment->table < in->segment_count && in->positions[rows] == segment->first_position);
+        rows += segment->rows;
+    }
+    CHECK(rows == in->rows);
+    for (uint32_t i = 0; i < in->logit_count; i++) {
+        CHECK(in->logit_rows[i] < in->rows && (i == 0 || in->logit_rows[i] > in->logit_rows[i - 1]));
+    }
+}
+
+/* Writes the segments that the wanted rows form once gathered, one for each run of neighbours of a sequence, and
+ * returns how many. */
+static uint32_t stage_last_segments(struct forward *forward) {
+    const struct forward_inputs *in = &forward->inputs;
+    struct kv_segment *out = (struct kv_segment *)(forward->host_memory + forward->places.last_segments);
+    uint32_t count = 0, from = 0;
+    for (uint32_t i = 0; i < in->logit_count; i++) {
+        uint32_t row = in->logit_rows[i];
+        bool begins = count == 0 || row != in->logit_rows[i - 1] + 1;
+        while (row >= in->segments[from].first_row + in->segments[from].rows) {
+            from++;
+            begins = true;
+        }
+        if (begins) {
+            out[count] = in->segments[from];
+            out[count].first_row = i;
+            out[count].first_position += row - in->segments[from].first_row;
+            out[count++].rows = 0;
+        }
+        out[count - 1].rows++;
+    }
+    return count;
+}
+
+static struct rows all_rows(const struct forward *forward) {
+    const struct places *p = &forward->places;
+    const struct forward_inputs *in = &forward->inputs;
+    return (struct rows){
+        .count = in->rows,
+        .residual = floats(forward, p->residual),
+        .normed = floats(forward, p->normed),
+        .angles = floats(forward, p->angles),
+        .batch = {.shape = forward->kv,
+                  .segments = (const struct kv_segment *)(forward->device_memory + p->segments),
+                  .segments_host = in->segments,
+                  .segment_count = in->segment_count,
+                  .rows = in->rows,
+                  .block_table = (const uint64_t *)(forward->device_memory + p->block_table),
+                  .table_stride = p->table_stride},
+    };
+}
+
+/* The rows whose logits are wanted, gathered: what is left of `all` in the last layer. */
+static struct rows last_rows(struct forward *forward, const struct rows *all) {
+    const struct places *p = &forward->places;
+    struct rows rows = {.count = forward->inputs.logit_count,
+                        .residual = floats(forward, p->last_residual),
+                        .normed = floats(forward, p->last_normed),
+                        .angles = floats(forward, p->last_angles),
+                        .batch = all->batch};
+    rows.batch.segments = (const struct kv_segment *)(forward->device_memory + p->last_segments);
+    rows.batch.segments_host = (const struct kv_segment *)(forward->host_memory + p->last_segments);
+    rows.batch.segment_count = stage_last_segments(forward);
+    rows.batch.rows = rows.count;
+    return rows;
+}
+
+static struct weight global_weight(const struct model *model, enum global_tensor i) {
+    return layout_weight(model->global[i], model->globals + model->global_offset[i]);
+}
+
+/* Logits and their largest for `rows`, which are the wanted ones in order. */
+static void run_head(struct forward *forward, const struct rows *rows) {
+    const struct model *model = forward->model;
+    const struct model_shape *shape = &model->shape;
+    const float *gain = (const float *)(model->globals + model->global_offset[GLOBAL_NORM]);
+    float *logits = floats(forward, forward->places.logits);
+    struct matmul_part head = {.weight = global_weight(model, shape->tied_head ? GLOBAL_EMBEDDING : GLOBAL_HEAD),
+                               .out = logits,
+                               .out_stride = shape->vocabulary};
+    op_rmsnorm(forward->stream, rows->normed, rows->residual, gain, shape->norm_epsilon, rows->count, shape->width);
+    op_matmul(forward->stream, &head, 1, rows->normed, shape->width, rows->count);
+    op_argmax(forward->stream, (uint32_t *)(forward->device_memory + forward->places.argmax), logits, rows->count,
+              shape->vocabulary);
+}
+
+/* The argmax of every logit row, and the logits of those wanted, one copy for each run of neighbours. */
+static void copy_results(struct forward *forward, const bool *logits_wanted) {
+    const struct places *p = &forward->places;
+    const uint32_t count = forward->inputs.logit_count;
+    const size_t row_bytes = forward->model->shape.vocabulary * sizeof(float);
+    stream_copy(forward->stream, forward->host_memory + p->host_argmax, forward->device_memory + p->argmax,
+                count * sizeof(uint32_t), COPY_DEVICE_TO_HOST);
+    for (uint32_t begin = 0, end; begin < count; begin = end) {
+        end = begin + 1;
+        if (logits_wanted == NULL || !logits_wanted[begin]) {
+            continue;
+        }
+        while (end < count && logits_wanted[end]) {
+            end++;
+        }
+        stream_copy(forward->stream, forward->host_memory + p->host_logits + begin * row_bytes,
+                    forward->device_memory + p->logits + begin * row_bytes, (end - begin) * row_bytes,
+                    COPY_DEVICE_TO_HOST);
+    }
+}
+
+void forward_run(struct forward *forward, const bool *logits_wanted) {
+    check_inputs(forward);
+    const struct model *model = forward->model;
+    const struct model_shape *shape = &model->shape;
+    const struct forward_inputs *in = &forward->inputs;
+    const struct places *p = &forward->places;
+    struct rows all = all_rows(forward), last = last_rows(forward, &all);
+    const struct rows *wanted = last.count == all.count ? &all : &last;
+
+    size_t input_bytes = p->block_table + (size_t)in->segment_count * p->table_stride * sizeof(uint64_t);
+    stream_copy(forward->stream, forward->device_memory, forward->host_memory, input_bytes, COPY_HOST_TO_DEVICE);
+    event_record(forward->begun, forward->stream);
+    op_embed(forward->stream, all.residual, global_weight(model, GLOBAL_EMBEDDING),
+             (const uint32_t *)(forward->device_memory + p->tokens), all.count);
+    op_rope_angles(forward->stream, all.angles, (const uint32_t *)(forward->device_memory + p->positions),
+                   (const float *)(model->globals + model->rope_offset), shape->rope_magnitude, all.count,
+                   shape->rope_pairs);
+    for (uint32_t layer = 0; layer < shape->layers; layer++) {
+        run_layer(forward, layer, &all, layer + 1 == shape->layers ? wanted : &all);
+    }
+    if (wanted->count > 0) {
+        run_head(forward, wanted);
+    }
+    event_record(forward->ended, forward->stream);
+    if (wanted->count > 0) {
+        copy_results(forward, logits_wanted);
+    }
+    event_record(forward->copied, forward->stream);
+}
+
+struct status forward_wait(struct forward *forward) {
+    return event_sync(forward->copied);
+}
+
+uint32_t forward_argmax(const struct forward *forward, uint32_t logit_index) {
+    CHECK(logit_index < forward->inputs.logit_count);
+    return ((const uint32_t *)(forward->host_memory + forward->places.host_argmax))[logit_index];
+}
+
+const float *forward_logits(const struct forward *forward, uint32_t logit_index) {
+    CHECK(logit_index < forward->inputs.logit_count);
+    return (const float *)(forward->host_memory + forward->places.host_logits) +
+           (size_t)logit_index * forward->model->shape.vocabulary;
+}
+
+uint64_t forward_elapsed_ns(const struct forward *forward) {
+    return event_time_ns(forward->ended) - event_time_ns(forward->begun);
+}
