@@ -171,7 +171,7 @@ PREFIX ?= /usr/local
 .PHONY: install uninstall clean
 install: all ## to PREFIX (/usr/local), under DESTDIR
 	install -D -m 755 $(BUILD)/metronome '$(DESTDIR)$(PREFIX)/bin/metronome'
-	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/metronome/configs' $(wildcard configs/*.json)
+	cd configs && find . -type f -exec install -D -m 644 {} '$(abspath $(DESTDIR)$(PREFIX))/share/metronome/configs/{}' \;
 uninstall: ## what install put there
 	rm -f '$(DESTDIR)$(PREFIX)/bin/metronome'
 	rm -rf '$(DESTDIR)$(PREFIX)/share/metronome'
