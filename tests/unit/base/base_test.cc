@@ -62,12 +62,16 @@ TEST(Utf8, EveryScalarRoundTripsAndEverySurrogateIsRefused) {
 }
 
 TEST(Utf8, RefusesOverlongAndStray) {
-    for (const char *bad : {"\xc0\x80", "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\x80", "\xff", "a\xc3"}) {
+    for (const char *bad :
+         {"\xc0\x80", "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\x80", "\xff", "a\xc3"}) {
         EXPECT_FALSE(utf8_valid(bad, strlen(bad)));
     }
     char out[16];
-    size_t bytes = utf8_sanitize("a\xff" "b", 3, out);
-    EXPECT_EQ(std::string(out, bytes), "a\xef\xbf\xbd" "b");
+    size_t bytes = utf8_sanitize("a\xff"
+                                 "b",
+                                 3, out);
+    EXPECT_EQ(std::string(out, bytes), "a\xef\xbf\xbd"
+                                       "b");
 }
 
 TEST(Histogram, CountsSumsAndQuantiles) {
