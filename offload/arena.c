@@ -5,29 +5,25 @@
 
 #include <stdlib.h>
 
-#define BLOCK_TAKEN (UINT32_MAX - 1)
+uint32_t arena_blocks_at(const struct arena *arena, uint32_t boundary) {
+    size_t weights = (size_t)boundary * arena->slot_bytes;
+    size_t blocks = weights < arena->bytes ? (arena->bytes - weights) / arena->block_bytes : 0;
+    return blocks < UINT32_MAX / 2 ? (uint32_t)blocks : UINT32_MAX / 2;
+}
 
-struct status arena_create(struct device *device, uint32_t slots, size_t slot_bytes, size_t block_bytes,
-                           struct arena *arena) {
-    CHECK(slots > 0 && block_bytes > 0 && slot_bytes >= block_bytes && slot_bytes % 64 == 0);
-    *arena = (struct arena){.device = device,
-                            .slot_bytes = slot_bytes,
-                            .block_bytes = block_bytes,
-                            .slots = slots,
-                            .blocks_per_slot = (uint32_t)(slot_bytes / block_bytes)};
-    size_t bytes;
-    if (!bytes_multiply(slots, slot_bytes, &bytes)) {
-        return status_error(STATUS_NO_MEMORY, "an arena of %u slots of %zu bytes does not fit an address space", slots,
-                            slot_bytes);
-    }
-    arena->slot = calloc(slots, sizeof *arena->slot);
-    arena->next_free = calloc((size_t)slots * arena->blocks_per_slot, sizeof *arena->next_free);
-    if (!arena->slot || !arena->next_free) {
-        arena_destroy(arena);
-        return status_error(STATUS_NO_MEMORY, "no memory for the directory of %u slots", slots);
+struct status arena_create(struct device *device, size_t bytes, size_t slot_bytes, size_t block_bytes,
+                           uint32_t boundary, struct arena *arena) {
+    CHECK(slot_bytes > 0 && slot_bytes % 64 == 0 && block_bytes > 0 && (size_t)boundary * slot_bytes <= bytes);
+    *arena = (struct arena){
+        .device = device, .bytes = bytes, .slot_bytes = slot_bytes, .block_bytes = block_bytes, .boundary = boundary};
+    arena->blocks = arena_blocks_at(arena, boundary);
+    arena->blocks_most = arena_blocks_at(arena, 0);
+    arena->taken_bits = calloc(arena->blocks_most / 64 + 1, sizeof *arena->taken_bits);
+    if (!arena->taken_bits) {
+        return status_error(STATUS_NO_MEMORY, "no memory for the directory of %u KV blocks", arena->blocks_most);
     }
     void *base;
-    struct status status = device_alloc(device, bytes, "the slot arena (weights and KV cache)", &base);
+    struct status status = device_alloc(device, bytes, "the arena of weights and KV cache", &base);
     if (status_failed(&status)) {
         arena_destroy(arena);
         return status;
@@ -40,80 +36,61 @@ void arena_destroy(struct arena *arena) {
     if (arena->base) {
         device_free(arena->device, arena->base);
     }
-    free(arena->slot);
-    free(arena->next_free);
+    free(arena->taken_bits);
     *arena = (struct arena){0};
 }
 
-uint32_t arena_find_free(const struct arena *arena) {
-    for (uint32_t i = 0; i < arena->slots; i++) {
-        if (arena->slot[i].use == SLOT_FREE) {
-            return i;
+void arena_set_boundary(struct arena *arena, uint32_t boundary) {
+    uint32_t blocks = arena_blocks_at(arena, boundary);
+    CHECK(arena_blocks_free_from(arena, blocks));
+    arena->boundary = boundary;
+    arena->blocks = blocks;
+}
+
+bool arena_blocks_free_from(const struct arena *arena, uint32_t first) {
+    for (uint32_t word = first / 64; word * 64 < arena->blocks; word++) {
+        uint64_t mask = word == first / 64 ? UINT64_MAX << (first % 64) : UINT64_MAX;
+        if (arena->taken_bits[word] & mask) {
+            return false;
         }
     }
-    return ARENA_NONE;
-}
-
-void arena_use_resident(struct arena *arena, uint32_t slot, uint32_t layer) {
-    CHECK(slot < arena->slots && arena->slot[slot].use == SLOT_FREE);
-    arena->slot[slot] = (struct arena_slot){.use = SLOT_RESIDENT, .layer = layer};
-}
-
-void arena_use_staging(struct arena *arena, uint32_t slot) {
-    CHECK(slot < arena->slots && arena->slot[slot].use == SLOT_FREE);
-    arena->slot[slot] = (struct arena_slot){.use = SLOT_STAGING};
-}
-
-void arena_use_kv(struct arena *arena, uint32_t slot) {
-    CHECK(slot < arena->slots && arena->slot[slot].use == SLOT_FREE);
-    uint32_t *links = arena->next_free + (size_t)slot * arena->blocks_per_slot;
-    for (uint32_t i = 0; i < arena->blocks_per_slot; i++) {
-        links[i] = i + 1 < arena->blocks_per_slot ? i + 1 : ARENA_NONE;
-    }
-    arena->slot[slot] = (struct arena_slot){.use = SLOT_KV, .first_free = 0};
-    arena->kv_slots++;
-}
-
-void arena_release(struct arena *arena, uint32_t slot) {
-    CHECK(slot < arena->slots && arena->slot[slot].use != SLOT_FREE);
-    if (arena->slot[slot].use == SLOT_KV) {
-        CHECK(arena->slot[slot].blocks_taken == 0);
-        arena->kv_slots--;
-    }
-    arena->slot[slot] = (struct arena_slot){.use = SLOT_FREE};
+    return true;
 }
 
 bool arena_take_block(struct arena *arena, uint64_t *address) {
-    if (arena->kv_taken == arena_blocks(arena)) {
-        return false;
-    }
-    for (uint32_t i = 0; i < arena->slots; i++) {
-        struct arena_slot *slot = &arena->slot[i];
-        if (slot->use == SLOT_KV && slot->first_free != ARENA_NONE) {
-            uint32_t block = slot->first_free;
-            uint32_t *link = &arena->next_free[(size_t)i * arena->blocks_per_slot + block];
-            slot->first_free = *link;
-            *link = BLOCK_TAKEN;
-            slot->blocks_taken++;
-            arena->kv_taken++;
-            *address = (uint64_t)(uintptr_t)arena_slot_address(arena, i) + (uint64_t)block * arena->block_bytes;
-            return true;
+    for (uint32_t word = arena->first_maybe / 64; word * 64 < arena->blocks; word++) {
+        uint64_t open = ~arena->taken_bits[word];
+        if (open == 0) {
+            continue;
         }
+        uint32_t block = word * 64 + (uint32_t)__builtin_ctzll(open);
+        if (block >= arena->blocks) {
+            break;
+        }
+        arena->taken_bits[word] |= UINT64_C(1) << (block % 64);
+        arena->taken++;
+        arena->first_maybe = block + 1;
+        *address = (uint64_t)(uintptr_t)arena->base + arena->bytes - ((uint64_t)block + 1) * arena->block_bytes;
+        return true;
     }
     return false;
 }
 
+uint32_t arena_block_index(const struct arena *arena, uint64_t address) {
+    uint64_t from_end = (uint64_t)(uintptr_t)arena->base + arena->bytes - address;
+    CHECK(from_end % arena->block_bytes == 0 && from_end > 0 && from_end / arena->block_bytes <= arena->blocks);
+    return (uint32_t)(from_end / arena->block_bytes - 1);
+}
+
 void arena_give_block(struct arena *arena, uint64_t address) {
-    uint64_t offset = address - (uint64_t)(uintptr_t)arena->base;
-    uint64_t index = offset / arena->slot_bytes;
-    CHECK(index < arena->slots);
-    struct arena_slot *slot = &arena->slot[index];
-    uint64_t within = offset % arena->slot_bytes, block = within / arena->block_bytes;
-    CHECK(slot->use == SLOT_KV && within % arena->block_bytes == 0 && block < arena->blocks_per_slot);
-    uint32_t *link = &arena->next_free[index * arena->blocks_per_slot + block];
-    CHECK(*link == BLOCK_TAKEN); /* given back twice otherwise */
-    *link = slot->first_free;
-    slot->first_free = (uint32_t)block;
-    slot->blocks_taken--;
-    arena->kv_taken--;
+    uint32_t block = arena_block_index(arena, address);
+    uint64_t bit = UINT64_C(1) << (block % 64);
+    CHECK(arena->taken_bits[block / 64] & bit); /* given back twice otherwise */
+    arena->taken_bits[block / 64] &= ~bit;
+    arena->taken--;
+    arena->first_maybe = block < arena->first_maybe ? block : arena->first_maybe;
+}
+
+size_t arena_lost_bytes(const struct arena *arena) {
+    return arena->bytes - (size_t)arena->boundary * arena->slot_bytes - (size_t)arena->blocks * arena->block_bytes;
 }

@@ -1,7 +1,14 @@
-/* The device arena: equal slots, each a resident layer, a staging slot, or a run of KV blocks.
+/* The device arena: one run of equal slots, as large as a weight slab each.
  *
- * Owns: one device allocation, what each slot is used for, and which KV blocks are taken. Moves no bytes and knows
- * no policy. Threads: the engine's only. */
+ *     [ staging ring | resident slabs ......... | KV blocks ................. ]
+ *       fixed          grows and shrinks here ^   counted from the arena's end
+ *
+ * Slabs that are given up are always those in the highest resident slots (the pipeline sees to it), so that the KV
+ * region stays in one piece: blocks may be smaller or larger than a slot and nothing is lost but the last fraction of
+ * a block at the boundary.
+ *
+ * Owns: one device allocation, the boundary, and which KV blocks are taken. Moves no bytes and knows no policy.
+ * Threads: the engine's only. */
 #ifndef METRONOME_OFFLOAD_ARENA_H
 #define METRONOME_OFFLOAD_ARENA_H
 
@@ -12,50 +19,46 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ARENA_NONE UINT32_MAX
-
-enum slot_use { SLOT_FREE, SLOT_RESIDENT, SLOT_STAGING, SLOT_KV };
-
-struct arena_slot {
-    enum slot_use use;
-    uint32_t layer;        /* SLOT_RESIDENT */
-    uint32_t blocks_taken; /* SLOT_KV */
-    uint32_t first_free;   /* SLOT_KV: head of the slot's list of free blocks, ARENA_NONE when all are taken */
-};
-
 struct arena {
     struct device *device;
-    uint8_t *base;      /* device address, 64-byte aligned */
-    size_t slot_bytes;  /* max(layer, KV block), a multiple of 64 */
-    size_t block_bytes; /* of a KV block */
-    uint32_t slots;
-    uint32_t blocks_per_slot;
-    struct arena_slot *slot;     /* (slots) */
-    uint32_t *next_free;         /* (slots * blocks_per_slot): list links inside each slot, UINT32_MAX - 1 when taken */
-    uint32_t kv_slots, kv_taken; /* slots used for KV; blocks taken in all of them */
+    uint8_t *base; /* device address */
+    size_t bytes;
+    size_t slot_bytes;
+    size_t block_bytes;   /* of a KV block */
+    uint32_t boundary;    /* slots below it are weights (staging and resident) */
+    uint32_t blocks;      /* KV blocks between the boundary and the end */
+    uint32_t blocks_most; /* with the boundary at 0: size of the bitmap */
+    uint32_t taken;
+    uint64_t *taken_bits; /* one bit a block; block 0 lies at the very end of the arena */
+    uint32_t first_maybe; /* no block below this one is free */
 };
 
-struct status arena_create(struct device *device, uint32_t slots, size_t slot_bytes, size_t block_bytes,
-                           struct arena *arena);
+/* `bytes` in all, of which `boundary` slots are weights. */
+struct status arena_create(struct device *device, size_t bytes, size_t slot_bytes, size_t block_bytes,
+                           uint32_t boundary, struct arena *arena);
 void arena_destroy(struct arena *arena);
 
 static inline void *arena_slot_address(const struct arena *arena, uint32_t slot) {
     return arena->base + (size_t)slot * arena->slot_bytes;
 }
 
-/* A free slot for a layer or for staging; ARENA_NONE if there is none. */
-uint32_t arena_find_free(const struct arena *arena);
-void arena_use_resident(struct arena *arena, uint32_t slot, uint32_t layer);
-void arena_use_staging(struct arena *arena, uint32_t slot);
-void arena_use_kv(struct arena *arena, uint32_t slot);
-void arena_release(struct arena *arena, uint32_t slot); /* a KV slot must have no block taken */
+/* How many KV blocks there would be with this boundary. */
+uint32_t arena_blocks_at(const struct arena *arena, uint32_t boundary);
 
-/* A KV block from the lowest KV slot that has one, so that the highest empty out first; false when all are taken. */
+/* Moves the boundary; every block that would not be a block any more must be free. */
+void arena_set_boundary(struct arena *arena, uint32_t boundary);
+
+/* Are all blocks from `first` on free? */
+bool arena_blocks_free_from(const struct arena *arena, uint32_t first);
+
+/* The free block farthest from the boundary; false when all are taken. */
 bool arena_take_block(struct arena *arena, uint64_t *address);
 void arena_give_block(struct arena *arena, uint64_t address);
 
-static inline uint32_t arena_blocks(const struct arena *arena) {
-    return arena->kv_slots * arena->blocks_per_slot;
-}
+/* The index of a block's address; below arena->blocks. */
+uint32_t arena_block_index(const struct arena *arena, uint64_t address);
+
+/* Bytes between the last slot and the last block: all that is lost. */
+size_t arena_lost_bytes(const struct arena *arena);
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "offload/arena.h"
+#include "offload/pipeline.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,39 +13,32 @@ struct offload {
     struct device *device;
     struct offload_config config;
     struct arena arena;
-    struct stream *copy;
-    uint32_t *layer_slot;    /* (layers) slot of a resident layer, ARENA_NONE otherwise */
-    uint32_t acquired, next; /* the layer in use, and the one that must be taken next */
-    uint32_t blocks_free;    /* mirror of the arena's count, readable from any thread */
+    struct pipeline *pipeline;
+    uint8_t *streamed;    /* (layers) slabs of each layer in host memory only */
+    uint32_t blocks_free; /* mirror of the arena's count, readable from any thread */
 };
 
-#define NOTHING_ACQUIRED UINT32_MAX
-
-/* How many slots the budget gives, or what is short. */
-static struct status count_slots(const struct offload_config *config, size_t slot_bytes, uint32_t *slots) {
-    size_t blocks_per_slot = slot_bytes / config->kv_block_bytes;
-    size_t kv_slots = (config->kv_blocks_wanted + blocks_per_slot - 1) / blocks_per_slot;
-    size_t needed = config->layers + kv_slots, needed_bytes;
-    if (!bytes_multiply(needed, slot_bytes, &needed_bytes) || needed > UINT32_MAX / 2) {
-        return status_error(STATUS_NO_MEMORY, "%zu slots of %zu bytes do not fit an address space", needed, slot_bytes);
+/* The bytes of the arena: what the layers and the wanted KV blocks need, or the whole budget if that is more. */
+static struct status size_arena(const struct offload_config *config, size_t *bytes) {
+    size_t weights, kv, needed;
+    if (!bytes_multiply(config->layers, config->layer_bytes, &weights) ||
+        !bytes_multiply(config->kv_blocks_wanted, config->kv_block_bytes, &kv) || !bytes_add(weights, kv, &needed) ||
+        needed > SIZE_MAX / 2) {
+        return status_error(STATUS_NO_MEMORY, "%u layers of %zu bytes and %u KV blocks do not fit an address space",
+                            config->layers, config->layer_bytes, config->kv_blocks_wanted);
     }
-    if (config->device_memory == 0) {
-        *slots = (uint32_t)needed;
-        return STATUS_SUCCESS;
-    }
-    size_t given = config->device_memory / slot_bytes;
-    if (given < needed) {
-        char has[16], needs[16], lacks[16], weights[16], kv[16];
+    if (config->device_memory > 0 && config->device_memory < needed) {
+        char has[16], lacks[16], of_weights[16], of_kv[16], of_both[16];
         return status_error(
             STATUS_NO_MEMORY,
             "device_memory leaves %s for weights and KV cache; all %u layers resident need %s and the KV cache %s, "
             "together %s: %s short. Raise device_memory, or lower context or kv_tokens",
             bytes_format(config->device_memory, has, sizeof has), config->layers,
-            bytes_format((uint64_t)config->layers * slot_bytes, weights, sizeof weights),
-            bytes_format(kv_slots * slot_bytes, kv, sizeof kv), bytes_format(needed_bytes, needs, sizeof needs),
-            bytes_format(needed_bytes - config->device_memory, lacks, sizeof lacks));
+            bytes_format(weights, of_weights, sizeof of_weights), bytes_format(kv, of_kv, sizeof of_kv),
+            bytes_format(needed, of_both, sizeof of_both),
+            bytes_format(needed - config->device_memory, lacks, sizeof lacks));
     }
-    *slots = (uint32_t)(given < UINT32_MAX / 2 ? given : UINT32_MAX / 2);
+    *bytes = config->device_memory > 0 ? bytes_align(config->device_memory - 63, 64) : bytes_align(needed, 64);
     return STATUS_SUCCESS;
 }
 
@@ -52,13 +46,19 @@ static struct status count_slots(const struct offload_config *config, size_t slo
 static void print_arena(const struct offload *offload) {
     struct offload_report report = offload_report(offload);
     char a[16], b[16], c[16], d[16];
-    log_info("device arena %s in %u slots of %s: %u resident layers, %u staging, %u KV (%u blocks of %u tokens)",
-             bytes_format(report.arena_bytes, a, sizeof a), report.slots, bytes_format(report.slot_bytes, b, sizeof b),
-             report.slots_resident, report.slots_staging, report.slots_kv, report.kv_blocks, 16u);
-    log_info("  of it weights %s, KV blocks %s, lost to slot ends %s; %u layers in host memory",
-             bytes_format(report.weight_bytes_device, a, sizeof a),
-             bytes_format((uint64_t)report.kv_blocks * offload->arena.block_bytes, c, sizeof c),
-             bytes_format(report.lost_bytes, d, sizeof d), report.layers_offloaded);
+    log_info("device arena %s: weights %s (%u of %u layers), KV cache %s (%u blocks of %u tokens), unused %s",
+             bytes_format(report.arena_bytes, a, sizeof a), bytes_format(report.weight_bytes_device, b, sizeof b),
+             report.layers - report.layers_offloaded, report.layers,
+             bytes_format((uint64_t)report.kv_blocks * offload->arena.block_bytes, c, sizeof c), report.kv_blocks, 16u,
+             bytes_format(report.lost_bytes, d, sizeof d));
+}
+
+static struct status create(struct offload *offload, size_t arena_bytes) {
+    const struct offload_config *config = &offload->config;
+    TRY(arena_create(offload->device, arena_bytes, config->layer_bytes, config->kv_block_bytes, config->layers,
+                     &offload->arena));
+    struct pipeline_shape shape = {.layers = config->layers, .slabs = 1};
+    return pipeline_create(offload->device, &shape, &offload->arena, NULL, offload->streamed, &offload->pipeline);
 }
 
 struct status offload_create(struct device *device, const struct offload_config *config, struct offload **out) {
@@ -66,39 +66,25 @@ struct status offload_create(struct device *device, const struct offload_config 
     if (strcmp(config->policy, "none") != 0) {
         return status_error(STATUS_UNSUPPORTED, "offload.policy \"%s\" is not built; built are: none", config->policy);
     }
-    size_t larger = config->layer_bytes > config->kv_block_bytes ? config->layer_bytes : config->kv_block_bytes;
-    size_t slot_bytes = bytes_align(larger, 64);
-    uint32_t slots = 0;
-    TRY(count_slots(config, slot_bytes, &slots));
-
+    size_t arena_bytes = 0;
+    TRY(size_arena(config, &arena_bytes));
     struct offload *offload = calloc(1, sizeof *offload);
-    uint32_t *layer_slot = calloc(config->layers, sizeof *layer_slot);
-    if (!offload || !layer_slot) {
+    uint8_t *streamed = calloc(config->layers, sizeof *streamed);
+    if (!offload || !streamed) {
         free(offload);
-        free(layer_slot);
+        free(streamed);
         return status_error(STATUS_NO_MEMORY, "no memory for the placement of %u layers", config->layers);
     }
-    *offload =
-        (struct offload){.device = device, .config = *config, .layer_slot = layer_slot, .acquired = NOTHING_ACQUIRED};
-    struct status status = arena_create(device, slots, slot_bytes, config->kv_block_bytes, &offload->arena);
-    if (!status_failed(&status)) {
-        status = stream_create(device, STREAM_COPY, &offload->copy);
-    }
+    *offload = (struct offload){.device = device, .config = *config, .streamed = streamed};
+    struct status status = create(offload, arena_bytes);
     if (status_failed(&status)) {
         offload_destroy(offload);
         return status;
     }
-    for (uint32_t layer = 0; layer < config->layers; layer++) {
-        layer_slot[layer] = arena_find_free(&offload->arena);
-        arena_use_resident(&offload->arena, layer_slot[layer], layer);
-    }
-    for (uint32_t slot = arena_find_free(&offload->arena); slot != ARENA_NONE;
-         slot = arena_find_free(&offload->arena)) {
-        arena_use_kv(&offload->arena, slot);
-    }
-    offload->blocks_free = arena_blocks(&offload->arena);
+    offload->blocks_free = offload->arena.blocks;
     struct offload_report report = offload_report(offload);
-    CHECK(report.slots == report.slots_resident + report.slots_staging + report.slots_kv);
+    CHECK(report.arena_bytes ==
+          report.weight_bytes_device + (size_t)report.kv_blocks * config->kv_block_bytes + report.lost_bytes);
     print_arena(offload);
     *out = offload;
     return STATUS_SUCCESS;
@@ -108,31 +94,26 @@ void offload_destroy(struct offload *offload) {
     if (!offload) {
         return;
     }
-    stream_destroy(offload->copy);
+    pipeline_destroy(offload->pipeline);
     arena_destroy(&offload->arena);
-    free(offload->layer_slot);
+    free(offload->streamed);
     free(offload);
 }
 
 struct status offload_store_layer(struct offload *offload, uint32_t layer, const void *packed) {
     CHECK(layer < offload->config.layers);
-    void *target = arena_slot_address(&offload->arena, offload->layer_slot[layer]);
-    stream_copy(offload->copy, target, packed, offload->config.layer_bytes, COPY_HOST_TO_DEVICE);
-    return stream_sync(offload->copy);
+    struct stream *copy = pipeline_copy_stream(offload->pipeline);
+    void *target = arena_slot_address(&offload->arena, pipeline_home(offload->pipeline, layer, 0));
+    stream_copy(copy, target, packed, offload->config.layer_bytes, COPY_HOST_TO_DEVICE);
+    return stream_sync(copy);
 }
 
 const void *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer) {
-    (void)compute; /* a resident layer is there: nothing to wait for */
-    CHECK(offload->acquired == NOTHING_ACQUIRED && layer == offload->next);
-    offload->acquired = layer;
-    return arena_slot_address(&offload->arena, offload->layer_slot[layer]);
+    return pipeline_acquire(offload->pipeline, compute, layer)[0];
 }
 
 void offload_release_layer(struct offload *offload, struct stream *compute, uint32_t layer) {
-    (void)compute;
-    CHECK(offload->acquired == layer);
-    offload->acquired = NOTHING_ACQUIRED;
-    offload->next = layer + 1 == offload->config.layers ? 0 : layer + 1;
+    pipeline_release(offload->pipeline, compute, layer);
 }
 
 bool offload_kv_take(struct offload *offload, uint64_t *address) {
@@ -150,19 +131,14 @@ void offload_kv_give(struct offload *offload, uint64_t address) {
 
 struct offload_report offload_report(const struct offload *offload) {
     const struct arena *arena = &offload->arena;
-    struct offload_report report = {
+    return (struct offload_report){
         .policy = offload->config.policy,
         .layers = offload->config.layers,
-        .arena_bytes = arena->slots * arena->slot_bytes,
+        .arena_bytes = arena->bytes,
         .slot_bytes = arena->slot_bytes,
-        .slots = arena->slots,
-        .slots_kv = arena->kv_slots,
-        .slots_resident = offload->config.layers,
-        .weight_bytes_device = offload->config.layers * offload->config.layer_bytes,
-        .lost_bytes = arena->kv_slots * (arena->slot_bytes - arena->blocks_per_slot * arena->block_bytes) +
-                      offload->config.layers * (arena->slot_bytes - offload->config.layer_bytes),
-        .kv_blocks = arena_blocks(arena),
+        .weight_bytes_device = (size_t)arena->boundary * arena->slot_bytes,
+        .lost_bytes = arena_lost_bytes(arena),
+        .kv_blocks = arena->blocks,
         .kv_blocks_free = __atomic_load_n(&offload->blocks_free, __ATOMIC_RELAXED),
     };
-    return report;
 }

@@ -1,9 +1,8 @@
 /* Where each decoder layer and each KV block lives, and what moves when.
  *
- * Owns: the device arena cut into slots, the host pool, the copy stream, and the placement in force. A slot is as
- * large as one packed decoder layer (or one KV block, if that is larger) and holds a resident layer, is a staging
- * slot that offloaded layers pass through, or is sliced into KV blocks. Nothing is allocated after
- * offload_create(). Knows nothing of requests: the scheduler tells it deadlines and asks it for blocks.
+ * Owns: the device arena (weights below a boundary, KV blocks above it), the host pool, the copy stream, and the
+ * placement in force. Nothing is allocated after offload_create(). Knows nothing of requests: the scheduler tells it
+ * deadlines and asks it for blocks.
  * Threads: the engine's only, except offload_report(), which any thread may call. */
 #ifndef METRONOME_OFFLOAD_OFFLOAD_H
 #define METRONOME_OFFLOAD_OFFLOAD_H
@@ -53,8 +52,7 @@ struct offload_report {
     const char *policy;
     uint32_t layers, layers_offloaded;
     size_t arena_bytes, slot_bytes, weight_bytes_device, weight_bytes_host;
-    uint32_t slots, slots_resident, slots_staging, slots_kv;
-    size_t lost_bytes; /* of KV slots: what is left over when blocks do not divide a slot */
+    size_t lost_bytes; /* between the last weight slot and the last KV block */
     uint32_t kv_blocks, kv_blocks_free;
 };
 struct offload_report offload_report(const struct offload *offload);

@@ -1,0 +1,70 @@
+/* The pipeline: which slab of which layer is on the device, and the copies that bring the others in time.
+ *
+ * A decoder layer's packed weights are `slabs` equal pieces. A placement says how many of each layer's slabs, counted
+ * from the last, live in host memory only; those pass through a ring of staging slots on the copy stream, which runs
+ * ahead of the compute stream and across the end of an iteration into the next. The ring-slot rule: the copy into a
+ * slot waits until the layer that used the slot before has ended.
+ *
+ * Owns: the placement in force, the ring, its events, the copy stream. Chooses nothing.
+ * Threads: the engine's only. */
+#ifndef METRONOME_OFFLOAD_PIPELINE_H
+#define METRONOME_OFFLOAD_PIPELINE_H
+
+#include "base/status.h"
+#include "kernels/device.h"
+#include "offload/arena.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PIPELINE_MAX_SLABS 64
+
+struct pipeline_shape {
+    uint32_t layers, slabs; /* slabs of each layer, <= PIPELINE_MAX_SLABS */
+    uint32_t staging;       /* slots of the ring: arena slots 0 .. staging-1; 0 if nothing ever streams */
+};
+
+struct pipeline;
+
+/* `host` (layers * slabs * slot_bytes) holds every slab in order, or is NULL if none ever leaves the device.
+ * `streamed` (layers) is the first placement. Slabs on the device are given arena slots from `staging` up. */
+struct status pipeline_create(struct device *device, const struct pipeline_shape *shape, struct arena *arena,
+                              const uint8_t *host, const uint8_t *streamed, struct pipeline **out);
+void pipeline_destroy(struct pipeline *pipeline);
+
+/* The arena slot of a slab, or UINT32_MAX if it lives in host memory only. */
+uint32_t pipeline_home(const struct pipeline *pipeline, uint32_t layer, uint32_t slab);
+struct stream *pipeline_copy_stream(const struct pipeline *pipeline);
+
+/* Copies of a layer's slabs may not start before layer - prefetch has; 0: as early as a slot is free. */
+void pipeline_set_prefetch(struct pipeline *pipeline, uint32_t prefetch);
+
+/* Slots that a placement's resident slabs take, the ring included: where the arena's boundary goes. */
+uint32_t pipeline_slots(const struct pipeline *pipeline, const uint8_t *streamed);
+
+/* Changes the placement between iterations. Slabs that leave give their slots up at once; those that come get one and
+ * are copied to it where their turn is in the next iteration. Resident slabs that lie above the new last slot move
+ * down (device to device). What the ring holds already is kept as far as it is still the right order. The arena's
+ * boundary must allow for the larger of the two placements now and may be lowered afterwards. */
+void pipeline_place(struct pipeline *pipeline, const uint8_t *streamed);
+
+/* Between pipeline_place() and the first layer: starts the copies that may run ahead. */
+void pipeline_begin(struct pipeline *pipeline, struct stream *compute);
+
+/* The device addresses of a layer's slabs, valid until it is released and for work enqueued on `compute` before
+ * that; the stream waits for those that are on their way. Layers in order, once an iteration. */
+const void *const *pipeline_acquire(struct pipeline *pipeline, struct stream *compute, uint32_t layer);
+void pipeline_release(struct pipeline *pipeline, struct stream *compute, uint32_t layer);
+
+/* Measurements of the last iteration; its compute stream must be done. */
+struct pipeline_times {
+    uint64_t stall_ns;     /* compute waited for slabs */
+    uint64_t layers_ns;    /* sum of layers' own time */
+    uint64_t copied_bytes; /* put on the link since the last call */
+    uint32_t copies;
+    uint64_t sample_bytes, sample_ns; /* of one copy a streamed layer: what the link gave while it copied */
+};
+void pipeline_times(struct pipeline *pipeline, struct pipeline_times *out);
+
+#endif
