@@ -13,18 +13,21 @@
 
 struct timeline {
     _Alignas(64) _Atomic uint64_t value;
-    _Atomic uint32_t sleepers; /* threads that sleep or are about to */
-    _Atomic uint32_t rings;    /* the futex: changes at every wake */
+    _Atomic uint64_t wanted; /* the least value that a thread sleeps for; UINT64_MAX: none does */
+    _Atomic uint32_t rings;  /* the futex: changes at every wake */
 };
+
+void timeline_init(struct timeline *timeline);
 
 static inline uint64_t timeline_value(const struct timeline *timeline) {
     return atomic_load_explicit(&timeline->value, memory_order_acquire);
 }
 
-/* Adds `count` to the value and wakes whoever waits. */
+/* Adds `count` to the value and wakes whoever waits for it. */
 void timeline_advance(struct timeline *timeline, uint64_t count);
 
-/* Returns when the value is at least `target`: spins up to `spin_ns`, then sleeps. True if it had to sleep. */
+/* Returns when the value is at least `target`: spins up to `spin_ns`, then sleeps. False if it was there
+ * already, true if there was a wait. */
 bool timeline_wait(struct timeline *timeline, uint64_t target, uint64_t spin_ns);
 
 /* Tells the core that this is a spin loop. */
