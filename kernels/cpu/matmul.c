@@ -1,0 +1,146 @@
+/* op_matmul on the cpu device: quantizes the rows once for all parts, then shares out groups of output rows.
+ *
+ * Owns: how the work is cut; the arithmetic is matmul.h's, and no cut changes it. Decode (few rows) walks the weights
+ * once, in runs of groups; prefill walks chunks of rows whose quantized form stays in the L2 cache.
+ * Threads: the stream's, and the pool under it. */
+#include "kernels/cpu/scratch.h"
+
+#include "base/check.h"
+
+#include <string.h>
+
+#define CHUNK_BYTES (UINT32_C(512) << 10) /* of quantized rows that stay in a core's L2 while groups pass over them */
+#define TASK_BYTES (UINT32_C(16) << 10)   /* of weights that a task reads at least: a microsecond or so of memory */
+#define TASKS_PER_WORKER 12
+#define SERIAL_QUANTIZE_VALUES 8192 /* activations that one thread quantizes faster than the pool wakes */
+
+struct matmul_call {
+    struct cpu_device *device; /* filled in by run() */
+    struct matmul_part parts[MATMUL_MAX_PARTS];
+    uint32_t count;
+    const float *x;
+    size_t x_stride;
+    uint32_t n;
+    uint32_t columns;
+
+    /* The cut: tasks are (chunk of rows) x (run of groups), and the groups of all parts are numbered through. */
+    uint32_t chunk_rows, groups, task_groups, tasks_per_chunk;
+};
+
+static void quantize_task(void *context, uint32_t index, uint32_t worker) {
+    (void)worker;
+    const struct matmul_call *call = context;
+    const struct cpu_math *math = call->device->math;
+    const uint32_t row = index * MATMUL_TILE;
+    const uint32_t rows = call->n - row < MATMUL_TILE ? call->n - row : MATMUL_TILE;
+    math->matmul->quantize(math->activations + (size_t)index * (call->columns / PACKED_BLOCK),
+                           call->x + row * call->x_stride, call->x_stride, rows, call->columns);
+}
+
+static void quantize_rows(struct matmul_call *call) {
+    const struct cpu_math *math = call->device->math;
+    const uint32_t tiles = (call->n + MATMUL_TILE - 1) / MATMUL_TILE;
+    CHECK(math != NULL);
+    CHECK((size_t)tiles * (call->columns / PACKED_BLOCK) <= math->activation_capacity);
+    if ((size_t)call->n * call->columns > SERIAL_QUANTIZE_VALUES) {
+        cpu_parallel(call->device, tiles, quantize_task, call);
+    } else {
+        for (uint32_t tile = 0; tile < tiles; tile++) {
+            quantize_task(call, tile, 0);
+        }
+    }
+}
+
+static bool multiplies_int8(const struct matmul_call *call, enum tensor_type type) {
+    return call->device->compute == COMPUTE_INT8 && packed_is_quantized(type);
+}
+
+/* Multiplies one group of one part by the rows first .. first + rows - 1. */
+static void multiply_group(const struct matmul_call *call, const struct matmul_part *part, uint32_t group,
+                           uint32_t first, uint32_t rows) {
+    const struct cpu_math *math = call->device->math;
+    const struct weight *weight = &part->weight;
+    const uint32_t output = group * PACKED_ROWS, outputs = weight->rows - output;
+    const struct matmul_job job = {
+        .type = weight->type,
+        .columns = weight->columns,
+        .group = (const uint8_t *)weight->data + group * packed_group_bytes(weight->type, weight->columns),
+        .tile = math->activations + (size_t)(first / MATMUL_TILE) * (weight->columns / PACKED_BLOCK),
+        .x = call->x + first * call->x_stride,
+        .x_stride = call->x_stride,
+        .rows = rows,
+        .out = part->out + first * part->out_stride + output,
+        .out_stride = part->out_stride,
+        .outputs = outputs < PACKED_ROWS ? outputs : PACKED_ROWS,
+        .bias = part->bias ? part->bias + output : NULL,
+        .accumulate = part->accumulate,
+    };
+    if (multiplies_int8(call, weight->type)) {
+        math->matmul->multiply_int8(&job);
+    } else {
+        math->matmul->multiply_f32(&job);
+    }
+}
+
+static void multiply_task(void *context, uint32_t index, uint32_t worker) {
+    (void)worker;
+    const struct matmul_call *call = context;
+    const uint32_t first = index / call->tasks_per_chunk * call->chunk_rows;
+    const uint32_t rows = call->n - first < call->chunk_rows ? call->n - first : call->chunk_rows;
+    uint32_t group = index % call->tasks_per_chunk * call->task_groups;
+    const uint32_t end = group + call->task_groups < call->groups ? group + call->task_groups : call->groups;
+    uint32_t before = 0; /* groups of the parts before this one */
+    for (uint32_t i = 0; i < call->count; i++) {
+        const uint32_t in_part = packed_groups(call->parts[i].weight.rows);
+        for (; group < end && group < before + in_part; group++) {
+            multiply_group(call, &call->parts[i], group - before, first, rows);
+        }
+        before += in_part;
+    }
+}
+
+static uint32_t at_least_1(size_t value) {
+    return value == 0 ? 1 : value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
+}
+
+static void cut(struct matmul_call *call) {
+    const size_t row_bytes = (size_t)call->columns * sizeof(struct activation_block) / MATMUL_TILE / PACKED_BLOCK;
+    call->chunk_rows = at_least_1(CHUNK_BYTES / row_bytes / MATMUL_TILE) * MATMUL_TILE;
+    const uint32_t chunks = (call->n - 1) / call->chunk_rows + 1;
+
+    size_t bytes = 0;
+    call->groups = 0;
+    for (uint32_t i = 0; i < call->count; i++) {
+        const struct weight *weight = &call->parts[i].weight;
+        call->groups += packed_groups(weight->rows);
+        bytes += cpu_packed_bytes(NULL, weight->type, weight->rows, weight->columns);
+    }
+    const size_t smallest = (size_t)TASK_BYTES * call->groups / bytes / (call->n < MATMUL_TILE ? call->n : MATMUL_TILE);
+    const size_t even = (size_t)call->groups * chunks / ((size_t)call->device->threads * TASKS_PER_WORKER);
+    call->task_groups = at_least_1(even > smallest ? even : smallest);
+    call->tasks_per_chunk = (call->groups - 1) / call->task_groups + 1;
+}
+
+static void run_matmul(struct cpu_stream *stream, void *arguments) {
+    struct matmul_call *call = arguments;
+    call->device = cpu_stream_device(stream);
+    for (uint32_t i = 0; i < call->count; i++) {
+        if (multiplies_int8(call, call->parts[i].weight.type)) {
+            quantize_rows(call);
+            break;
+        }
+    }
+    cut(call);
+    cpu_parallel(call->device, call->tasks_per_chunk * ((call->n - 1) / call->chunk_rows + 1), multiply_task, call);
+}
+
+void cpu_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride,
+                uint32_t n) {
+    if (n == 0 || count == 0) {
+        return;
+    }
+    struct matmul_call call = {
+        .count = count, .x = x, .x_stride = x_stride, .n = n, .columns = parts[0].weight.columns};
+    memcpy(call.parts, parts, count * sizeof *parts);
+    cpu_enqueue(stream, run_matmul, &call, sizeof call);
+}
