@@ -1,0 +1,249 @@
+// offload/pipeline on the cpu device: every slab that a layer is given holds that slab's bytes, for every shape of the
+// ring, while copies are delayed at random and placements change. Under the thread sanitizer a missing wait is a race
+// between the copy thread and the compute thread.
+extern "C" {
+#include "base/random.h"
+#include "offload/arena.h"
+#include "offload/pipeline.h"
+}
+#include <cstring>
+#include <gtest/gtest.h>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
+namespace {
+
+const size_t SLAB_BYTES = 64;
+
+void check(struct status status) {
+    ASSERT_EQ(status.code, STATUS_OK) << status.message;
+}
+
+uint64_t pattern(uint32_t layer, uint32_t slab) {
+    return random_hash(layer + 1, slab + 1);
+}
+
+// K of `total` spread as evenly as Bresenham spreads a line, in layers of `slabs`.
+std::vector<uint8_t> spread(uint32_t layers, uint32_t slabs, uint32_t count) {
+    std::vector<uint8_t> streamed(layers);
+    for (uint32_t layer = 0; layer < layers; layer++) {
+        streamed[layer] = (uint8_t)((uint64_t)(layer + 1) * count / layers - (uint64_t)layer * count / layers);
+        EXPECT_LE(streamed[layer], slabs);
+    }
+    return streamed;
+}
+
+class Bench {
+  public:
+    Bench(struct device *cpu, uint32_t layers, uint32_t slabs, uint32_t staging, const std::vector<uint8_t> &streamed)
+        : device(cpu), shape{layers, slabs, staging} {
+        uint32_t total = layers * slabs;
+        check(device_alloc_host(device, total * SLAB_BYTES, "slabs", &host));
+        check(device_alloc(device, total * sizeof(uint64_t), "what was seen", &seen));
+        for (uint32_t i = 0; i < total; i++) {
+            uint64_t value = pattern(i / slabs, i % slabs);
+            memset((uint8_t *)host + i * SLAB_BYTES, 0, SLAB_BYTES);
+            memcpy((uint8_t *)host + i * SLAB_BYTES, &value, sizeof value);
+        }
+        check(arena_create(device, (size_t)(total + staging) * SLAB_BYTES, SLAB_BYTES, SLAB_BYTES, total + staging,
+                           &arena));
+        memset(arena.base, 0xee, arena.bytes); // poison: the cpu device's memory is the host's
+        check(pipeline_create(device, &shape, &arena, (const uint8_t *)host, streamed.data(), &pipeline));
+        check(stream_create(device, STREAM_COMPUTE, &compute));
+        for (uint32_t i = 0; i < total; i++) {
+            uint32_t slot = pipeline_home(pipeline, i / slabs, i % slabs);
+            if (slot != UINT32_MAX) {
+                stream_copy(pipeline_copy_stream(pipeline), arena_slot_address(&arena, slot),
+                            (uint8_t *)host + i * SLAB_BYTES, SLAB_BYTES, COPY_HOST_TO_DEVICE);
+            }
+        }
+        check(stream_sync(pipeline_copy_stream(pipeline)));
+    }
+    ~Bench() {
+        stream_destroy(compute);
+        pipeline_destroy(pipeline);
+        arena_destroy(&arena);
+        device_free(device, seen);
+        device_free_host(device, host);
+    }
+    // One iteration: "compute" copies the first word of every slab aside; they must all be right.
+    void iterate() {
+        pipeline_begin(pipeline, compute);
+        for (uint32_t layer = 0; layer < shape.layers; layer++) {
+            const void *const *slabs = pipeline_acquire(pipeline, compute, layer);
+            for (uint32_t slab = 0; slab < shape.slabs; slab++) {
+                stream_copy(compute, (uint64_t *)seen + layer * shape.slabs + slab, slabs[slab], sizeof(uint64_t),
+                            COPY_DEVICE_TO_DEVICE);
+            }
+            pipeline_release(pipeline, compute, layer);
+        }
+        check(stream_sync(compute));
+        for (uint32_t i = 0; i < shape.layers * shape.slabs; i++) {
+            ASSERT_EQ(((uint64_t *)seen)[i], pattern(i / shape.slabs, i % shape.slabs))
+                << "layer " << i / shape.slabs << " slab " << i % shape.slabs << " of " << shape.layers << " x "
+                << shape.slabs << ", staging " << shape.staging;
+        }
+    }
+    struct device *device;
+    struct pipeline_shape shape;
+    void *host = nullptr, *seen = nullptr;
+    struct arena arena = {};
+    struct pipeline *pipeline = nullptr;
+    struct stream *compute = nullptr;
+};
+
+class Pipeline : public ::testing::Test {
+  protected:
+    void open(uint64_t jitter_ns) {
+        struct device_config config = {};
+        config.name = "cpu";
+        config.threads = 1;
+        config.copy_jitter_ns = jitter_ns;
+        config.seed = 5;
+        check(device_open(&config, &device));
+    }
+    ~Pipeline() override {
+        device_close(device);
+    }
+    struct device *device = nullptr;
+};
+
+// The ring-slot rule for every (L, K, s): also where K is no multiple of s and the ring does not end with the
+// iteration.
+TEST_F(Pipeline, EveryRingShape) {
+    open(0);
+    uint32_t step = SANITIZED ? 5 : 1;
+    for (uint32_t layers = 1; layers <= 48; layers += step) {
+        for (uint32_t count = 1; count <= layers; count += step) {
+            for (uint32_t staging = 1; staging <= 4; staging++) {
+                Bench bench(device, layers, 1, staging, spread(layers, 1, count));
+                for (int i = 0; i < 3; i++) {
+                    bench.iterate();
+                    ASSERT_FALSE(HasFatalFailure());
+                }
+                struct pipeline_times times;
+                pipeline_times(bench.pipeline, &times);
+                // Three iterations' slabs, and at most a ring's worth sent ahead for the fourth.
+                ASSERT_GE(times.copies, 3 * count);
+                ASSERT_LE(times.copies, 3 * count + staging);
+                ASSERT_EQ(times.copied_bytes, times.copies * SLAB_BYTES);
+            }
+        }
+    }
+}
+
+TEST_F(Pipeline, DelayedCopies) {
+    open(200000);
+    struct random_state random;
+    random_seed(&random, 3);
+    for (int round = 0; round < (SANITIZED ? 20 : 60); round++) {
+        uint32_t layers = 1 + (uint32_t)random_below(&random, 12), slabs = 1 + (uint32_t)random_below(&random, 4);
+        std::vector<uint8_t> streamed(layers);
+        uint8_t most = 0;
+        for (uint8_t &count : streamed) {
+            count = (uint8_t)random_below(&random, slabs + 1);
+            most = std::max(most, count);
+        }
+        Bench bench(device, layers, slabs, most + (uint32_t)random_below(&random, 4), streamed);
+        pipeline_set_prefetch(bench.pipeline, (uint32_t)random_below(&random, 3));
+        for (int i = 0; i < 3; i++) {
+            bench.iterate();
+            ASSERT_FALSE(HasFatalFailure());
+        }
+    }
+}
+
+TEST_F(Pipeline, PlacementsThatChangeEveryIteration) {
+    open(20000);
+    struct random_state random;
+    random_seed(&random, 9);
+    for (int round = 0; round < (SANITIZED ? 10 : 40); round++) {
+        uint32_t layers = 1 + (uint32_t)random_below(&random, 10), slabs = 1 + (uint32_t)random_below(&random, 4);
+        uint32_t staging = slabs + (uint32_t)random_below(&random, 4);
+        std::vector<uint8_t> streamed(layers);
+        Bench bench(device, layers, slabs, staging, streamed);
+        for (int i = 0; i < 25; i++) {
+            if (random_below(&random, 3) > 0) {
+                for (uint8_t &count : streamed) {
+                    count = (uint8_t)(random_below(&random, 2) ? random_below(&random, slabs + 1) : count);
+                }
+                pipeline_place(bench.pipeline, streamed.data());
+                uint32_t end = pipeline_slots(bench.pipeline, streamed.data());
+                for (uint32_t slab = 0; slab < layers * slabs; slab++) {
+                    uint32_t home = pipeline_home(bench.pipeline, slab / slabs, slab % slabs);
+                    bool stays = slab % slabs < slabs - streamed[slab / slabs];
+                    ASSERT_EQ(home != UINT32_MAX, stays);
+                    ASSERT_TRUE(!stays || (home >= staging && home < end));
+                }
+            }
+            bench.iterate();
+            ASSERT_FALSE(HasFatalFailure());
+        }
+    }
+}
+
+// A change of one slab costs no more copies than the ring holds, beyond the new placement's own.
+TEST_F(Pipeline, AChangeCostsAtMostOneRefill) {
+    open(0);
+    const uint32_t layers = 24, slabs = 4, staging = 6;
+    std::vector<uint8_t> streamed(layers, 1);
+    Bench bench(device, layers, slabs, staging, streamed);
+    struct pipeline_times times;
+    bench.iterate();
+    bench.iterate();
+    for (uint32_t layer = 0; layer < layers; layer++) {
+        pipeline_times(bench.pipeline, &times);
+        streamed[layer]++;
+        pipeline_place(bench.pipeline, streamed.data());
+        bench.iterate();
+        pipeline_times(bench.pipeline, &times);
+        ASSERT_LE(times.copies, layers + layer + 1 + staging);
+    }
+    for (uint32_t layer = 0; layer < layers; layer++) {
+        streamed[layer]--;
+        pipeline_place(bench.pipeline, streamed.data());
+        bench.iterate();
+        pipeline_times(bench.pipeline, &times);
+        // The slab that stays again came in place of being streamed: one copy, counted.
+        ASSERT_LE(times.copies, layers + (layers - layer - 1) + 1 + staging);
+    }
+}
+
+TEST(Arena, BlocksAreTheOthersOfTheBoundary) {
+    struct device_config config = {};
+    config.name = "cpu";
+    struct device *device;
+    check(device_open(&config, &device));
+    struct arena arena;
+    // Blocks of 3 slots and a half: larger than a slot, and no multiple of it.
+    check(arena_create(device, 64 * 100, 64, 224, 80, &arena));
+    EXPECT_EQ(arena.blocks, 20u * 64 / 224);
+    std::vector<uint64_t> taken(arena.blocks);
+    for (uint64_t &address : taken) {
+        ASSERT_TRUE(arena_take_block(&arena, &address));
+        EXPECT_GE(address, (uint64_t)(uintptr_t)arena_slot_address(&arena, 80));
+    }
+    uint64_t none;
+    EXPECT_FALSE(arena_take_block(&arena, &none));
+    arena_give_block(&arena, taken.back()); // the one next to the boundary
+    EXPECT_TRUE(arena_blocks_free_from(&arena, arena.blocks - 1));
+    EXPECT_FALSE(arena_blocks_free_from(&arena, arena.blocks - 2));
+    arena_set_boundary(&arena, 82);
+    EXPECT_EQ(arena.blocks, 18u * 64 / 224);
+    arena_set_boundary(&arena, 10);
+    EXPECT_EQ(arena.blocks, 90u * 64 / 224);
+    EXPECT_EQ(arena_lost_bytes(&arena), 90u * 64 % 224);
+    for (size_t i = 0; i + 1 < taken.size(); i++) {
+        arena_give_block(&arena, taken[i]);
+    }
+    EXPECT_EQ(arena.taken, 0u);
+    arena_destroy(&arena);
+    device_close(device);
+}
+
+} // namespace
