@@ -99,9 +99,12 @@ class Runner:
             with self.lock:
                 if self.stopped:
                     return None, "not started: interrupted"
-                process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log,
-                                           stderr=subprocess.STDOUT, start_new_session=True,
-                                           env=dict(self.environment, **environment))
+                try:
+                    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log,
+                                               stderr=subprocess.STDOUT, start_new_session=True,
+                                               env=dict(self.environment, **environment))
+                except OSError as error:
+                    return 127, f"cannot start {command[0]}: {error.strerror}"
                 self.groups.add(process.pid)
             try:
                 status = process.wait(limit)
