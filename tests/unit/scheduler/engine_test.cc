@@ -191,7 +191,7 @@ class EngineTest : public ::testing::Test {
     }
 };
 
-const uint32_t LENGTH = SANITIZED ? 6 : 24;
+const uint32_t LENGTH = SANITIZED ? 6 : 40;
 
 TEST_F(EngineTest, SameTokensForAnyChunkAndThreads) {
     std::vector<uint32_t> want = alone(story, LENGTH);
