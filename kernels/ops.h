@@ -39,9 +39,10 @@ struct matmul_part {
     bool accumulate; /* out += product instead of out = product */
 };
 
-#define MATMUL_MAX_PARTS 3
+#define MATMUL_MAX_PARTS 48
 
-/* `count` <= MATMUL_MAX_PARTS products of the same x (n, columns): q, k and v, or gate and up. */
+/* `count` <= MATMUL_MAX_PARTS products of the same x (n, columns): q, k and v, or gate and up, each perhaps in
+ * several pieces: a matrix may be cut between output rows, since they are computed independently of each other. */
 void op_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride,
                uint32_t n);
 

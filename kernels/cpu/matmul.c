@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #define CHUNK_BYTES (UINT32_C(512) << 10) /* of quantized rows that stay in a core's L2 while groups pass over them */
@@ -16,7 +17,6 @@
 
 struct matmul_call {
     struct cpu_device *device; /* filled in by run() */
-    struct matmul_part parts[MATMUL_MAX_PARTS];
     uint32_t count;
     const float *x;
     size_t x_stride;
@@ -25,6 +25,8 @@ struct matmul_call {
 
     /* The cut: tasks are (chunk of rows) x (run of groups), and the groups of all parts are numbered through. */
     uint32_t chunk_rows, groups, task_groups, tasks_per_chunk;
+
+    struct matmul_part parts[MATMUL_MAX_PARTS]; /* last: no more than `count` of them are copied */
 };
 
 static void quantize_task(void *context, uint32_t index, uint32_t worker) {
@@ -139,8 +141,12 @@ void cpu_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t
     if (n == 0 || count == 0) {
         return;
     }
-    struct matmul_call call = {
-        .count = count, .x = x, .x_stride = x_stride, .n = n, .columns = parts[0].weight.columns};
+    struct matmul_call call;
+    call.count = count;
+    call.x = x;
+    call.x_stride = x_stride;
+    call.n = n;
+    call.columns = parts[0].weight.columns;
     memcpy(call.parts, parts, count * sizeof *parts);
-    cpu_enqueue(stream, run_matmul, &call, sizeof call);
+    cpu_enqueue(stream, run_matmul, &call, offsetof(struct matmul_call, parts) + count * sizeof *parts);
 }
