@@ -87,6 +87,10 @@ void device_free_host(struct device *device, void *address);
 
 /* ---- weights ---- */
 
+/* A matrix may be cut into pieces at any multiple of this many rows: the pieces together take no more bytes than the
+ * whole, and a matmul by them (struct matmul_part) gives the same bits. */
+#define WEIGHT_ROW_GROUP 16
+
 /* Bytes that a (rows, columns) matrix takes once packed for this device; a multiple of 64. */
 size_t device_packed_bytes(const struct device *device, enum tensor_type type, uint32_t rows, uint32_t columns);
 

@@ -108,15 +108,18 @@ static struct status prepare_device(const struct forward *forward) {
     uint32_t columns = shape->query_heads * shape->head_dim;
     columns = columns > shape->width ? columns : shape->width;
     columns = columns > shape->feed_forward ? columns : shape->feed_forward;
-    struct device_limits limits = {.rows = forward->limits.rows,
+    /* The wanted rows of the last layer may form as many segments as there are of them. */
+    const struct forward_limits *mine = &forward->limits;
+    const uint32_t segments = mine->sequences > mine->logit_rows ? mine->sequences : mine->logit_rows;
+    struct device_limits limits = {.rows = mine->rows,
                                    .columns = columns,
                                    .vocabulary = shape->vocabulary,
-                                   .logit_rows = forward->limits.logit_rows,
-                                   .sequences = forward->limits.sequences,
+                                   .logit_rows = mine->logit_rows,
+                                   .sequences = segments,
                                    .query_heads = shape->query_heads,
                                    .kv_heads = shape->kv_heads,
                                    .head_dim = shape->head_dim,
-                                   .context = forward->limits.context};
+                                   .context = mine->context};
     return device_prepare(forward->device, &limits);
 }
 
@@ -195,84 +198,124 @@ static float *floats(const struct forward *forward, size_t place) {
     return (float *)(forward->device_memory + place);
 }
 
-static const float *layer_vector(const struct layer_layout *layer, const uint8_t *packed, enum layer_tensor i) {
-    return layer->tensor[i] ? (const float *)(packed + layer->offset[i]) : NULL;
+/* A layer while it is on the device: its layout, and where its slabs are this time. */
+struct layer {
+    uint32_t index;
+    const struct layer_layout *layout;
+    const uint8_t *const *slabs;
+};
+
+static const float *layer_vector(const struct layer *layer, enum layer_tensor i) {
+    return layer->layout->tensor[i] ? (const float *)(layer->slabs[0] + layer->layout->offset[i]) : NULL;
 }
 
-/* The product of a layer's matrix `i` with a whole row, written or added to rows of its own width. */
-static struct matmul_part layer_part(const struct layer_layout *layer, const uint8_t *packed, enum layer_tensor i,
-                                     const float *bias, float *out, bool accumulate) {
-    struct weight weight = layout_weight(layer->tensor[i], packed + layer->offset[i]);
-    return (struct matmul_part){
-        .weight = weight, .bias = bias, .out = out, .out_stride = weight.rows, .accumulate = accumulate};
+static uint32_t matrix_rows(const struct layer *layer, enum layer_tensor i) {
+    return (uint32_t)layer->layout->tensor[i]->extent[1];
+}
+
+/* Products of one input on their way into an op. */
+struct products {
+    struct matmul_part parts[MATMUL_MAX_PARTS];
+    uint32_t count;
+};
+
+/* The product of a layer's matrix `i` with a whole row, slab by slab, written or added to rows of its own width. */
+static void add_product(struct products *products, const struct forward *forward, const struct layer *layer,
+                        enum layer_tensor i, const float *bias, float *out, bool accumulate) {
+    const struct gguf_tensor *tensor = layer->layout->tensor[i];
+    const uint32_t rows = matrix_rows(layer, i), slabs = forward->model->slabs;
+    for (uint32_t slab = 0; slab < slabs; slab++) {
+        const struct row_range range = layout_slab_rows(rows, slabs, slab);
+        if (range.count == 0) {
+            continue;
+        }
+        CHECK(products->count < MATMUL_MAX_PARTS);
+        const uint8_t *data = layer->slabs[slab] + layer->layout->offset[slab * LAYER_TENSORS + i];
+        products->parts[products->count++] = (struct matmul_part){.weight = layout_weight(tensor, range.count, data),
+                                                                  .bias = bias ? bias + range.first : NULL,
+                                                                  .out = out + range.first,
+                                                                  .out_stride = rows,
+                                                                  .accumulate = accumulate};
+    }
+}
+
+static void multiply(const struct forward *forward, const struct products *products, const float *x, uint32_t n) {
+    if (products->count > 0) {
+        const uint32_t columns = products->parts[0].weight.columns;
+        op_matmul(forward->stream, products->parts, products->count, x, columns, n);
+    }
 }
 
 /* Queries of `wanted`, keys and values of `all`, rotated, and the keys and values stored. `wanted` is `all`, or in
  * the last layer the few rows of it whose results anybody reads, which are gathered here. */
-static void run_queries_keys_values(struct forward *forward, uint32_t index, const uint8_t *packed,
-                                    const struct rows *all, const struct rows *wanted) {
+static void run_queries_keys_values(struct forward *forward, const struct layer *layer, const struct rows *all,
+                                    const struct rows *wanted) {
     const struct model_shape *shape = &forward->model->shape;
-    const struct layer_layout *layer = &forward->model->layers[index];
     const struct places *p = &forward->places;
     float *query = floats(forward, p->query), *key = floats(forward, p->key), *value = floats(forward, p->value);
-    const struct matmul_part parts[] = {
-        layer_part(layer, packed, LAYER_QUERY, layer_vector(layer, packed, LAYER_QUERY_BIAS), query, false),
-        layer_part(layer, packed, LAYER_KEY, layer_vector(layer, packed, LAYER_KEY_BIAS), key, false),
-        layer_part(layer, packed, LAYER_VALUE, layer_vector(layer, packed, LAYER_VALUE_BIAS), value, false),
-    };
     struct stream *stream = forward->stream;
-    op_rmsnorm(stream, all->normed, all->residual, layer_vector(layer, packed, LAYER_ATTENTION_NORM),
-               shape->norm_epsilon, all->count, shape->width);
-    if (wanted == all) {
-        op_matmul(stream, parts, 3, all->normed, shape->width, all->count);
-    } else {
-        op_matmul(stream, parts + 1, 2, all->normed, shape->width, all->count);
+    struct products products;
+    products.count = 0;
+    op_rmsnorm(stream, all->normed, all->residual, layer_vector(layer, LAYER_ATTENTION_NORM), shape->norm_epsilon,
+               all->count, shape->width);
+    add_product(&products, forward, layer, LAYER_KEY, layer_vector(layer, LAYER_KEY_BIAS), key, false);
+    add_product(&products, forward, layer, LAYER_VALUE, layer_vector(layer, LAYER_VALUE_BIAS), value, false);
+    if (wanted != all) {
+        multiply(forward, &products, all->normed, all->count);
         const uint32_t *rows = (const uint32_t *)(forward->device_memory + p->logit_rows);
         op_gather(stream, wanted->residual, all->residual, rows, wanted->count, shape->width);
         op_gather(stream, wanted->normed, all->normed, rows, wanted->count, shape->width);
         op_gather(stream, wanted->angles, all->angles, rows, wanted->count, shape->rope_pairs * 2);
-        op_matmul(stream, parts, 1, wanted->normed, shape->width, wanted->count);
+        products.count = 0;
     }
-    op_rope(stream, query, parts[0].out_stride, wanted->angles, shape->rope_style, wanted->count, shape->query_heads,
+    add_product(&products, forward, layer, LAYER_QUERY, layer_vector(layer, LAYER_QUERY_BIAS), query, false);
+    multiply(forward, &products, wanted->normed, wanted->count);
+    op_rope(stream, query, matrix_rows(layer, LAYER_QUERY), wanted->angles, shape->rope_style, wanted->count,
+            shape->query_heads, shape->head_dim, shape->rope_pairs);
+    op_rope(stream, key, matrix_rows(layer, LAYER_KEY), all->angles, shape->rope_style, all->count, shape->kv_heads,
             shape->head_dim, shape->rope_pairs);
-    op_rope(stream, key, parts[1].out_stride, all->angles, shape->rope_style, all->count, shape->kv_heads,
-            shape->head_dim, shape->rope_pairs);
-    op_kv_store(stream, &all->batch, index, key, parts[1].out_stride, value, parts[2].out_stride);
+    op_kv_store(stream, &all->batch, layer->index, key, matrix_rows(layer, LAYER_KEY), value,
+                matrix_rows(layer, LAYER_VALUE));
 }
 
 /* Attention of `rows`, whose queries are ready, added to their residual. */
-static void run_attention(struct forward *forward, uint32_t index, const uint8_t *packed, const struct rows *rows) {
+static void run_attention(struct forward *forward, const struct layer *layer, const struct rows *rows) {
     const struct model_shape *shape = &forward->model->shape;
-    const struct layer_layout *layer = &forward->model->layers[index];
     const size_t query_width = (size_t)shape->query_heads * shape->head_dim;
     float *attention = floats(forward, forward->places.attention);
     op_attention(forward->stream, attention, query_width, floats(forward, forward->places.query), query_width,
-                 &rows->batch, index, shape->query_heads, 1 / sqrtf((float)shape->head_dim));
-    struct matmul_part output = layer_part(layer, packed, LAYER_ATTENTION_OUTPUT, NULL, rows->residual, true);
-    op_matmul(forward->stream, &output, 1, attention, query_width, rows->count);
+                 &rows->batch, layer->index, shape->query_heads, 1 / sqrtf((float)shape->head_dim));
+    struct products output;
+    output.count = 0;
+    add_product(&output, forward, layer, LAYER_ATTENTION_OUTPUT, NULL, rows->residual, true);
+    multiply(forward, &output, attention, rows->count);
 }
 
 /* SwiGLU, Shazeer arXiv 2002.05202, added to the residual of `rows`. */
-static void run_feed_forward(struct forward *forward, uint32_t index, const uint8_t *packed, const struct rows *rows) {
+static void run_feed_forward(struct forward *forward, const struct layer *layer, const struct rows *rows) {
     const struct model_shape *shape = &forward->model->shape;
-    const struct layer_layout *layer = &forward->model->layers[index];
     float *gate = floats(forward, forward->places.gate), *up = floats(forward, forward->places.up);
-    const struct matmul_part parts[] = {layer_part(layer, packed, LAYER_GATE, NULL, gate, false),
-                                        layer_part(layer, packed, LAYER_UP, NULL, up, false)};
-    op_rmsnorm(forward->stream, rows->normed, rows->residual, layer_vector(layer, packed, LAYER_FEED_FORWARD_NORM),
+    struct products products;
+    products.count = 0;
+    op_rmsnorm(forward->stream, rows->normed, rows->residual, layer_vector(layer, LAYER_FEED_FORWARD_NORM),
                shape->norm_epsilon, rows->count, shape->width);
-    op_matmul(forward->stream, parts, 2, rows->normed, shape->width, rows->count);
+    add_product(&products, forward, layer, LAYER_GATE, NULL, gate, false);
+    add_product(&products, forward, layer, LAYER_UP, NULL, up, false);
+    multiply(forward, &products, rows->normed, rows->count);
     op_silu_mul(forward->stream, gate, gate, up, rows->count, shape->feed_forward);
-    struct matmul_part down = layer_part(layer, packed, LAYER_DOWN, NULL, rows->residual, true);
-    op_matmul(forward->stream, &down, 1, gate, shape->feed_forward, rows->count);
+    products.count = 0;
+    add_product(&products, forward, layer, LAYER_DOWN, NULL, rows->residual, true);
+    multiply(forward, &products, gate, rows->count);
 }
 
 static void run_layer(struct forward *forward, uint32_t index, const struct rows *all, const struct rows *wanted) {
-    const uint8_t *packed = offload_acquire_layer(forward->offload, forward->stream, index);
-    run_queries_keys_values(forward, index, packed, all, wanted);
+    const void *const *slabs = offload_acquire_layer(forward->offload, forward->stream, index);
+    const struct layer layer = {
+        .index = index, .layout = &forward->model->layers[index], .slabs = (const uint8_t *const *)slabs};
+    run_queries_keys_values(forward, &layer, all, wanted);
     if (wanted->count > 0) {
-        run_attention(forward, index, packed, wanted);
-        run_feed_forward(forward, index, packed, wanted);
+        run_attention(forward, &layer, wanted);
+        run_feed_forward(forward, &layer, wanted);
     }
     offload_release_layer(forward->offload, forward->stream, index);
 }
@@ -359,7 +402,8 @@ static struct rows last_rows(struct forward *forward, const struct rows *all) {
 }
 
 static struct weight global_weight(const struct model *model, enum global_tensor i) {
-    return layout_weight(model->global[i], model->globals + model->global_offset[i]);
+    return layout_weight(model->global[i], (uint32_t)model->global[i]->extent[1],
+                         model->globals + model->global_offset[i]);
 }
 
 /* Logits and their largest for `rows`, which are the wanted ones in order. */

@@ -209,18 +209,52 @@ static void pack(const struct device *device, const struct tensor_row *row, cons
     }
 }
 
-size_t layout_place_layer(const struct device *device, const struct layer_layout *layer, size_t offset[LAYER_TENSORS]) {
+struct row_range layout_slab_rows(uint32_t rows, uint32_t slabs, uint32_t slab) {
+    uint64_t groups = ((uint64_t)rows + WEIGHT_ROW_GROUP - 1) / WEIGHT_ROW_GROUP;
+    uint64_t first = groups * slab / slabs * WEIGHT_ROW_GROUP, end = groups * (slab + 1) / slabs * WEIGHT_ROW_GROUP;
+    end = end < rows ? end : rows;
+    return (struct row_range){.first = (uint32_t)first, .count = first < end ? (uint32_t)(end - first) : 0};
+}
+
+size_t layout_place_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
+                         size_t offset[LAYER_TENSORS]) {
     size_t bytes = 0;
     for (int i = 0; i < LAYER_TENSORS; i++) {
+        const struct gguf_tensor *tensor = layer->tensor[i];
         offset[i] = bytes;
-        bytes += packed_bytes(device, &layer_rows[i], layer->tensor[i]);
+        if (tensor == NULL || (is_vector(&layer_rows[i]) && slab > 0)) {
+            continue;
+        }
+        if (is_vector(&layer_rows[i])) {
+            bytes += packed_bytes(device, &layer_rows[i], tensor);
+            continue;
+        }
+        struct row_range rows = layout_slab_rows((uint32_t)tensor->extent[1], slabs, slab);
+        if (rows.count > 0) {
+            bytes += device_packed_bytes(device, tensor->type, rows.count, (uint32_t)tensor->extent[0]);
+        }
     }
     return bytes;
 }
 
-void layout_pack_layer(const struct device *device, const struct layer_layout *layer, void *packed) {
+void layout_pack_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
+                      const size_t offset[LAYER_TENSORS], void *packed) {
     for (int i = 0; i < LAYER_TENSORS; i++) {
-        pack(device, &layer_rows[i], layer->tensor[i], (uint8_t *)packed + layer->offset[i]);
+        const struct gguf_tensor *tensor = layer->tensor[i];
+        uint8_t *target = (uint8_t *)packed + offset[i];
+        if (tensor == NULL || (is_vector(&layer_rows[i]) && slab > 0)) {
+            continue;
+        }
+        if (is_vector(&layer_rows[i])) {
+            pack(device, &layer_rows[i], tensor, target);
+            continue;
+        }
+        struct row_range rows = layout_slab_rows((uint32_t)tensor->extent[1], slabs, slab);
+        if (rows.count > 0) {
+            const uint8_t *source = tensor->data;
+            source += rows.first * tensor_row_bytes(tensor->type, tensor->extent[0]);
+            device_pack(device, tensor->type, rows.count, (uint32_t)tensor->extent[0], source, target);
+        }
     }
 }
 
@@ -243,9 +277,6 @@ size_t layout_place_globals(const struct model *model, const struct device *devi
     return bytes + bytes_align(model->shape.rope_pairs * sizeof(float), ALIGNMENT);
 }
 
-struct weight layout_weight(const struct gguf_tensor *tensor, const void *data) {
-    return (struct weight){.data = data,
-                           .type = tensor->type,
-                           .rows = (uint32_t)tensor->extent[1],
-                           .columns = (uint32_t)tensor->extent[0]};
+struct weight layout_weight(const struct gguf_tensor *tensor, uint32_t rows, const void *data) {
+    return (struct weight){.data = data, .type = tensor->type, .rows = rows, .columns = (uint32_t)tensor->extent[0]};
 }

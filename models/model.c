@@ -32,7 +32,11 @@ static struct status make_frequencies(struct model *model) {
 
 static struct status read_weights(struct model *model) {
     struct gguf_string architecture;
-    TRY(gguf_get_string(model->gguf, "general.architecture", &architecture));
+    struct status status = gguf_get_string(model->gguf, "general.architecture", &architecture);
+    if (status_failed(&status)) {
+        status.code = STATUS_INVALID; /* what is not found is the key, not the file */
+        return status;
+    }
     TRY(family_find(architecture, &model->family));
     TRY(shape_read(model->gguf, model->family, &model->shape));
     TRY(layout_find(model));
@@ -109,11 +113,13 @@ struct gguf_string model_chat_template(const struct model *model) {
 
 /* ---- loading ---- */
 
-size_t model_layer_bytes(const struct model *model, const struct device *device) {
-    size_t largest = 0, offset[LAYER_TENSORS];
+size_t model_slab_bytes(const struct model *model, const struct device *device, uint32_t slabs) {
+    size_t largest = 64, offset[LAYER_TENSORS];
     for (uint32_t layer = 0; layer < model->shape.layers; layer++) {
-        size_t bytes = layout_place_layer(device, &model->layers[layer], offset);
-        largest = bytes > largest ? bytes : largest;
+        for (uint32_t slab = 0; slab < slabs; slab++) {
+            size_t bytes = layout_place_slab(device, &model->layers[layer], slabs, slab, offset);
+            largest = bytes > largest ? bytes : largest;
+        }
     }
     return largest;
 }
@@ -137,7 +143,7 @@ struct loading {
     struct offload *offload;
     struct stream *stream;
     void *packed; /* host memory for one layer or one global tensor */
-    size_t layer_bytes;
+    size_t slab_bytes, layer_bytes;
     struct progress bar;
     uint64_t done; /* bytes of the file */
 };
@@ -172,8 +178,13 @@ static struct status load_layers(struct loading *loading) {
     struct model *model = loading->model;
     for (uint32_t i = 0; i < model->shape.layers; i++) {
         struct layer_layout *layer = &model->layers[i];
-        layout_place_layer(loading->device, layer, layer->offset);
-        layout_pack_layer(loading->device, layer, loading->packed);
+        layer->offset = model->offsets + (size_t)i * model->slabs * LAYER_TENSORS;
+        for (uint32_t slab = 0; slab < model->slabs; slab++) {
+            size_t *offset = layer->offset + (size_t)slab * LAYER_TENSORS;
+            layout_place_slab(loading->device, layer, model->slabs, slab, offset);
+            layout_pack_slab(loading->device, layer, model->slabs, slab, offset,
+                             (uint8_t *)loading->packed + slab * loading->slab_bytes);
+        }
         struct status status = offload_store_layer(loading->offload, i, loading->packed);
         if (status_failed(&status)) {
             return status_context(status, "layer %u", i);
@@ -206,7 +217,7 @@ static struct status load_everything(struct loading *loading) {
     if (loading->packed == NULL) {
         return status_error(STATUS_NO_MEMORY, "no host memory to pack %zu bytes of weights", piece);
     }
-    memset(loading->packed, 0, loading->layer_bytes); /* a smaller layer leaves the end of the buffer as it is */
+    memset(loading->packed, 0, loading->layer_bytes); /* a smaller slab leaves the end of its place as it is */
     uint64_t total = 0;
     for (size_t i = 0; i < gguf_tensor_count(model->gguf); i++) {
         total += gguf_tensor_at(model->gguf, i)->bytes;
@@ -221,9 +232,17 @@ static struct status load_everything(struct loading *loading) {
 struct status model_load(struct model *model, struct device *device, struct offload *offload) {
     CHECK(model->device == NULL);
     model->device = device;
-    struct loading loading = {
-        .model = model, .device = device, .offload = offload, .layer_bytes = model_layer_bytes(model, device)};
-    struct status status = load_everything(&loading);
+    model->slabs = offload_slabs(offload);
+    struct loading loading = {.model = model,
+                              .device = device,
+                              .offload = offload,
+                              .slab_bytes = model_slab_bytes(model, device, model->slabs)};
+    loading.layer_bytes = model->slabs * loading.slab_bytes;
+    model->offsets = calloc((size_t)model->shape.layers * model->slabs * LAYER_TENSORS, sizeof *model->offsets);
+    struct status status =
+        model->offsets == NULL
+            ? status_error(STATUS_NO_MEMORY, "no memory for the layout of %u slabs a layer", model->slabs)
+            : load_everything(&loading);
     stream_destroy(loading.stream);
     free(loading.packed);
     if (status_failed(&status)) {
@@ -239,6 +258,8 @@ void model_unload(struct model *model) {
     if (model->globals != NULL) {
         device_free(model->device, model->globals);
     }
+    free(model->offsets);
+    model->offsets = NULL;
     model->globals = NULL;
     model->device = NULL;
 }

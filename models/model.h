@@ -47,8 +47,9 @@ const struct tokenizer *model_tokenizer(const struct model *model);
 /* The text of the model's own chat template, 0 bytes if it has none. */
 struct gguf_string model_chat_template(const struct model *model);
 
-/* Bytes of one packed layer (the largest of the layers, a multiple of 64) and of everything outside layers. */
-size_t model_layer_bytes(const struct model *model, const struct device *device);
+/* Bytes of one slab (the largest of all layers' slabs, a multiple of 64) when each layer's packed weights are cut into
+ * `slabs` pieces of nearly equal size, and of everything outside layers. */
+size_t model_slab_bytes(const struct model *model, const struct device *device, uint32_t slabs);
 size_t model_global_bytes(const struct model *model, const struct device *device);
 struct kv_shape model_kv_shape(const struct model *model, enum kv_type type);
 

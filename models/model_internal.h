@@ -69,7 +69,7 @@ enum layer_tensor {
 
 struct layer_layout {
     const struct gguf_tensor *tensor[LAYER_TENSORS]; /* NULL: absent */
-    size_t offset[LAYER_TENSORS];                    /* in the packed layer, multiples of 64; set by model_load() */
+    size_t *offset; /* (slabs, LAYER_TENSORS) in the packed slab, multiples of 64; set by model_load() */
 };
 
 struct model {
@@ -83,6 +83,8 @@ struct model {
 
     /* once loaded */
     struct device *device;
+    uint32_t slabs;   /* of a layer */
+    size_t *offsets;  /* (layers, slabs, LAYER_TENSORS) */
     uint8_t *globals; /* device memory: the packed global tensors, then the rope frequencies */
     size_t global_offset[GLOBAL_TENSORS];
     size_t rope_offset;
@@ -92,11 +94,20 @@ struct model {
  * pass would not use is refused: a result without it would be wrong in silence. */
 struct status layout_find(struct model *model);
 
-/* Where the tensors of a layer lie once packed for `device`; returns the packed layer's bytes, a multiple of 64. */
-size_t layout_place_layer(const struct device *device, const struct layer_layout *layer, size_t offset[LAYER_TENSORS]);
+/* A layer is packed as `slabs` pieces of nearly equal size: slab j holds the j-th share of the output rows of every
+ * matrix, cut at multiples of WEIGHT_ROW_GROUP, and slab 0 the vectors too. The rows of a matrix that a slab holds: */
+struct row_range {
+    uint32_t first, count;
+};
+struct row_range layout_slab_rows(uint32_t rows, uint32_t slabs, uint32_t slab);
 
-/* Packs a layer's tensors at their offsets, matrices as the device wants them and vectors as f32. */
-void layout_pack_layer(const struct device *device, const struct layer_layout *layer, void *packed);
+/* Where the tensors of a layer's slab lie once packed for `device`; returns the slab's bytes, a multiple of 64. */
+size_t layout_place_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
+                         size_t offset[LAYER_TENSORS]);
+
+/* Packs a slab's tensors at `offset`, matrices as the device wants them and vectors as f32. */
+void layout_pack_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
+                      const size_t offset[LAYER_TENSORS], void *packed);
 
 /* The same for what lies outside layers; the rope frequencies come last. The factors of the frequencies take no
  * bytes, nor does an absent tensor. */
@@ -105,7 +116,7 @@ size_t layout_place_globals(const struct model *model, const struct device *devi
 size_t layout_global_bytes(const struct model *model, const struct device *device, enum global_tensor i);
 void layout_pack_global(const struct model *model, const struct device *device, enum global_tensor i, void *packed);
 
-/* A packed matrix at `data`. */
-struct weight layout_weight(const struct gguf_tensor *tensor, const void *data);
+/* A packed matrix, or some of its rows, at `data`. */
+struct weight layout_weight(const struct gguf_tensor *tensor, uint32_t rows, const void *data);
 
 #endif

@@ -77,9 +77,13 @@ static struct status read_heads(const struct gguf *gguf, const struct family *fa
         return status_error(STATUS_INVALID, "key '%s': is %u, must divide embedding_length, which is %u",
                             full_key(family, "attention.head_count", key), shape->query_heads, shape->width);
     }
-    uint32_t value_length;
+    uint32_t value_length = 0;
     TRY(read_count(gguf, family, "attention.key_length", even_share, MOST_HEAD_DIM, &shape->head_dim));
     TRY(read_count(gguf, family, "attention.value_length", shape->head_dim, MOST_HEAD_DIM, &value_length));
+    if (shape->head_dim % 8 != 0) {
+        return status_error(STATUS_UNSUPPORTED, "key '%s': the head size is %u; only multiples of 8 are built",
+                            full_key(family, "attention.key_length", key), shape->head_dim);
+    }
     if (value_length != shape->head_dim) {
         return status_error(STATUS_UNSUPPORTED, "key '%s': is %u; only the key's length, %u, is built",
                             full_key(family, "attention.value_length", key), value_length, shape->head_dim);

@@ -21,11 +21,12 @@ struct offload {
 /* The bytes of the arena: what the layers and the wanted KV blocks need, or the whole budget if that is more. */
 static struct status size_arena(const struct offload_config *config, size_t *bytes) {
     size_t weights, kv, needed;
-    if (!bytes_multiply(config->layers, config->layer_bytes, &weights) ||
+    if (!bytes_multiply((size_t)config->layers * config->slabs, config->slab_bytes, &weights) ||
         !bytes_multiply(config->kv_blocks_wanted, config->kv_block_bytes, &kv) || !bytes_add(weights, kv, &needed) ||
         needed > SIZE_MAX / 2) {
-        return status_error(STATUS_NO_MEMORY, "%u layers of %zu bytes and %u KV blocks do not fit an address space",
-                            config->layers, config->layer_bytes, config->kv_blocks_wanted);
+        return status_error(STATUS_NO_MEMORY,
+                            "%u layers of %u slabs of %zu bytes and %u KV blocks do not fit an address space",
+                            config->layers, config->slabs, config->slab_bytes, config->kv_blocks_wanted);
     }
     if (config->device_memory > 0 && config->device_memory < needed) {
         char has[16], lacks[16], of_weights[16], of_kv[16], of_both[16];
@@ -55,14 +56,15 @@ static void print_arena(const struct offload *offload) {
 
 static struct status create(struct offload *offload, size_t arena_bytes) {
     const struct offload_config *config = &offload->config;
-    TRY(arena_create(offload->device, arena_bytes, config->layer_bytes, config->kv_block_bytes, config->layers,
-                     &offload->arena));
-    struct pipeline_shape shape = {.layers = config->layers, .slabs = 1};
+    TRY(arena_create(offload->device, arena_bytes, config->slab_bytes, config->kv_block_bytes,
+                     config->layers * config->slabs, &offload->arena));
+    struct pipeline_shape shape = {.layers = config->layers, .slabs = config->slabs};
     return pipeline_create(offload->device, &shape, &offload->arena, NULL, offload->streamed, &offload->pipeline);
 }
 
 struct status offload_create(struct device *device, const struct offload_config *config, struct offload **out) {
-    CHECK(config->layers > 0 && config->layer_bytes > 0 && config->layer_bytes % 64 == 0 && config->kv_block_bytes > 0);
+    CHECK(config->layers > 0 && config->slabs > 0 && config->slabs <= PIPELINE_MAX_SLABS);
+    CHECK(config->slab_bytes > 0 && config->slab_bytes % 64 == 0 && config->kv_block_bytes > 0);
     if (strcmp(config->policy, "none") != 0) {
         return status_error(STATUS_UNSUPPORTED, "offload.policy \"%s\" is not built; built are: none", config->policy);
     }
@@ -100,16 +102,23 @@ void offload_destroy(struct offload *offload) {
     free(offload);
 }
 
+uint32_t offload_slabs(const struct offload *offload) {
+    return offload->config.slabs;
+}
+
 struct status offload_store_layer(struct offload *offload, uint32_t layer, const void *packed) {
     CHECK(layer < offload->config.layers);
+    const size_t bytes = offload->config.slab_bytes;
     struct stream *copy = pipeline_copy_stream(offload->pipeline);
-    void *target = arena_slot_address(&offload->arena, pipeline_home(offload->pipeline, layer, 0));
-    stream_copy(copy, target, packed, offload->config.layer_bytes, COPY_HOST_TO_DEVICE);
+    for (uint32_t slab = 0; slab < offload->config.slabs; slab++) {
+        void *target = arena_slot_address(&offload->arena, pipeline_home(offload->pipeline, layer, slab));
+        stream_copy(copy, target, (const uint8_t *)packed + slab * bytes, bytes, COPY_HOST_TO_DEVICE);
+    }
     return stream_sync(copy);
 }
 
-const void *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer) {
-    return pipeline_acquire(offload->pipeline, compute, layer)[0];
+const void *const *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer) {
+    return pipeline_acquire(offload->pipeline, compute, layer);
 }
 
 void offload_release_layer(struct offload *offload, struct stream *compute, uint32_t layer) {

@@ -19,7 +19,8 @@ struct offload;
 struct offload_config {
     const char *policy; /* "none": every layer resident, or a refusal that says how much is short */
     uint32_t layers;
-    size_t layer_bytes;        /* one packed layer; a multiple of 64 */
+    uint32_t slabs;            /* pieces that a layer's packed weights are cut into */
+    size_t slab_bytes;         /* one of them; a multiple of 64 */
     size_t kv_block_bytes;     /* KV_BLOCK_TOKENS positions of every layer */
     uint64_t device_memory;    /* bytes that arena may take; 0: exactly what layers and kv_blocks_wanted need */
     uint32_t kv_blocks_wanted; /* with device_memory 0: this many; otherwise the least that will do */
@@ -32,14 +33,16 @@ void offload_destroy(struct offload *offload);
 
 /* ---- loading: once for each layer, before the first iteration ---- */
 
-/* Puts a packed layer (host memory, layer_bytes) in its place; returns when it is there. */
+uint32_t offload_slabs(const struct offload *offload);
+
+/* Puts a packed layer (host memory, slabs * slab_bytes) in its place; returns when it is there. */
 struct status offload_store_layer(struct offload *offload, uint32_t layer, const void *packed);
 
 /* ---- an iteration ---- */
 
-/* The device address of a layer's weights, valid for work enqueued on `compute` until offload_release_layer(); the
- * stream waits until the layer has arrived. Layers are taken in order 0 .. layers-1, once an iteration. */
-const void *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer);
+/* The device addresses of a layer's slabs, valid for work enqueued on `compute` until offload_release_layer(); the
+ * stream waits until they have arrived. Layers are taken in order 0 .. layers-1, once an iteration. */
+const void *const *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer);
 void offload_release_layer(struct offload *offload, struct stream *compute, uint32_t layer);
 
 /* ---- KV blocks ---- */

@@ -86,7 +86,8 @@ static struct status create_offload(struct engine *engine) {
     struct kv_shape kv = model_kv_shape(engine->model, engine->config.kv_type);
     struct offload_config config = {.policy = engine->config.offload_policy,
                                     .layers = model_shape(engine->model)->layers,
-                                    .layer_bytes = model_layer_bytes(engine->model, engine->device),
+                                    .slabs = 1,
+                                    .slab_bytes = model_slab_bytes(engine->model, engine->device, 1),
                                     .kv_block_bytes = kv_block_bytes(&kv)};
     TRY(wanted_blocks(engine, config.kv_block_bytes, &config.kv_blocks_wanted));
     if (engine->config.device_memory > 0) {
