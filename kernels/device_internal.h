@@ -78,6 +78,6 @@ struct event {
 };
 
 /* The backends of this build. */
-extern const struct backend cpu_backend;
+extern const struct backend cpu_backend, sim_backend;
 
 #endif

@@ -1,0 +1,182 @@
+/* The ops of the `sim` device: their costs, and the tokens that stand for what they would have computed.
+ *
+ * Tokens are decided when an op is enqueued, from data that small copies moved when they were: in the order of the
+ * calls, which is one of the orders that the streams allow. Threads: the device's. */
+#include "kernels/sim/sim_internal.h"
+
+#include "base/check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct cost_model *cost_of(const struct stream *stream) {
+    return &sim_of(stream)->cost;
+}
+
+/* ---- ops that only take time ---- */
+
+void sim_embed(struct stream *stream, float *out, struct weight table, const uint32_t *ids, uint32_t n) {
+    (void)out, (void)ids;
+    sim_busy(stream, SIM_EMBED, cost_embed_ns(cost_of(stream), table.type, table.columns, n));
+}
+
+void sim_rmsnorm(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                 uint32_t dim) {
+    (void)out, (void)x, (void)gain, (void)epsilon;
+    sim_busy(stream, SIM_RMSNORM, cost_rmsnorm_ns(cost_of(stream), n, dim));
+}
+
+void sim_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride,
+                uint32_t n) {
+    (void)x, (void)x_stride;
+    sim_busy(stream, SIM_MATMUL, cost_matmul_ns(cost_of(stream), parts, count, n));
+}
+
+void sim_rope_angles(struct stream *stream, float *angles, const uint32_t *positions, const float *frequency,
+                     float magnitude, uint32_t n, uint32_t pairs) {
+    (void)angles, (void)positions, (void)frequency, (void)magnitude;
+    sim_busy(stream, SIM_ROPE_ANGLES, cost_rope_angles_ns(cost_of(stream), n, pairs));
+}
+
+void sim_rope(struct stream *stream, float *x, size_t x_stride, const float *angles, enum rope_style style, uint32_t n,
+              uint32_t heads, uint32_t head_dim, uint32_t pairs) {
+    (void)x, (void)x_stride, (void)angles, (void)style;
+    sim_busy(stream, SIM_ROPE, cost_rope_ns(cost_of(stream), n, heads, head_dim, pairs));
+}
+
+void sim_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t layer, const float *k, size_t k_stride,
+                  const float *v, size_t v_stride) {
+    (void)layer, (void)k, (void)k_stride, (void)v, (void)v_stride;
+    sim_busy(stream, SIM_KV_STORE, cost_kv_store_ns(cost_of(stream), &batch->shape, batch->rows));
+}
+
+void sim_silu_mul(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim) {
+    (void)out, (void)gate, (void)up;
+    sim_busy(stream, SIM_SILU_MUL, cost_silu_mul_ns(cost_of(stream), n, dim));
+}
+
+/* ---- ops that say which rows there are ---- */
+
+/* Whether `batch` is the one that the latest attention, of a layer below, had: segments do not change while an
+ * iteration runs, so what it cost then it costs now. */
+static bool same_batch(const struct sim_tokens *tokens, const struct kv_batch *batch, uint32_t layer,
+                       uint32_t query_heads) {
+    const struct kv_batch *before = &tokens->batch;
+    return layer > tokens->layer && batch->segments_host == before->segments_host &&
+           batch->segment_count == before->segment_count && batch->rows == before->rows &&
+           query_heads == tokens->query_heads && batch->shape.kv_heads == before->shape.kv_heads &&
+           batch->shape.head_dim == before->shape.head_dim;
+}
+
+void sim_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
+                   const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale) {
+    (void)out, (void)out_stride, (void)q, (void)q_stride, (void)scale;
+    struct sim_tokens *tokens = &sim_of(stream)->tokens;
+    if (!same_batch(tokens, batch, layer, query_heads)) {
+        tokens->attention_ns =
+            cost_attention_ns(cost_of(stream), &batch->shape, batch->segments_host, batch->segment_count, query_heads);
+        tokens->batch = *batch;
+        tokens->query_heads = query_heads;
+    }
+    tokens->layer = layer;
+    tokens->gathered = NULL;
+    sim_busy(stream, SIM_ATTENTION, tokens->attention_ns);
+}
+
+void sim_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim) {
+    (void)out, (void)x;
+    struct sim_tokens *tokens = &sim_of(stream)->tokens;
+    tokens->gathered = rows;
+    tokens->gathered_count = n;
+    sim_busy(stream, SIM_GATHER, cost_gather_ns(cost_of(stream), n, dim));
+}
+
+/* ---- tokens ---- */
+
+/* The segment that has `row`, looked for from `hint` on: rows are mostly asked for in order. */
+static const struct kv_segment *find_segment(const struct kv_batch *batch, uint32_t row, uint32_t *hint) {
+    for (uint32_t i = 0; i < batch->segment_count; i++) {
+        uint32_t index = (*hint + i) % batch->segment_count;
+        const struct kv_segment *segment = &batch->segments_host[index];
+        if (row >= segment->first_row && row - segment->first_row < segment->rows) {
+            *hint = index;
+            return segment;
+        }
+    }
+    return NULL;
+}
+
+static uint32_t token_of(const struct sim_device *device, uint64_t sequence, uint64_t position, uint32_t vocabulary) {
+    return (uint32_t)(random_hash(random_hash(device->seed, sequence), position) % vocabulary);
+}
+
+/* The token of logit row `i`. Without any attention yet, rows are the positions of sequence 0. */
+static uint32_t next_token(const struct sim_device *device, uint32_t i, uint32_t vocabulary, uint32_t *hint) {
+    const struct sim_tokens *tokens = &device->tokens;
+    if (!tokens->batch.segments_host) {
+        return token_of(device, 0, i, vocabulary);
+    }
+    CHECK(!tokens->gathered || i < tokens->gathered_count);
+    uint32_t row = tokens->gathered ? tokens->gathered[i] : i;
+    const struct kv_segment *segment = find_segment(&tokens->batch, row, hint);
+    CHECK(segment); /* else the row is of no sequence */
+    return token_of(device, segment->sequence, (uint64_t)segment->first_position + (row - segment->first_row),
+                    vocabulary);
+}
+
+/* ---- logits ---- */
+
+static void clear_marks(struct sim_tokens *tokens) {
+    for (uint32_t i = 0; i < tokens->logit_rows; i++) {
+        tokens->logits[(size_t)i * tokens->logit_columns + tokens->marked[i]] = 0;
+    }
+    tokens->logits = NULL;
+    tokens->logit_rows = 0;
+}
+
+void sim_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary) {
+    struct sim_device *device = sim_of(stream);
+    struct sim_tokens *tokens = &device->tokens;
+    CHECK(n <= tokens->marked_capacity); /* device_prepare() */
+    clear_marks(tokens);
+    tokens->logits = (float *)(uintptr_t)logits; /* standing for the head's matmul, which wrote them */
+    tokens->logit_rows = n;
+    tokens->logit_columns = vocabulary;
+    uint32_t hint = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        tokens->marked[i] = out[i] = next_token(device, i, vocabulary, &hint);
+        tokens->logits[(size_t)i * vocabulary + out[i]] = SIM_LOGIT;
+    }
+    sim_busy(stream, SIM_ARGMAX, cost_argmax_ns(&device->cost, n, vocabulary));
+}
+
+struct status sim_tokens_prepare(struct sim_device *device, const struct device_limits *limits) {
+    struct sim_tokens *tokens = &device->tokens;
+    clear_marks(tokens);
+    free(tokens->marked);
+    *tokens = (struct sim_tokens){.marked = calloc(limits->logit_rows ? limits->logit_rows : 1, sizeof(uint32_t))};
+    if (!tokens->marked) {
+        return status_error(STATUS_NO_MEMORY, "no memory for the tokens of %u rows", limits->logit_rows);
+    }
+    tokens->marked_capacity = limits->logit_rows;
+    return STATUS_SUCCESS;
+}
+
+static bool touches_logits(const struct sim_tokens *tokens, const void *address, size_t bytes) {
+    uintptr_t begin = (uintptr_t)tokens->logits, at = (uintptr_t)address;
+    size_t size = (size_t)tokens->logit_rows * tokens->logit_columns * sizeof(float);
+    return tokens->logits && (at >= begin ? at - begin < size : begin - at < bytes);
+}
+
+void sim_forget_logits(struct sim_device *device, const void *address, size_t bytes) {
+    if (touches_logits(&device->tokens, address, bytes)) {
+        device->tokens.logits = NULL;
+        device->tokens.logit_rows = 0;
+    }
+}
+
+void sim_move(const struct sim_device *device, void *target, const void *source, size_t bytes) {
+    if (bytes <= SIM_MOVED_BYTES || touches_logits(&device->tokens, source, bytes)) {
+        memmove(target, source, bytes);
+    }
+}
