@@ -163,6 +163,12 @@ static void refuse(struct connection *connection, struct http_fault fault) {
     handler->refuse(handler->context, exchange, fault.code, fault.message);
 }
 
+void http_new_id(struct http_server *server, char id[HTTP_ID_DIGITS + 1]) {
+    uint64_t number = ++server->ids;
+    snprintf(id, HTTP_ID_DIGITS + 1, "%016llx%016llx", (unsigned long long)random_hash(server->id_seed, number),
+             (unsigned long long)random_hash(~server->id_seed, number));
+}
+
 static void set_request_id(struct http_exchange *exchange) {
     struct http_server *server = exchange->connection->server;
     const struct http_slice *given = http_find_header(&exchange->head, "x-request-id");
@@ -174,10 +180,7 @@ static void set_request_id(struct http_exchange *exchange) {
         memcpy(exchange->request_id, given->data, given->bytes);
         exchange->request_id[given->bytes] = 0;
     } else {
-        uint64_t number = ++server->ids;
-        snprintf(exchange->request_id, sizeof exchange->request_id, "%016llx%016llx",
-                 (unsigned long long)random_hash(server->id_seed, number),
-                 (unsigned long long)random_hash(~server->id_seed, number));
+        http_new_id(server, exchange->request_id);
     }
 }
 

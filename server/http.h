@@ -71,6 +71,10 @@ void http_release_body(struct http_exchange *exchange); /* when it is not needed
 uint64_t http_arrival_ns(const struct http_exchange *exchange);
 const char *http_request_id(const struct http_exchange *exchange); /* the client's X-Request-Id, or a new one */
 
+/* A new id, 32 hexadecimal digits: no other of this server has it, and another server's hardly ever. */
+#define HTTP_ID_DIGITS 32
+void http_new_id(struct http_server *server, char id[HTTP_ID_DIGITS + 1]);
+
 /* `gone` is called once if the client leaves, or is dropped, before the response has ended; the exchange is no more
  * when it returns. */
 void http_on_gone(struct http_exchange *exchange, void (*gone)(void *argument), void *argument);

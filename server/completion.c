@@ -1,0 +1,399 @@
+/* A completion: one HTTP request, the sequences that it has the engine generate, and the one response to it.
+ *
+ * Owns: every completion under way, in the service's list, until the engine has sent the last event of each of its
+ * sequences; the exchange may be over long before that (the client left, an error was sent).
+ * Threads: the event loop's only. */
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "server/api_error.h"
+#include "server/openai.h"
+#include "server/reply.h"
+#include "server/service.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct sequence_slot {
+    struct completion *completion;
+    struct request request; /* lent to the engine while `open` */
+    struct reply_choice choice;
+    bool open;
+};
+
+struct completion {
+    struct service *service;
+    struct completion *previous, *next;
+    struct http_exchange *exchange; /* NULL: nobody waits any more */
+    struct completion_request request;
+    struct reply reply;
+    struct token_list *prompts; /* (prompt_count) shared by their n sequences */
+    uint32_t prompt_count;
+    struct sequence_slot *slots;  /* (count) */
+    struct reply_choice *choices; /* (count) for reply_write(), filled at the end */
+    uint32_t count, open;
+    struct text scratch;
+};
+
+/* ---- its life ---- */
+
+static void completion_free(struct completion *completion) {
+    CHECK(completion->open == 0 && !completion->exchange);
+    struct service *service = completion->service;
+    if (completion->previous) {
+        completion->previous->next = completion->next;
+    } else {
+        service->completions = completion->next;
+    }
+    if (completion->next) {
+        completion->next->previous = completion->previous;
+    }
+    for (uint32_t i = 0; i < completion->count; i++) {
+        reply_choice_free(&completion->slots[i].choice);
+    }
+    for (uint32_t i = 0; i < completion->prompt_count; i++) {
+        token_list_free(&completion->prompts[i]);
+    }
+    free(completion->prompts);
+    free(completion->slots);
+    free(completion->choices);
+    text_free(&completion->scratch);
+    completion_request_free(&completion->request);
+    free(completion);
+}
+
+/* Nobody waits any more: what is still being generated ends now, and its last events free the completion. */
+static void abandon(struct completion *completion) {
+    completion->exchange = NULL;
+    for (uint32_t i = 0; i < completion->count; i++) {
+        if (completion->slots[i].open) {
+            engine_cancel(completion->service->runtime.engine, &completion->slots[i].request);
+        }
+    }
+}
+
+static void on_gone(void *argument) {
+    struct completion *completion = argument;
+    log_debug("%s: the client left", completion->reply.id);
+    abandon(completion);
+}
+
+static void send_scratch(struct completion *completion) {
+    struct text *scratch = &completion->scratch;
+    bool kept = scratch->failed || http_stream_write(completion->exchange, scratch->data, scratch->bytes);
+    bool failed = scratch->failed;
+    text_clear(scratch);
+    if (!kept) {
+        log_info("%s: dropped, the client does not read its stream", completion->reply.id);
+        abandon(completion);
+    } else if (failed) { /* a stream that lost a piece must not look whole: without its end it does not */
+        log_error("%s: no memory for a piece of the stream", completion->reply.id);
+        http_stream_end(completion->exchange);
+        abandon(completion);
+    }
+}
+
+/* Answers with an error, in the stream if it has begun, and gives up what is being generated. */
+static void fail(struct completion *completion, const struct api_error *error, bool streaming) {
+    if (!completion->exchange) {
+        return;
+    }
+    if (!streaming) {
+        api_respond_error(completion->exchange, error);
+    } else {
+        text_clear(&completion->scratch);
+        reply_write_error_chunk(error, &completion->scratch);
+        send_scratch(completion);
+        if (completion->exchange) {
+            http_stream_end(completion->exchange);
+        }
+    }
+    abandon(completion);
+}
+
+/* ---- events ---- */
+
+static struct reply_usage usage_of(const struct completion *completion) {
+    struct reply_usage usage = {0};
+    for (uint32_t i = 0; i < completion->prompt_count; i++) {
+        usage.prompt_tokens += completion->prompts[i].count;
+        usage.cached_tokens += completion->slots[i * completion->request.n].choice.cached_tokens;
+    }
+    for (uint32_t i = 0; i < completion->count; i++) {
+        usage.completion_tokens += completion->slots[i].choice.completion_tokens;
+    }
+    return usage;
+}
+
+static void end_stream(struct completion *completion) {
+    struct reply_usage usage = usage_of(completion);
+    if (completion->reply.include_usage) {
+        reply_write_usage_chunk(&completion->reply, &usage, &completion->scratch);
+    }
+    reply_write_done(&completion->scratch);
+    send_scratch(completion);
+    if (completion->exchange) {
+        http_stream_end(completion->exchange);
+    }
+}
+
+static void end_whole(struct completion *completion) {
+    struct reply_usage usage = usage_of(completion);
+    for (uint32_t i = 0; i < completion->count; i++) {
+        completion->choices[i] = completion->slots[i].choice; /* lent: its texts stay the slot's */
+    }
+    reply_write(&completion->reply, completion->choices, completion->count, &usage, &completion->scratch);
+    api_respond_json(completion->exchange, &completion->scratch);
+}
+
+/* What an ending that is not the sequence's own means to the client. */
+static struct api_error error_of(const struct engine_event *event) {
+    if (event->finish == FINISH_ERROR) {
+        return api_error_from(&event->status, "");
+    }
+    return api_refusal(503, NULL, "the server stopped before the completion had ended");
+}
+
+static void take_event(struct completion *completion, struct reply_choice *choice, const struct engine_event *event) {
+    if (event->finish == FINISH_ERROR || event->finish == FINISH_CANCELLED) {
+        struct api_error error = error_of(event);
+        fail(completion, &error, completion->request.stream);
+        return;
+    }
+    reply_take(&completion->reply, choice, event);
+    if (completion->request.stream && reply_has_news(&completion->reply, choice)) {
+        reply_write_chunk(&completion->reply, choice, &completion->scratch);
+        send_scratch(completion);
+    }
+}
+
+static void route_event(const struct engine_event *event) {
+    struct sequence_slot *slot = event->request->owner;
+    struct completion *completion = slot->completion;
+    if (completion->exchange) {
+        take_event(completion, &slot->choice, event);
+    }
+    if (event->finish == FINISH_NONE) {
+        return;
+    }
+    slot->open = false;
+    completion->open--;
+    if (completion->open > 0) {
+        return;
+    }
+    if (completion->exchange) {
+        if (completion->request.stream) {
+            end_stream(completion);
+        } else {
+            end_whole(completion);
+        }
+        completion->exchange = NULL;
+    }
+    completion_free(completion);
+}
+
+/* True if there may be more. */
+static bool poll_once(struct service *service) {
+    uint32_t count = engine_poll(service->runtime.engine, service->events, SERVICE_EVENTS);
+    for (uint32_t i = 0; i < count; i++) {
+        route_event(&service->events[i]);
+    }
+    return count == SERVICE_EVENTS;
+}
+
+void service_poll(struct service *service) {
+    enum { ROUNDS = 16 }; /* then the sockets get their turn; the engine keeps its descriptor readable */
+    for (int round = 0; round < ROUNDS && poll_once(service); round++) {
+    }
+}
+
+void service_poll_all(struct service *service) {
+    while (poll_once(service)) {
+    }
+}
+
+/* ---- from the request to the engine ---- */
+
+static struct api_error read_prompt(struct completion *completion, uint32_t index) {
+    struct completion_request *request = &completion->request;
+    struct token_list *tokens = &completion->prompts[index];
+    if (request->api == API_CHAT) {
+        return api_encode_chat(completion->service, request, tokens);
+    }
+    struct prompt_source *source = &request->prompts[index];
+    char param[32] = "prompt";
+    if (request->prompt_count > 1) {
+        snprintf(param, sizeof param, "prompt[%u]", index);
+    }
+    if (source->text) {
+        return api_encode(completion->service, source->text, source->bytes, true, param, tokens);
+    }
+    *tokens = (struct token_list){source->tokens, source->token_count, source->token_count};
+    source->tokens = NULL;
+    return (struct api_error){0};
+}
+
+static struct api_error check_size(const struct completion *completion) {
+    const struct completion_request *request = &completion->request;
+    size_t prompts = request->api == API_CHAT ? 1 : request->prompt_count;
+    uint64_t most = completion->service->config->max_queue;
+    if (prompts > most || prompts * request->n > most) {
+        return api_invalid(request->n > 1 ? "n" : "prompt",
+                           "%zu prompts of %u choices are more sequences than the %llu of max_queue", prompts,
+                           request->n, (unsigned long long)most);
+    }
+    return (struct api_error){0};
+}
+
+static struct api_error check_token_ids(const struct completion *completion) {
+    const struct sampling *sampling = &completion->request.sampling;
+    uint32_t vocabulary = model_shape(completion->service->runtime.model)->vocabulary;
+    for (uint32_t i = 0; i < sampling->bias_count; i++) {
+        if (sampling->bias[i].token >= vocabulary) {
+            return api_invalid("logit_bias", "logit_bias: %u is not below the vocabulary's %u", sampling->bias[i].token,
+                               vocabulary);
+        }
+    }
+    for (uint32_t i = 0; i < sampling->stop_token_count; i++) {
+        if (sampling->stop_tokens[i] >= vocabulary) {
+            return api_invalid("stop_token_ids", "stop_token_ids[%u]: %u is not below the vocabulary's %u", i,
+                               sampling->stop_tokens[i], vocabulary);
+        }
+    }
+    return (struct api_error){0};
+}
+
+static void fill_slot(struct completion *completion, uint32_t index) {
+    struct completion_request *request = &completion->request;
+    struct sequence_slot *slot = &completion->slots[index];
+    const struct token_list *prompt = &completion->prompts[index / request->n];
+    uint32_t context = completion->service->runtime.context;
+    *slot = (struct sequence_slot){.completion = completion,
+                                   .request = {.prompt = prompt->ids,
+                                               .prompt_count = (uint32_t)prompt->count,
+                                               .sampling = request->sampling,
+                                               .arrival_ns = http_arrival_ns(completion->exchange),
+                                               .owner = slot},
+                                   .choice = {.index = index}};
+    struct sampling *sampling = &slot->request.sampling;
+    sampling->seed += index % request->n; /* choices of one prompt differ, and each can be had again */
+    if (request->api == API_CHAT && !request->has_max_tokens) {
+        sampling->max_tokens = prompt->count < context ? context - (uint32_t)prompt->count : 1;
+    }
+    if (request->return_token_ids) {
+        slot->choice.prompt = prompt->ids;
+        slot->choice.prompt_count = (uint32_t)prompt->count;
+    }
+}
+
+/* Everything up to the engine's door. */
+static struct api_error prepare(struct completion *completion) {
+    struct completion_request *request = &completion->request;
+    struct api_error error = api_check_model(completion->service, request->model);
+    error = error.code ? error : check_size(completion);
+    error = error.code ? error : check_token_ids(completion);
+    if (error.code) {
+        return error;
+    }
+    uint32_t prompts = request->api == API_CHAT ? 1 : (uint32_t)request->prompt_count;
+    uint32_t count = prompts * request->n;
+    completion->prompts = calloc(prompts, sizeof *completion->prompts);
+    completion->slots = calloc(count, sizeof *completion->slots);
+    completion->choices = calloc(count, sizeof *completion->choices);
+    if (!completion->prompts || !completion->slots || !completion->choices) {
+        return api_refusal(503, NULL, "there is no memory for the request");
+    }
+    for (uint32_t i = 0; i < prompts; i++) {
+        completion->prompt_count++;
+        error = read_prompt(completion, i);
+        if (error.code) {
+            return error;
+        }
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        fill_slot(completion, i);
+        completion->count++;
+    }
+    completion_request_drop_input(request);
+    http_release_body(completion->exchange);
+    return error;
+}
+
+static struct api_error submit(struct completion *completion) {
+    const char *param = completion->request.api == API_CHAT ? "messages" : "prompt";
+    for (uint32_t i = 0; i < completion->count; i++) {
+        struct sequence_slot *slot = &completion->slots[i];
+        struct status status = engine_submit(completion->service->runtime.engine, &slot->request);
+        if (status.code != STATUS_OK) {
+            struct api_error error = api_error_from(&status, status.code == STATUS_INVALID ? param : "");
+            if (slot->request.prompt_count >= completion->service->runtime.context) {
+                error.slug = "context_length_exceeded";
+            }
+            return error;
+        }
+        slot->open = true;
+        completion->open++;
+    }
+    return (struct api_error){0};
+}
+
+static void set_reply(struct completion *completion) {
+    const struct completion_request *request = &completion->request;
+    struct service *service = completion->service;
+    char id[HTTP_ID_DIGITS + 1];
+    http_new_id(service->http, id);
+    completion->reply = (struct reply){.api = request->api,
+                                       .model = service->model_name,
+                                       .created = clock_unix_s(),
+                                       .tokenizer = service->runtime.tokenizer,
+                                       .logprobs = request->sampling.logprobs,
+                                       .token_ids = request->return_token_ids,
+                                       .include_usage = request->include_usage};
+    snprintf(completion->reply.id, sizeof completion->reply.id, "%s-%s", request->api == API_CHAT ? "chatcmpl" : "cmpl",
+             id);
+}
+
+static void begin(struct service *service, struct http_exchange *exchange, enum openai_api api) {
+    struct completion *completion = calloc(1, sizeof *completion);
+    if (!completion) {
+        struct api_error error = api_refusal(503, NULL, "there is no memory for the request");
+        api_respond_error(exchange, &error);
+        return;
+    }
+    completion->service = service;
+    completion->exchange = exchange;
+    completion->next = service->completions;
+    if (completion->next) {
+        completion->next->previous = completion;
+    }
+    service->completions = completion;
+
+    struct http_slice body = http_body(exchange);
+    struct api_error error = completion_request_parse(api, body.data, body.bytes, &completion->request);
+    error = error.code ? error : prepare(completion);
+    if (error.code == 0) {
+        set_reply(completion);
+        error = submit(completion);
+    }
+    if (error.code) {
+        fail(completion, &error, false);
+        if (completion->open == 0) {
+            completion_free(completion);
+        }
+        return;
+    }
+    http_on_gone(exchange, on_gone, completion);
+    if (completion->request.stream) {
+        http_add_header(exchange, "Cache-Control", "no-cache");
+        http_stream_begin(exchange, 200, "text/event-stream; charset=utf-8");
+    }
+}
+
+void api_completions(struct service *service, struct http_exchange *exchange) {
+    begin(service, exchange, API_COMPLETIONS);
+}
+
+void api_chat_completions(struct service *service, struct http_exchange *exchange) {
+    begin(service, exchange, API_CHAT);
+}

@@ -1,0 +1,207 @@
+#include "server/metrics.h"
+
+#include "base/check.h"
+#include "server/service.h"
+#include "server/version.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum metric_kind { COUNTER, GAUGE, HISTOGRAM };
+enum metric_type { U32, U64, SIZE, DOUBLE, HISTOGRAM_OF };
+
+struct metric {
+    const char *name;
+    enum metric_kind kind;
+    enum metric_type type;
+    size_t offset;     /* in struct metrics */
+    const char *label; /* name="value" beside model_name; NULL: none */
+    bool engine;       /* only once the engine runs */
+    const char *help;  /* NULL: the same metric as the row before, with another label */
+};
+
+#define ENGINE(field) offsetof(struct metrics, engine.field)
+#define HTTP(field) offsetof(struct metrics, http.field)
+
+static const struct metric table[] = {
+    /* vLLM's */
+    {"num_requests_running", GAUGE, U32, ENGINE(running), NULL, true, "Sequences in the running batch."},
+    {"num_requests_waiting", GAUGE, U32, ENGINE(waiting), NULL, true, "Sequences waiting to be admitted."},
+    {"kv_cache_usage_perc", GAUGE, DOUBLE, offsetof(struct metrics, kv_usage), NULL, true,
+     "KV cache in use; 1 is all of it."},
+    {"num_preemptions_total", COUNTER, U64, ENGINE(preemptions), NULL, true,
+     "Sequences put back to be computed again, for lack of KV blocks."},
+    {"prompt_tokens_total", COUNTER, U64, ENGINE(prompt_tokens), NULL, true, "Prompt tokens processed."},
+    {"generation_tokens_total", COUNTER, U64, ENGINE(generation_tokens), NULL, true, "Tokens generated."},
+    {"request_success_total", COUNTER, U64, ENGINE(finished[FINISH_STOP]), "finished_reason=\"stop\"", true,
+     "Sequences that ended, by reason."},
+    {"request_success_total", COUNTER, U64, ENGINE(finished[FINISH_LENGTH]), "finished_reason=\"length\"", true, NULL},
+    {"request_success_total", COUNTER, U64, ENGINE(finished[FINISH_CANCELLED]), "finished_reason=\"abort\"", true,
+     NULL},
+    {"request_success_total", COUNTER, U64, ENGINE(finished[FINISH_ERROR]), "finished_reason=\"error\"", true, NULL},
+    {"iteration_tokens_total", HISTOGRAM, HISTOGRAM_OF, ENGINE(iteration_tokens), NULL, true,
+     "Tokens in each iteration."},
+    {"time_to_first_token_seconds", HISTOGRAM, HISTOGRAM_OF, ENGINE(ttft_s), NULL, true,
+     "From a request's last byte to its first token."},
+    {"inter_token_latency_seconds", HISTOGRAM, HISTOGRAM_OF, ENGINE(tpot_s), NULL, true,
+     "From each token to the next."},
+    {"time_per_output_token_seconds", HISTOGRAM, HISTOGRAM_OF, ENGINE(tpot_s), NULL, true,
+     "The same, under the name that older dashboards have."},
+    {"e2e_request_latency_seconds", HISTOGRAM, HISTOGRAM_OF, ENGINE(e2e_s), NULL, true,
+     "From a request's last byte to its end."},
+    {"request_queue_time_seconds", HISTOGRAM, HISTOGRAM_OF, ENGINE(queue_s), NULL, true,
+     "From a request's last byte to its admission."},
+    /* ours: memory and the link */
+    {"kv_blocks", GAUGE, U32, ENGINE(kv_blocks), NULL, true, "KV blocks there are."},
+    {"kv_blocks_free", GAUGE, U32, ENGINE(kv_blocks_free), NULL, true, "KV blocks not in use."},
+    {"iterations_total", COUNTER, U64, ENGINE(iterations), NULL, true, "Iterations of the engine."},
+    {"layers", GAUGE, U32, ENGINE(offload.layers), NULL, true, "Decoder layers of the model."},
+    {"layers_offloaded", GAUGE, U32, ENGINE(offload.layers_offloaded), NULL, true,
+     "Decoder layers that live in host memory."},
+    {"arena_bytes", GAUGE, SIZE, ENGINE(offload.arena_bytes), NULL, true,
+     "Device memory for decoder layers and KV blocks."},
+    {"weight_bytes", GAUGE, SIZE, ENGINE(offload.weight_bytes_device), "place=\"device\"", true,
+     "Decoder layers' weights, by where they live."},
+    {"weight_bytes", GAUGE, SIZE, ENGINE(offload.weight_bytes_host), "place=\"host\"", true, NULL},
+    {"link_bytes_total", COUNTER, U64, ENGINE(link.host_to_device_bytes), "direction=\"host_to_device\"", true,
+     "Bytes copied between host and device."},
+    {"link_bytes_total", COUNTER, U64, ENGINE(link.device_to_host_bytes), "direction=\"device_to_host\"", true, NULL},
+    {"link_copies_total", COUNTER, U64, ENGINE(link.host_to_device_copies), "direction=\"host_to_device\"", true,
+     "Copies between host and device."},
+    {"link_copies_total", COUNTER, U64, ENGINE(link.device_to_host_copies), "direction=\"device_to_host\"", true, NULL},
+    /* ours: HTTP */
+    {"http_connections", GAUGE, U64, HTTP(connections), NULL, false, "Open connections."},
+    {"http_connections_total", COUNTER, U64, HTTP(accepted), NULL, false, "Connections accepted."},
+    {"http_connections_refused_total", COUNTER, U64, HTTP(refused), NULL, false,
+     "Connections refused, for there were max_connections."},
+    {"http_responses_total", COUNTER, U64, HTTP(responses[2]), "status=\"2xx\"", false, "Responses begun, by status."},
+    {"http_responses_total", COUNTER, U64, HTTP(responses[4]), "status=\"4xx\"", false, NULL},
+    {"http_responses_total", COUNTER, U64, HTTP(responses[5]), "status=\"5xx\"", false, NULL},
+    {"http_clients_gone_total", COUNTER, U64, HTTP(gone), NULL, false,
+     "Exchanges whose client left, or was dropped, before their end."},
+    {"http_slow_readers_total", COUNTER, U64, HTTP(slow_readers), NULL, false,
+     "Connections closed because their client did not read."},
+    {"http_request_timeouts_total", COUNTER, U64, HTTP(timeouts), NULL, false,
+     "Requests that took longer to arrive than request_timeout_s."},
+    {"resident_memory_bytes", GAUGE, DOUBLE, offsetof(struct metrics, resident_bytes), NULL, false,
+     "Resident memory of the process."},
+    {"start_time_seconds", GAUGE, DOUBLE, offsetof(struct metrics, start_time_s), NULL, false,
+     "When the process started, in seconds since 1970."},
+};
+
+static const char *kind_name(enum metric_kind kind) {
+    return kind == COUNTER ? "counter" : kind == GAUGE ? "gauge" : "histogram";
+}
+
+/* {model_name="...",label} with `more` inside it, too. */
+static void write_labels(const struct metrics *metrics, const struct metric *row, const char *more, struct text *out) {
+    text_adds(out, "{model_name=");
+    text_adds_json(out, metrics->model_name); /* Prometheus' escapes for quotes, backslashes and newlines are JSON's */
+    text_addf(out, "%s%s%s%s} ", row->label ? "," : "", row->label ? row->label : "", *more ? "," : "", more);
+}
+
+static double plain_value(const struct metrics *metrics, const struct metric *row) {
+    const char *field = (const char *)metrics + row->offset;
+    switch (row->type) {
+    case U32:
+        return *(const uint32_t *)field;
+    case U64:
+        return (double)*(const uint64_t *)field;
+    case SIZE:
+        return (double)*(const size_t *)field;
+    case DOUBLE:
+        return *(const double *)field;
+    case HISTOGRAM_OF:
+        break;
+    }
+    CHECK(!"a plain metric has a plain type");
+    return 0;
+}
+
+static void write_plain(const struct metrics *metrics, const struct metric *row, struct text *out) {
+    text_addf(out, "metronome:%s", row->name);
+    write_labels(metrics, row, "", out);
+    text_addf(out, "%.17g\n", plain_value(metrics, row));
+}
+
+static void write_histogram(const struct metrics *metrics, const struct metric *row, struct text *out) {
+    const struct histogram *histogram = (const struct histogram *)((const char *)metrics + row->offset);
+    uint64_t below = 0;
+    for (uint32_t i = 0; i <= histogram->bounds; i++) {
+        char bound[40] = "le=\"+Inf\"";
+        if (i < histogram->bounds) {
+            snprintf(bound, sizeof bound, "le=\"%.10g\"", histogram->upper[i]);
+        }
+        below += histogram->counts[i];
+        text_addf(out, "metronome:%s_bucket", row->name);
+        write_labels(metrics, row, bound, out);
+        text_addf(out, "%llu\n", (unsigned long long)below);
+    }
+    text_addf(out, "metronome:%s_sum", row->name);
+    write_labels(metrics, row, "", out);
+    text_addf(out, "%.17g\n", histogram->sum);
+    text_addf(out, "metronome:%s_count",
+              row->name); /* of the buckets, so that it is the +Inf bucket's whatever races */
+    write_labels(metrics, row, "", out);
+    text_addf(out, "%llu\n", (unsigned long long)below);
+}
+
+void metrics_derive(struct metrics *metrics) {
+    const struct engine_stats *engine = &metrics->engine;
+    metrics->kv_usage = engine->kv_blocks ? 1 - (double)engine->kv_blocks_free / (double)engine->kv_blocks : 0;
+}
+
+void metrics_write(const struct metrics *metrics, struct text *out) {
+    text_addf(out,
+              "# HELP metronome:build_info Which Metronome this is.\n# TYPE metronome:build_info gauge\n"
+              "metronome:build_info{version=\"%s\"} 1\n",
+              metrics->version);
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        const struct metric *row = &table[i];
+        if (row->engine && !metrics->ready) {
+            continue;
+        }
+        if (row->help) {
+            text_addf(out, "# HELP metronome:%s %s\n# TYPE metronome:%s %s\n", row->name, row->help, row->name,
+                      kind_name(row->kind));
+        }
+        if (row->kind == HISTOGRAM) {
+            write_histogram(metrics, row, out);
+        } else {
+            write_plain(metrics, row, out);
+        }
+    }
+}
+
+/* ---- the endpoint ---- */
+
+static double resident_bytes(void) {
+    FILE *file = fopen("/proc/self/statm", "r");
+    unsigned long long pages = 0;
+    if (file) {
+        if (fscanf(file, "%*u %llu", &pages) != 1) {
+            pages = 0;
+        }
+        fclose(file);
+    }
+    return (double)pages * (double)sysconf(_SC_PAGESIZE);
+}
+
+void api_metrics(struct service *service, struct http_exchange *exchange) {
+    struct metrics metrics = {.model_name = service->model_name,
+                              .version = version_text(),
+                              .ready = service->state != SERVICE_LOADING,
+                              .http = http_server_counts(service->http),
+                              .resident_bytes = resident_bytes(),
+                              .start_time_s = (double)service->started_s};
+    if (metrics.ready) {
+        engine_stats(service->runtime.engine, &metrics.engine);
+    }
+    metrics_derive(&metrics);
+    struct text body = {0};
+    metrics_write(&metrics, &body);
+    http_respond(exchange, body.failed ? 503 : 200, "text/plain; version=0.0.4; charset=utf-8",
+                 body.failed ? "" : body.data, body.failed ? 0 : body.bytes);
+    text_free(&body);
+}

@@ -1,0 +1,109 @@
+#include "server/runtime.h"
+
+#include "base/check.h"
+#include "base/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+char *runtime_model_name(const struct config *config) {
+    if (*config->model_name) {
+        return strdup(config->model_name);
+    }
+    const char *slash = strrchr(config->model, '/');
+    char *name = strdup(slash ? slash + 1 : config->model);
+    size_t bytes = name ? strlen(name) : 0;
+    if (bytes > 5 && strcmp(name + bytes - 5, ".gguf") == 0) {
+        name[bytes - 5] = 0;
+    }
+    return name;
+}
+
+/* A model without a template, or with one that is not known, still serves completions: only a template that was
+ * asked for by name must be there. */
+static struct status choose_chat_template(const struct config *config, struct runtime *runtime) {
+    if (*config->chat_template && strcmp(config->chat_template, "auto") != 0) {
+        return status_context(chat_template_named(config->chat_template, &runtime->chat), "chat_template");
+    }
+    struct gguf_string own = model_chat_template(runtime->model);
+    runtime->chat_status = chat_template_recognise(own.data, own.bytes, &runtime->chat);
+    if (status_failed(&runtime->chat_status)) {
+        runtime->chat = NULL;
+        log_warn("no chat: %s", runtime->chat_status.message);
+    }
+    return STATUS_SUCCESS;
+}
+
+struct status runtime_open_model(const struct config *config, struct runtime *out) {
+    *out = (struct runtime){0};
+    if (!*config->model) {
+        return status_error(STATUS_INVALID, "model: name a GGUF file with --model FILE");
+    }
+    TRY(status_context(model_open(config->model, &out->model), "model %s", config->model));
+    out->tokenizer = model_tokenizer(out->model);
+    return STATUS_SUCCESS;
+}
+
+static struct status open_device(const struct config *config, struct runtime *runtime) {
+    struct device_config device = {
+        .name = config->device,
+        .device_memory = config->device_memory,
+        .host_memory = config->host_memory,
+        .link_bytes_per_s = config->link_gbps * 1e9,
+        .threads = (uint32_t)config->threads,
+        .isa = config->isa,
+        .compute = strcmp(config->compute, "f32") == 0 ? COMPUTE_F32 : COMPUTE_INT8,
+        .seed = config->seed,
+        .hardware = *config->hardware ? config->hardware : NULL,
+    };
+    return status_context(device_open(&device, &runtime->device), "device %s", config->device);
+}
+
+static struct status create_engine(const struct config *config, struct runtime *runtime) {
+    struct engine_config engine = {
+        .context = (uint32_t)config->context,
+        .max_sequences = (uint32_t)config->max_sequences,
+        .max_queue = (uint32_t)config->max_queue,
+        .max_batch_tokens = (uint32_t)config->max_batch_tokens,
+        .prefill_chunk = (uint32_t)config->prefill_chunk,
+        .kv_type = strcmp(config->kv_type, "bf16") == 0 ? KV_BF16 : KV_F16,
+        .kv_tokens = config->kv_tokens,
+        .device_memory = config->device_memory,
+        .offload_policy = config->offload_policy,
+        .seed = config->seed,
+    };
+    TRY(engine_create(&engine, runtime->model, runtime->device, &runtime->engine));
+    struct engine_stats stats;
+    engine_stats(runtime->engine, &stats);
+    runtime->context = stats.context;
+    runtime->kv_tokens = (uint64_t)stats.kv_blocks * KV_BLOCK_TOKENS;
+    return STATUS_SUCCESS;
+}
+
+struct status runtime_open(const struct config *config, struct runtime *out) {
+    struct status status = runtime_open_model(config, out);
+    if (status.code == STATUS_OK) {
+        status = choose_chat_template(config, out);
+    }
+    if (status.code == STATUS_OK) {
+        status = open_device(config, out);
+    }
+    if (status.code == STATUS_OK) {
+        status = create_engine(config, out);
+    }
+    if (status.code != STATUS_OK) {
+        runtime_close(out);
+    }
+    return status;
+}
+
+void runtime_close(struct runtime *runtime) {
+    if (runtime->engine) {
+        engine_destroy(runtime->engine);
+    }
+    if (runtime->model) {
+        model_close(runtime->model);
+    }
+    device_close(runtime->device);
+    *runtime = (struct runtime){0};
+}

@@ -1,0 +1,129 @@
+// server/metrics.c: the text that Prometheus reads.
+extern "C" {
+#include "server/metrics.h"
+}
+#include <cstring>
+#include <gtest/gtest.h>
+#include <map>
+#include <memory>
+#include <regex>
+#include <set>
+#include <sstream>
+#include <string>
+
+namespace {
+
+class Metrics : public testing::Test {
+  protected:
+    void SetUp() override {
+        numbers_ = std::make_unique<metrics>();
+        numbers_->model_name = "a \"model\"";
+        numbers_->version = "1.2.3";
+        numbers_->ready = true;
+        const double bounds[] = {0.1, 1};
+        for (histogram *each : {&numbers_->engine.ttft_s, &numbers_->engine.tpot_s, &numbers_->engine.e2e_s,
+                                &numbers_->engine.queue_s, &numbers_->engine.iteration_tokens}) {
+            histogram_init(each, bounds, 2);
+        }
+    }
+    std::string write() {
+        text out = {};
+        metrics_derive(numbers_.get());
+        metrics_write(numbers_.get(), &out);
+        std::string result(out.data, out.bytes);
+        text_free(&out);
+        return result;
+    }
+    std::unique_ptr<metrics> numbers_;
+};
+
+// The format: every sample has one HELP and one TYPE before it, names and labels are well formed, no sample twice.
+TEST_F(Metrics, IsWellFormed) {
+    std::istringstream lines(write());
+    std::map<std::string, std::string> types;
+    std::set<std::string> helped, samples;
+    const std::regex sample(R"re(^(metronome:[a-z0-9_]+)(\{([a-z_]+="([^"\\]|\\.)*",?)*\}) (-?[0-9.e+-]+|\+Inf)$)re");
+    std::string line;
+    while (std::getline(lines, line)) {
+        if (line.rfind("# HELP ", 0) == 0) {
+            std::string name = line.substr(7, line.find(' ', 7) - 7);
+            EXPECT_TRUE(helped.insert(name).second) << line;
+        } else if (line.rfind("# TYPE ", 0) == 0) {
+            std::string name = line.substr(7, line.find(' ', 7) - 7);
+            EXPECT_TRUE(types.emplace(name, line.substr(line.rfind(' ') + 1)).second) << line;
+        } else {
+            std::smatch parts;
+            ASSERT_TRUE(std::regex_match(line, parts, sample)) << line;
+            std::string name = parts[1];
+            EXPECT_TRUE(samples.insert(name + parts[2].str()).second) << line;
+            for (const char *suffix : {"_bucket", "_sum", "_count"}) {
+                std::string base = name.substr(0, name.size() - std::min(name.size(), strlen(suffix)));
+                if (types.count(base) && types[base] == "histogram" && name == base + suffix) {
+                    name = base;
+                }
+            }
+            ASSERT_TRUE(types.count(name)) << line;
+            EXPECT_TRUE(helped.count(name)) << line;
+            if (types[name] == "counter") {
+                EXPECT_EQ(name.substr(name.size() - 6), "_total") << line;
+            }
+        }
+    }
+    EXPECT_GT(samples.size(), 40u);
+}
+
+TEST_F(Metrics, ShowsTheNumbersUnderVllmsNames) {
+    numbers_->engine.running = 3;
+    numbers_->engine.waiting = 4;
+    numbers_->engine.kv_blocks = 10;
+    numbers_->engine.kv_blocks_free = 4;
+    numbers_->engine.prompt_tokens = 1ull << 40;
+    numbers_->engine.generation_tokens = 7;
+    numbers_->engine.preemptions = 2;
+    numbers_->engine.finished[FINISH_STOP] = 5;
+    numbers_->engine.finished[FINISH_CANCELLED] = 6;
+    numbers_->http.responses[4] = 9;
+    std::string text = write();
+    std::string model = "{model_name=\"a \\\"model\\\"\"";
+    for (const std::string &line : {
+             "metronome:num_requests_running" + model + "} 3\n",
+             "metronome:num_requests_waiting" + model + "} 4\n",
+             "metronome:kv_cache_usage_perc" + model + "} 0.6",
+             "metronome:prompt_tokens_total" + model + "} 1099511627776\n",
+             "metronome:generation_tokens_total" + model + "} 7\n",
+             "metronome:num_preemptions_total" + model + "} 2\n",
+             "metronome:request_success_total" + model + ",finished_reason=\"stop\"} 5\n",
+             "metronome:request_success_total" + model + ",finished_reason=\"abort\"} 6\n",
+             "metronome:kv_blocks_free" + model + "} 4\n",
+             "metronome:http_responses_total" + model + ",status=\"4xx\"} 9\n",
+             std::string("metronome:build_info{version=\"1.2.3\"} 1\n"),
+         }) {
+        EXPECT_NE(text.find(line), std::string::npos) << line;
+    }
+}
+
+TEST_F(Metrics, HistogramsAreCumulative) {
+    for (double seconds : {0.05, 0.5, 0.6, 7.0}) {
+        histogram_observe(&numbers_->engine.ttft_s, seconds);
+    }
+    std::string text = write(), name = "metronome:time_to_first_token_seconds";
+    std::string model = "{model_name=\"a \\\"model\\\"\"";
+    for (const std::string &line : {
+             name + "_bucket" + model + ",le=\"0.1\"} 1\n",
+             name + "_bucket" + model + ",le=\"1\"} 3\n",
+             name + "_bucket" + model + ",le=\"+Inf\"} 4\n",
+             name + "_sum" + model + "} 8.15",
+             name + "_count" + model + "} 4\n",
+         }) {
+        EXPECT_NE(text.find(line), std::string::npos) << line;
+    }
+}
+
+TEST_F(Metrics, BeforeTheModelIsLoadedOnlyTheServersNumbersShow) {
+    numbers_->ready = false;
+    std::string text = write();
+    EXPECT_EQ(text.find("num_requests_running"), std::string::npos);
+    EXPECT_NE(text.find("metronome:http_connections{"), std::string::npos);
+}
+
+} // namespace
