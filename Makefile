@@ -40,7 +40,7 @@ COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
 # A room's sources are the C files in it and in its folders. Lowest first.
 ROOMS := base kernels offload models scheduler server bench
-sources = $(shell find $(1) -name '*.c' 2>/dev/null | LC_ALL=C sort)
+sources = $(shell find $(1) -name '*.c' -not -path '*/programs/*' 2>/dev/null | LC_ALL=C sort)
 objects = $(patsubst %.c,$(BUILD)/%.o,$(call sources,$(1)))
 MAIN := $(BUILD)/server/main.o
 
@@ -138,6 +138,31 @@ $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIBS_models)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# ---- developers' measurements: bench/programs/kernel_bench.c becomes build/VARIANT/kernel-bench ----
+
+.PHONY: kernel-bench
+kernel-bench: $(BUILD)/kernel-bench ## how fast the cpu device's kernels run here
+	$(Q)$<
+$(BUILD)/kernel-bench: $(BUILD)/bench/programs/kernel_bench.o $(LIBS_kernels)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# MODEL names the file that it runs.
+MODEL ?= .cache/SmolLM2-135M-Instruct.Q4_1.gguf
+.PHONY: forward-bench
+forward-bench: $(BUILD)/forward-bench ## how fast a model's forward pass runs here
+	$(Q)$< '$(MODEL)'
+$(BUILD)/forward-bench: $(BUILD)/bench/programs/forward_bench.o $(LIBS_models)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+.PHONY: engine-bench
+engine-bench: $(BUILD)/engine-bench ## start, prefill, decode and memory of the whole engine here
+	$(Q)$< '$(MODEL)'
+$(BUILD)/engine-bench: $(BUILD)/bench/programs/engine_bench.o $(LIBS_scheduler)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc $^ $(LDLIBS) -o $@
 
 # ---- the checks: tests/run.py knows how each is run; with no names it runs them all ----
 
