@@ -23,8 +23,9 @@ SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-fra
 SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
 SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPT_release := -O3
-OPT_asan    := -O1
-OPT_tsan    := -O1
+# Where the debugger would find each variable takes minutes to work out for the kernels, instrumented, and is not asked.
+OPT_asan    := -O1 -fno-var-tracking
+OPT_tsan    := -O1 -fno-var-tracking
 OPT_fuzz    := -O1
 SAN      := $(SAN_$(VARIANT))
 CFLAGS   += $(OPT_$(VARIANT)) $(SAN)
