@@ -34,7 +34,7 @@ class Runner {
     struct Options {
         enum compute_mode compute = COMPUTE_F32;
         enum kv_type kv = KV_F16;
-        uint32_t threads = 1;
+        uint32_t threads = 1, slabs = 1;
         const char *isa = "auto";
         uint32_t rows = 64, logit_rows = 64, sequences = 16, context = 128;
     };

@@ -73,7 +73,8 @@ TEST(Tiny, TypesMixedBetweenLayers) {
     EXPECT_LT(error_of(tiny, with(COMPUTE_INT8)), 2e-2);
 }
 
-TEST(Tiny, LayerBytesAreThoseOfTheLargestLayer) {
+// Slabs are as large as the largest of any layer, and together no larger than the layer needs and its padding.
+TEST(Tiny, SlabBytesAreThoseOfTheLargestSlab) {
     TinyModel tiny = wide_model(TENSOR_Q4_K);
     tiny.down_types = {TENSOR_Q4_K, TENSOR_Q6_K};
     struct model *model = open_tiny(tiny);
@@ -83,10 +84,15 @@ TEST(Tiny, LayerBytesAreThoseOfTheLargestLayer) {
         auto packed = [&](enum tensor_type type, uint32_t rows, uint32_t columns) {
             return device_packed_bytes(device, type, rows, columns);
         };
-        size_t bytes = 2 * 256 * sizeof(float) + 2 * packed(TENSOR_Q4_K, 256, 256) + 2 * packed(TENSOR_Q4_K, 128, 256) +
-                       2 * packed(TENSOR_Q4_K, 512, 256) + packed(TENSOR_Q6_K, 256, 512);
-        EXPECT_EQ(model_slab_bytes(model, device, 1), bytes);
-        EXPECT_EQ(model_slab_bytes(model, device, 1) % 64, 0u);
+        auto layer = [&](uint32_t slabs) {
+            return packed(TENSOR_Q4_K, 256 / slabs, 256) * 2 + packed(TENSOR_Q4_K, 128 / slabs, 256) * 2 +
+                   packed(TENSOR_Q4_K, 512 / slabs, 256) * 2 + packed(TENSOR_Q6_K, 256 / slabs, 512) +
+                   2 * 256 * sizeof(float);
+        };
+        for (uint32_t slabs : {1u, 2u, 4u}) {
+            EXPECT_EQ(model_slab_bytes(model, device, slabs), layer(slabs)) << slabs;
+            EXPECT_EQ(model_slab_bytes(model, device, slabs) % 64, 0u);
+        }
         EXPECT_EQ(model_global_bytes(model, device), packed(TENSOR_Q4_K, 80, 256) + 256 * 4 + 32 * 4);
     }
     model_close(model);
@@ -214,6 +220,18 @@ TEST_P(Invariance, OfThreads) {
         options.threads = threads;
         Runner runner(model, options);
         EXPECT_EQ(runner.prefill(0, ids, 64), one) << threads << " threads";
+    }
+}
+
+TEST_P(Invariance, OfSlabs) {
+    Runner::Options options = with(GetParam());
+    Logits whole;
+    for (uint32_t slabs : {1u, 2u, 3u, 5u, 16u}) { // 16: more than some matrices have groups of rows
+        options.slabs = slabs;
+        Runner runner(model, options);
+        Logits logits = runner.prefill(0, ids, 64);
+        whole = slabs == 1 ? logits : whole;
+        EXPECT_EQ(logits, whole) << slabs << " slabs";
     }
 }
 
