@@ -122,7 +122,7 @@ static double plain_value(const struct metrics *metrics, const struct metric *ro
 static void write_plain(const struct metrics *metrics, const struct metric *row, struct text *out) {
     text_addf(out, "metronome:%s", row->name);
     write_labels(metrics, row, "", out);
-    text_addf(out, "%.17g\n", plain_value(metrics, row));
+    text_addf(out, "%.15g\n", plain_value(metrics, row));
 }
 
 static void write_histogram(const struct metrics *metrics, const struct metric *row, struct text *out) {
@@ -140,7 +140,7 @@ static void write_histogram(const struct metrics *metrics, const struct metric *
     }
     text_addf(out, "metronome:%s_sum", row->name);
     write_labels(metrics, row, "", out);
-    text_addf(out, "%.17g\n", histogram->sum);
+    text_addf(out, "%.15g\n", histogram->sum);
     text_addf(out, "metronome:%s_count",
               row->name); /* of the buckets, so that it is the +Inf bucket's whatever races */
     write_labels(metrics, row, "", out);
