@@ -30,12 +30,15 @@ size_t cost_packed_bytes(enum tensor_type type, uint32_t rows, uint32_t columns)
     return packed_groups(rows) * packed_group_bytes(type, columns);
 }
 
-/* Quantized weights meet int8 activations on the fast path; COMPUTE_F32 does everything in f32. */
-static double ns_per_flop(const struct cost_model *model, enum tensor_type type) {
+/* Which of the rates a product with weights of a type goes at: quantized weights meet int8 activations on the fast
+ * path; COMPUTE_F32 does everything in f32. */
+enum rate { RATE_F16, RATE_INT8, RATE_F32, RATES };
+
+static enum rate rate_of(const struct cost_model *model, enum tensor_type type) {
     if (model->compute == COMPUTE_F32 || type == TENSOR_F32) {
-        return model->ns_per_f32_flop;
+        return RATE_F32;
     }
-    return packed_is_quantized(type) ? model->ns_per_int8_op : model->ns_per_f16_flop;
+    return packed_is_quantized(type) ? RATE_INT8 : RATE_F16;
 }
 
 static uint64_t roofline_ns(const struct cost_model *model, double compute_ns, double bytes) {
@@ -54,15 +57,19 @@ uint64_t cost_rmsnorm_ns(const struct cost_model *model, uint32_t n, uint32_t di
     return cost_bytes_ns(model, 2 * F32 * n * dim);
 }
 
+/* Operations and bytes are summed as whole numbers, which is exact, so that a matrix cut into slabs costs what it costs
+ * whole. */
 uint64_t cost_matmul_ns(const struct cost_model *model, const struct matmul_part *parts, uint32_t count, uint32_t n) {
-    double compute_ns = 0, bytes = F32 * n * parts[0].weight.columns;
+    double operations[RATES] = {0}, bytes = F32 * n * parts[0].weight.columns;
     for (uint32_t i = 0; i < count; i++) {
         const struct weight *weight = &parts[i].weight;
         double out = (double)n * weight->rows;
-        compute_ns += 2 * out * weight->columns * ns_per_flop(model, weight->type);
+        operations[rate_of(model, weight->type)] += 2 * out * weight->columns;
         bytes += (double)cost_packed_bytes(weight->type, weight->rows, weight->columns);
         bytes += (parts[i].accumulate ? 2 : 1) * F32 * out;
     }
+    double compute_ns = operations[RATE_F16] * model->ns_per_f16_flop + operations[RATE_INT8] * model->ns_per_int8_op +
+                        operations[RATE_F32] * model->ns_per_f32_flop;
     return roofline_ns(model, compute_ns, bytes);
 }
 
