@@ -137,7 +137,7 @@ INLINE void finish(const struct matmul_job *job, const f32v *sums, uint32_t firs
 /* LANES outputs by `rows` activation rows beginning at `slot` of a tile. */
 INLINE void micro_int8(const enum tensor_type type, const int rows, const struct matmul_job *job,
                        const struct activation_block *tile, int slot, int lane, f32v *sums) {
-    const int halves = type == TENSOR_Q6_K ? 2 : 1, shift = packed_offset_shift(type);
+    const int halves = type == TENSOR_Q6_K ? 2 : 1, quads = 8 / halves, shift = packed_offset_shift(type);
     const uint32_t blocks = job->columns / PACKED_BLOCK;
     const uint8_t *codes = job->group, *scales = job->group + packed_scale_offset(type, job->columns);
     f32v sum[MICRO_ROWS];
@@ -148,11 +148,14 @@ INLINE void micro_int8(const enum tensor_type type, const int rows, const struct
         const struct block_scales weights = load_scales(type, scales, block, lane);
         UNROLL for (int half = 0; half < halves; half++) {
             i32v dot[MICRO_ROWS];
-            UNROLL for (int i = 8 / halves * half; i < 8 / halves * (half + 1); i++) {
+            UNROLL for (int row = 0; row < rows; row++) {
+                dot[row] = i32_set(0);
+            }
+            UNROLL for (int step = 0; step < quads; step++) {
+                const int i = half * quads + step;
                 const u8v quad = load_quad(type, codes, lane, i);
                 UNROLL for (int row = 0; row < rows; row++) {
-                    dot[row] = i32_dot4(i % (8 / halves) ? dot[row] : i32_set(0), quad, tile->q[slot + row] + 4 * i,
-                                        type == TENSOR_Q8_0);
+                    dot[row] = i32_dot4(dot[row], quad, tile->q[slot + row] + 4 * i, type == TENSOR_Q8_0);
                 }
             }
             UNROLL for (int row = 0; row < rows; row++) {

@@ -19,10 +19,14 @@
 #include <immintrin.h>
 #endif
 
+/* INLINE functions and UNROLLed loops are those whose arguments, trip counts and array elements must become constants
+ * and registers. Plain C has no registers to spare: there they stay the functions and loops they are. */
+#if !defined(__AVX2__)
+#define INLINE static inline
+#else
 #define INLINE static inline __attribute__((always_inline))
+#endif
 
-/* UNROLL before a loop with a constant trip count: its array elements must live in registers. Plain C has none to
- * spare, and is better left as loops. */
 #if !defined(__AVX2__)
 #define UNROLL
 #elif defined(__clang__)
@@ -292,9 +296,9 @@ INLINE i32v i32_byte(u8v v, const int byte) {
     return _mm256_and_si256(_mm256_srli_epi32(v, 8 * byte), _mm256_set1_epi32(0xff));
 }
 
-#else /* plain C */
+#else /* plain C; few lanes, for the compilers' sake */
 
-#define LANES 16
+#define LANES 4
 typedef struct {
     float lane[LANES];
 } f32v;

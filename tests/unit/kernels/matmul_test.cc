@@ -185,17 +185,17 @@ TEST(Matmul, MatchesPlainLoopsAndIsTheSameInEveryInstructionSet) {
 TEST(Matmul, ARowDependsOnNeitherItsNeighboursNorChunksNorThreads) {
     struct random_state random;
     random_seed(&random, 2);
-    const uint32_t n = 37, rows = 90;
+    const uint32_t n = 37, rows = 50;
     for (enum compute_mode compute : {COMPUTE_INT8, COMPUTE_F32}) {
         for (enum tensor_type type : all_types) {
-            const uint32_t columns = quantized(type) ? 512 : 131;
+            const uint32_t columns = quantized(type) ? 256 : 131;
             const Matrix matrix(&random, type, rows, columns);
             const std::vector<float> x = random_floats(&random, static_cast<size_t>(n) * columns);
             for (const std::string &isa : instruction_sets()) {
                 SCOPED_TRACE(std::string(tensor_traits(type)->name) + " " + isa);
                 Rig one(isa, compute, 1, limits_for(n, columns)), three(isa, compute, 3, limits_for(n, columns));
                 const std::vector<float> whole = run(one, matrix, x, n, n);
-                for (uint32_t chunk : {1, 2, 3, 7, 16}) {
+                for (uint32_t chunk : {1, 2, 7, 16}) {
                     EXPECT_TRUE(same_bits(run(one, matrix, x, n, chunk), whole)) << "chunk " << chunk;
                 }
                 EXPECT_TRUE(same_bits(run(three, matrix, x, n, n), whole)) << "3 threads";
