@@ -24,11 +24,6 @@ uint32_t plan_staging(const struct plan_load *load, uint32_t streamed_slabs) {
     return fullest + (filled < fullest ? (uint32_t)filled : fullest);
 }
 
-/* The longest ring that is looked at. */
-static uint32_t most_staging(const struct plan_load *load, uint32_t streamed_slabs) {
-    return 2 * slabs_of_fullest(load->layers, streamed_slabs) + 2;
-}
-
 /* The family's member with `member` slabs, or of interval `member`. */
 static void place(const struct plan_load *load, enum plan_family family, uint32_t member, uint32_t staging,
                   struct plan *plan) {
@@ -51,6 +46,13 @@ struct search {
     enum plan_family family;
     uint32_t cap; /* slabs streamed at most */
 };
+
+/* The longest ring that is looked at. */
+static uint32_t most_staging(const struct search *search) {
+    const struct plan_load *load = search->load;
+    uint32_t fullest = search->family == PLAN_INTERVAL ? load->slabs : slabs_of_fullest(load->layers, search->cap);
+    return 2 * fullest + 2;
+}
 
 static bool meets(const struct search *search, uint32_t member, uint32_t staging) {
     struct plan plan;
@@ -115,7 +117,7 @@ static void search_best(const struct search *search, const struct plan_limits *l
     if (limits->staging > 0) {
         best_slabs = most_slabs(search, limits->staging, limits->near, &best_member);
     }
-    uint32_t last = limits->staging > 0 ? 0 : most_staging(load, search->cap), near = limits->near;
+    uint32_t last = limits->staging > 0 ? 0 : most_staging(search), near = limits->near;
     for (uint32_t staging = 1; staging <= last && search->cap >= staging + (best_slabs - best_staging); staging++) {
         uint32_t member, slabs = most_slabs(search, staging, near, &member);
         int64_t gain = (int64_t)slabs - staging - (best_slabs - best_staging);
@@ -158,7 +160,7 @@ static void search_fastest(const struct search *search, const struct plan_limits
     const struct plan_load *load = search->load;
     int64_t floor = limits->floor_slabs;
     uint32_t first = limits->staging > 0 ? limits->staging : 1;
-    uint32_t last = limits->staging > 0 ? limits->staging : most_staging(load, search->cap);
+    uint32_t last = limits->staging > 0 ? limits->staging : most_staging(search);
     plan_none(load, &choice->plan);
     choice->plan.staging = limits->staging;
     choice->prediction = plan_predict(load, &choice->plan);

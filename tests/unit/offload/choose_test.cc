@@ -15,7 +15,8 @@ const plan_limits UNLIMITED = {INT32_MIN, UINT32_MAX, UINT32_MAX, 0, 0};
 template <class Visit>
 void each_plan(const plan_load &load, const plan_limits &limits, plan_family family, uint64_t cap, Visit visit) {
     uint32_t all = load.layers * load.slabs;
-    uint32_t most = 2 * ((std::min<uint64_t>(all, cap) + load.layers - 1) / load.layers) + 2;
+    uint32_t fullest = (std::min<uint64_t>(all, cap) + load.layers - 1) / load.layers;
+    uint32_t most = 2 * (family == PLAN_INTERVAL ? load.slabs : fullest) + 2;
     for (uint32_t staging = 1; staging <= std::max(most, limits.staging); staging++) {
         if (limits.staging != 0 && staging != limits.staging) {
             continue;
