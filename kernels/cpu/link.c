@@ -16,9 +16,10 @@
 /* The middle of a copy may run ahead of the link by this much rather than sleep for less. Its end never does. */
 #define AHEAD_NS 50000
 
-/* Sleeps end late. A copy makes up for lateness that is not its own fault, but not for more than this: a link that was
- * idle carries nothing afterwards for the time it missed. */
-#define MAKE_UP_NS 1000000
+/* Sleeps end late, and a busy system takes the core away. A real link would have gone on, so a copy makes up for the
+ * lateness of the one before it and its own, but for no more than this: a link that was idle carries nothing afterwards
+ * for the time it missed. */
+#define MAKE_UP_NS 20000000
 
 void link_init(struct link *link, double bytes_per_s) {
     *link = (struct link){0};
@@ -61,29 +62,25 @@ static size_t piece_bytes(double bytes_per_s, size_t left) {
     return piece < left ? piece : left;
 }
 
-void link_carry(struct link *link, void *target, const void *source, size_t bytes, uint64_t *late_ns) {
-    if (atomic_load_explicit(&link->bytes_per_s, memory_order_relaxed) == 0) {
-        memcpy(target, source, bytes);
-        *late_ns = 0;
-        return;
-    }
+uint64_t link_carry(struct link *link, void *target, const void *source, size_t bytes, uint64_t ready_ns) {
     uint64_t now_ns = clock_now_ns();
-    uint64_t due_ns = now_ns - *late_ns; /* of what came before */
+    uint64_t due_ns = ready_ns; /* of what is done */
     for (size_t done = 0; done < bytes;) {
         double bytes_per_s = atomic_load_explicit(&link->bytes_per_s, memory_order_relaxed);
-        size_t piece = bytes_per_s > 0 ? piece_bytes(bytes_per_s, bytes - done) : bytes - done;
-        if (bytes_per_s > 0) {
+        bool paced = bytes_per_s > 0;
+        size_t piece = paced ? piece_bytes(bytes_per_s, bytes - done) : bytes - done;
+        if (paced) {
             due_ns = reserve(link, piece, bytes_per_s, later(due_ns, now_ns - MAKE_UP_NS));
         }
         memcpy((char *)target + done, (const char *)source + done, piece);
         done += piece;
         now_ns = clock_now_ns();
-        if (bytes_per_s == 0) {
+        if (!paced) {
             due_ns = now_ns;
         } else if (due_ns > now_ns && (done == bytes || due_ns - now_ns > AHEAD_NS)) {
             clock_sleep_until_ns(due_ns);
             now_ns = clock_now_ns();
         }
     }
-    *late_ns = now_ns - due_ns;
+    return due_ns;
 }

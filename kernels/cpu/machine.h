@@ -46,10 +46,10 @@ void link_destroy(struct link *link);
 /* Counts a copy; at enqueue, on the host thread. Nothing for COPY_DEVICE_TO_DEVICE. */
 void link_count(struct link *link, size_t bytes, enum copy_kind kind);
 
-/* Copies at the link's pace: returns when the bytes are there and their time on the link is over. `*late_ns` is by how
- * much the copy before it on this stream, which it follows at once, outlasted its time (0 if there was a pause
- * between them); it comes back as this copy's own. On a stream's thread. */
-void link_carry(struct link *link, void *target, const void *source, size_t bytes, uint64_t *late_ns);
+/* Copies at the link's pace: returns when the bytes are there and their time on the link is over. `ready_ns` is when
+ * the copy could have begun had nothing before it been late; the result is when it ended, or ought to have. On a
+ * stream's thread. */
+uint64_t link_carry(struct link *link, void *target, const void *source, size_t bytes, uint64_t ready_ns);
 
 /* ---- stream.c ---- */
 

@@ -5,6 +5,7 @@
 #include "base/check.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,17 +16,36 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 
+/* What the system could give without swapping or killing; UINT64_MAX if it does not say. */
+static uint64_t available_bytes(void) {
+    FILE *file = fopen("/proc/meminfo", "re");
+    if (!file) {
+        return UINT64_MAX;
+    }
+    char line[128];
+    unsigned long long kib;
+    uint64_t bytes = UINT64_MAX;
+    while (fgets(line, sizeof line, file)) {
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) {
+            bytes = (uint64_t)kib << 10;
+            break;
+        }
+    }
+    fclose(file);
+    return bytes;
+}
+
 /* Memory from HUGE_PAGE up is asked for in huge pages, and all of it is faulted in now: a page fault in the middle of
  * an iteration would cost time that nobody predicted, and memory that is not there is better missed at the start. */
 static void *map(size_t bytes) {
-    size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : CPU_ALIGNMENT;
+    bool huge = bytes >= HUGE_PAGE;
     void *address;
-    if (posix_memalign(&address, alignment, bytes)) {
+    if ((huge && bytes > available_bytes()) || posix_memalign(&address, huge ? HUGE_PAGE : CPU_ALIGNMENT, bytes)) {
         return NULL;
     }
-    if (bytes >= HUGE_PAGE) {
+    if (huge) {
         size_t whole = bytes & ~(HUGE_PAGE - 1);
-        madvise(address, whole, MADV_HUGEPAGE);
+        madvise(address, whole, MADV_HUGEPAGE); /* a wish: systems without them go on with small ones */
         if (madvise(address, whole, MADV_POPULATE_WRITE) && errno == ENOMEM) {
             free(address);
             return NULL;
@@ -53,9 +73,10 @@ struct status ledger_alloc(struct ledger *ledger, size_t bytes, const char *what
     if (!address) {
         char need[16];
         free(allocation);
-        return status_error(STATUS_NO_MEMORY,
-                            "%s: the system has no %s of RAM left; lower what is asked of %s, or free RAM", what,
-                            bytes_format(bytes, need, sizeof need), ledger->memory);
+        return status_error(
+            STATUS_NO_MEMORY,
+            "%s: the system has no %s of RAM to spare for %s; lower the limits that ask for it, or free RAM", what,
+            bytes_format(bytes, need, sizeof need), ledger->memory);
     }
     *allocation = (struct allocation){.next = ledger->first, .address = address, .bytes = bytes};
     ledger->first = allocation;

@@ -41,7 +41,7 @@ static void *worker_main(void *argument) {
     for (;;) {
         timeline_wait(&pool->started, seen + 1, POOL_SPIN_NS);
         seen = timeline_value(&pool->started);
-        if (pool->stopping) {
+        if (atomic_load(&pool->stopping)) {
             return NULL;
         }
         work(pool, worker->index);
@@ -71,7 +71,7 @@ struct status pool_init(struct pool *pool, uint32_t threads) {
 }
 
 void pool_destroy(struct pool *pool) {
-    pool->stopping = true;
+    atomic_store(&pool->stopping, true);
     timeline_advance(&pool->started, 1);
     for (uint32_t i = 0; i < pool->started_workers; i++) {
         pthread_join(pool->workers[i].thread, NULL);

@@ -10,6 +10,8 @@
 #include "kernels/cpu/timeline.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 
 struct pool_worker {
     struct pool *pool;
@@ -22,7 +24,8 @@ struct pool {
     cpu_task *task;
     void *context;
     uint32_t tasks;
-    bool stopping;
+
+    _Atomic bool stopping;
 
     struct timeline started;  /* jobs */
     struct timeline finished; /* tasks of all jobs */

@@ -46,8 +46,8 @@ struct cpu_stream {
     struct command *commands; /* (QUEUE_COMMANDS), the one of point p at p % QUEUE_COMMANDS */
 
     /* The stream's thread alone. */
-    uint64_t running; /* the point of the command in hand */
-    uint64_t late_ns; /* see link_carry() */
+    uint64_t running;  /* the point of the command in hand */
+    uint64_t ready_ns; /* when it would have got here, had its copies ended on time (link_carry()); 0: now */
     struct random_state jitter;
 
     /* The point that failed, 0 for none. Written, after `failure`, by the stream's thread before it passes that point:
@@ -107,7 +107,7 @@ static void run_command(struct cpu_stream *stream, struct command *command) {
         pthread_mutex_lock(computing);
         command->run(stream, command->arguments);
         pthread_mutex_unlock(computing);
-        stream->late_ns = 0;
+        stream->ready_ns = 0;
     } else {
         command->run(stream, command->arguments);
     }
@@ -119,9 +119,7 @@ static void *stream_main(void *argument) {
     stream->running = timeline_value(&stream->finished);
     for (;;) {
         uint64_t point = ++stream->running;
-        if (timeline_wait(&stream->enqueued, point, STREAM_SPIN_NS)) {
-            stream->late_ns = 0;
-        }
+        timeline_wait(&stream->enqueued, point, STREAM_SPIN_NS);
         struct command *command = &stream->commands[point % QUEUE_COMMANDS];
         bool stop = command->kind == COMMAND_STOP;
         if (!stop) {
@@ -210,7 +208,7 @@ struct status cpu_stream_create(struct device *device, enum stream_kind kind, st
     }
     stream->base = (struct stream){.device = device, .kind = kind};
     stream->device = (struct cpu_device *)device;
-    stream->late_ns = 0;
+    stream->ready_ns = 0;
     random_seed(&stream->jitter, random_hash(machine->seed, machine->streams_made));
     int error = pthread_create(&stream->thread, NULL, stream_main, stream);
     if (error) {
@@ -244,6 +242,7 @@ struct copy_arguments {
     const void *source;
     size_t bytes;
     enum copy_kind kind;
+    uint64_t enqueued_ns;
 };
 
 static void run_copy(struct cpu_stream *stream, void *arguments) {
@@ -251,18 +250,24 @@ static void run_copy(struct cpu_stream *stream, void *arguments) {
     struct cpu_machine *machine = stream->device->machine;
     if (machine->jitter_ns > 0) {
         clock_sleep_until_ns(clock_now_ns() + random_below(&stream->jitter, machine->jitter_ns + 1));
-        stream->late_ns = 0;
+        stream->ready_ns = 0;
     }
     if (copy->kind == COPY_DEVICE_TO_DEVICE) {
         memmove(copy->target, copy->source, copy->bytes);
-        stream->late_ns = 0;
-    } else {
-        link_carry(&machine->link, copy->target, copy->source, copy->bytes, &stream->late_ns);
+        stream->ready_ns = 0;
+        return;
     }
+    uint64_t ready_ns = stream->ready_ns;
+    if (ready_ns == 0) {
+        ready_ns = clock_now_ns();
+    } else if (ready_ns < copy->enqueued_ns) {
+        ready_ns = copy->enqueued_ns;
+    }
+    stream->ready_ns = link_carry(&machine->link, copy->target, copy->source, copy->bytes, ready_ns);
 }
 
 void cpu_stream_copy(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind) {
-    struct copy_arguments copy = {.target = target, .source = source, .bytes = bytes, .kind = kind};
+    struct copy_arguments copy = {target, source, bytes, kind, clock_now_ns()};
     link_count(&machine_of(stream->device)->link, bytes, kind);
     enqueue(cpu_stream_of(stream), COMMAND_MOVE, run_copy, &copy, sizeof copy);
 }
@@ -330,7 +335,7 @@ struct wait_arguments {
 static void run_wait(struct cpu_stream *stream, void *arguments) {
     const struct wait_arguments *wait = arguments;
     if (timeline_wait(&wait->stream->finished, wait->point, STREAM_SPIN_NS)) {
-        stream->late_ns = 0;
+        stream->ready_ns = 0;
     }
     if (failed(wait->stream, wait->point)) {
         cpu_fail(stream, wait->stream->failure);

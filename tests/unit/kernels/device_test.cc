@@ -344,31 +344,31 @@ TEST(Event, NeverRecordedIsPast) {
 // Recording again, on this stream or another, changes nothing for a wait that was enqueued before.
 TEST(Event, RecordedAgainDoesNotConfuseAnEarlierWait) {
     struct device_config config = cpu_config();
-    config.link_bytes_per_s = 1e6; // 40 ms for 40 kB
+    config.link_bytes_per_s = 1e6; // 80 ms for 80 kB
     Device d(config);
     struct stream *slow = d.stream(), *waiter = d.stream(), *idle = d.stream();
     struct event *event = d.event(), *first_end = d.event(), *second_end = d.event(), *waited = d.event();
-    std::vector<char> source(40000);
+    std::vector<char> source(80000);
     char *target = d.alloc<char>(source.size());
 
     stream_copy(slow, target, source.data(), source.size(), COPY_HOST_TO_DEVICE);
-    event_record(event, slow);
     event_record(first_end, slow);
+    event_record(event, slow);
     stream_wait(waiter, event);
     event_record(waited, waiter);
     event_record(event, idle); // past at once: must not let the waiter through
     ASSERT_OK(event_sync(event));
     EXPECT_FALSE(event_query(waited));
     stream_copy(slow, target, source.data(), source.size(), COPY_HOST_TO_DEVICE);
-    event_record(event, slow); // 40 ms later: must not hold the waiter up
+    event_record(event, slow); // 80 ms later: must not hold the waiter up
     event_record(second_end, slow);
     ASSERT_OK(event_sync(waited));
     EXPECT_FALSE(event_query(event));
     ASSERT_OK(stream_sync(slow));
-    EXPECT_GE(event_time_ns(waited), event_time_ns(first_end) - 1000000);
+    EXPECT_GE(event_time_ns(waited), event_time_ns(first_end));
     EXPECT_LT(event_time_ns(waited), event_time_ns(second_end));
     EXPECT_LE(event_time_ns(event), event_time_ns(second_end)) << "the time is the latest record's";
-    EXPECT_GE(event_time_ns(event), event_time_ns(first_end) + 40000000);
+    EXPECT_GE(event_time_ns(event), event_time_ns(first_end) + 40 * NS_PER_MS);
 }
 
 TEST(Event, OutlivesItsStreamAndTheOtherWayRound) {
@@ -400,15 +400,16 @@ TEST(Event, OutlivesItsStreamAndTheOtherWayRound) {
 
 // ---- the link ----
 
+// From before the copy is enqueued until it has arrived.
 uint64_t timed_copy(Device &d, struct stream *stream, size_t bytes) {
     std::vector<char> host(bytes);
     char *target = d.alloc<char>(bytes);
-    struct event *begin = d.event(), *end = d.event();
-    event_record(begin, stream);
+    struct event *end = d.event();
+    uint64_t begin_ns = device_now_ns(d.device);
     stream_copy(stream, target, host.data(), bytes, COPY_HOST_TO_DEVICE);
     event_record(end, stream);
     EXPECT_OK(event_sync(end));
-    return event_time_ns(end) - event_time_ns(begin);
+    return event_time_ns(end) - begin_ns;
 }
 
 TEST(Link, IsPaced) {
@@ -419,12 +420,12 @@ TEST(Link, IsPaced) {
     for (size_t bytes : {100, 100000, 4000000}) {
         uint64_t due_ns = (uint64_t)(bytes * 10);
         uint64_t took_ns = timed_copy(d, stream, bytes);
-        EXPECT_GE(took_ns, due_ns - 1) << bytes;
+        EXPECT_GE(took_ns, due_ns) << bytes;
         EXPECT_LE(took_ns, due_ns * 3 / 2 + 30 * NS_PER_MS) << bytes;
     }
     device_set_link(d.device, 0);
     EXPECT_EQ(device_info(d.device).link_bytes_per_s, 0);
-    EXPECT_LE(timed_copy(d, stream, 4000000), 35 * NS_PER_MS) << "an unpaced copy is a memcpy";
+    EXPECT_LE(timed_copy(d, stream, 20000000), 150 * NS_PER_MS) << "200 ms if it were paced";
 }
 
 // Lateness of one copy is made up for by the next: a train of copies keeps the link's pace as a whole.
@@ -437,19 +438,21 @@ TEST(Link, ATrainOfCopiesKeepsPace) {
     std::vector<char> host(BYTES);
     char *target = d.alloc<char>(BYTES);
     uint64_t best_ns = UINT64_MAX;
-    for (int attempt = 0; attempt < 3; attempt++) { // a neighbour may take the core for a while
-        struct event *begin = d.event(), *end = d.event();
-        event_record(begin, stream);
+    for (int attempt = 0; attempt < 5; attempt++) { // a neighbour may take the core for a while
+        struct event *end = d.event();
+        uint64_t begin_ns = device_now_ns(d.device);
         for (size_t i = 0; i < COPIES; i++) {
             stream_copy(stream, target, host.data(), BYTES, COPY_HOST_TO_DEVICE);
+            event_record(end, stream);
         }
-        event_record(end, stream);
         ASSERT_OK(event_sync(end));
-        uint64_t took_ns = event_time_ns(end) - event_time_ns(begin);
-        EXPECT_GE(took_ns, 50 * NS_PER_MS - NS_PER_US);
+        uint64_t took_ns = event_time_ns(end) - begin_ns;
+        EXPECT_GE(took_ns, 50 * NS_PER_MS - NS_PER_US) << "durations are whole nanoseconds";
         best_ns = std::min(best_ns, took_ns);
     }
-    EXPECT_LE(best_ns, 60 * NS_PER_MS);
+#ifndef SANITIZED
+    EXPECT_LE(best_ns, 65 * NS_PER_MS);
+#endif
 }
 
 TEST(Link, IsSharedByStreamsAndDirections) {
@@ -460,18 +463,18 @@ TEST(Link, IsSharedByStreamsAndDirections) {
     const size_t BYTES = 2000000; // 20 ms alone
     std::vector<char> host(BYTES), back(BYTES);
     char *target = d.alloc<char>(BYTES), *source = d.alloc<char>(BYTES);
-    struct event *begin = d.event(), *down_end = d.event(), *up_end = d.event();
-    event_record(begin, down);
+    struct event *down_end = d.event(), *up_end = d.event();
+    uint64_t begin_ns = device_now_ns(d.device);
     stream_copy(down, target, host.data(), BYTES, COPY_HOST_TO_DEVICE);
     event_record(down_end, down);
     stream_copy(up, back.data(), source, BYTES, COPY_DEVICE_TO_HOST);
     event_record(up_end, up);
     ASSERT_OK(stream_sync(down));
     ASSERT_OK(stream_sync(up));
-    uint64_t first = std::min(event_time_ns(down_end), event_time_ns(up_end)) - event_time_ns(begin);
-    uint64_t last = std::max(event_time_ns(down_end), event_time_ns(up_end)) - event_time_ns(begin);
+    uint64_t first = std::min(event_time_ns(down_end), event_time_ns(up_end)) - begin_ns;
+    uint64_t last = std::max(event_time_ns(down_end), event_time_ns(up_end)) - begin_ns;
     EXPECT_GE(last, 40 * NS_PER_MS - NS_PER_US);
-    EXPECT_GE(first, 30 * NS_PER_MS) << "by turns, not one after the other";
+    EXPECT_GE(first, 22 * NS_PER_MS) << "by turns, not one after the other";
 }
 
 TEST(Link, AChangeOfPaceIsFeltWithinACopy) {
@@ -481,15 +484,15 @@ TEST(Link, AChangeOfPaceIsFeltWithinACopy) {
     struct stream *stream = d.stream();
     std::vector<char> host(1000000); // a whole second, if nothing changes
     char *target = d.alloc<char>(host.size());
-    struct event *begin = d.event(), *end = d.event();
-    event_record(begin, stream);
+    struct event *end = d.event();
+    uint64_t begin_ns = device_now_ns(d.device);
     stream_copy(stream, target, host.data(), host.size(), COPY_HOST_TO_DEVICE);
     event_record(end, stream);
     device_sleep_until_ns(d.device, device_now_ns(d.device) + 20 * NS_PER_MS);
     EXPECT_FALSE(event_query(end));
     device_set_link(d.device, 1e9);
     ASSERT_OK(event_sync(end));
-    uint64_t took_ns = event_time_ns(end) - event_time_ns(begin);
+    uint64_t took_ns = event_time_ns(end) - begin_ns;
     EXPECT_GE(took_ns, 20 * NS_PER_MS);
     EXPECT_LE(took_ns, 500 * NS_PER_MS);
 }
