@@ -136,6 +136,7 @@ void exchange_end(struct http_exchange *exchange) {
     text_clear(&exchange->headers);
     exchange->gone = NULL;
     exchange->streaming = false;
+    connection->used = true;
     if (exchange->close_after) {
         connection->state = CLOSING;
         connection_set_deadline(connection, 0); /* the buffer's own write timeout goes on */
@@ -591,8 +592,11 @@ void http_server_drain(struct http_server *server) {
     server->draining = true;
     for (struct connection *connection = server->connections, *next; connection; connection = next) {
         next = connection->next;
-        if (connection->state == READING_HEAD && !connection->request_begun && connection_unsent(connection) == 0) {
-            connection_drop(connection, true);
+        /* One that is new may be about to ask, and must be told to go elsewhere; one that has been used knows that it
+         * can close at any time. */
+        if (connection->state == READING_HEAD && connection->used && !connection->request_begun &&
+            connection_unsent(connection) == 0) {
+            linger(connection);
         }
     }
 }

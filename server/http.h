@@ -47,7 +47,7 @@ void http_server_destroy(struct http_server *server);
 
 uint16_t http_server_port(const struct http_server *server);
 
-/* From now on every response closes its connection; idle ones close now. */
+/* From now on every response closes its connection; used ones that are idle close now. */
 void http_server_drain(struct http_server *server);
 
 /* Is no exchange under way and no response unsent? */

@@ -46,6 +46,7 @@ struct connection {
     struct event *resume;   /* go on reading, from the loop and not from inside a handler */
     enum connection_state state;
     bool request_begun; /* its first byte has come and its deadline runs */
+    bool used;          /* has carried an exchange to its end */
     bool advancing;
     bool input_ended; /* the client has shut its side */
     struct http_exchange exchange;

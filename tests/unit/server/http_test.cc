@@ -496,9 +496,11 @@ TEST_F(HttpServer, BoundsConnections) {
 
 TEST_F(HttpServer, DrainsByClosingWhatIsIdleAndFinishingTheRest) {
     start();
-    Client idle(port_), busy(port_);
+    Client idle(port_), busy(port_), fresh(port_);
+    idle.send(post("/echo", "once"));
+    EXPECT_TRUE(has(idle.response(), "once"));
     busy.send(post("/later", ""));
-    EXPECT_TRUE(eventually([&] { return handled_ == 1; }));
+    EXPECT_TRUE(eventually([&] { return handled_ == 2; }));
     bool quiet = true;
     on_loop([&] {
         http_server_drain(server_);
@@ -506,6 +508,8 @@ TEST_F(HttpServer, DrainsByClosingWhatIsIdleAndFinishingTheRest) {
     });
     EXPECT_FALSE(quiet);
     EXPECT_EQ(idle.rest(), "<end>");
+    fresh.send(post("/echo", "may still ask"));
+    EXPECT_TRUE(has(fresh.rest(), "may still ask<end>"));
     release();
     std::string response = busy.rest();
     EXPECT_TRUE(has(response, "Connection: close") && has(response, "late<end>")) << response;
