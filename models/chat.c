@@ -15,6 +15,11 @@
 
 #define MOST_MARKS 4
 
+#define SMOLLM2_SYSTEM      \
+    "You are a helpful AI " \
+    "assistant named SmolLM, trained by Hugging Face"
+#define QWEN25_SYSTEM "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+
 /* What stands around a message of one role; `before` is NULL if the template cannot say the role. */
 struct turn {
     const char *before, *after;
@@ -37,10 +42,10 @@ struct chat_template {
     const char *opening;
     struct turn system, user, assistant, tool;
     struct turn opening_system; /* SYSTEM_OPENING */
-    enum system_place system_place;
     const char *default_system; /* what a conversation without a system message begins with; NULL: nothing */
     const char *generation;     /* the beginning of the assistant's turn */
-    bool alternates;            /* user and assistant take turns, the user first */
+    enum system_place system_place;
+    bool alternates; /* user and assistant take turns, the user first */
 };
 
 #define CHATML_TURNS                                                                                                \
@@ -61,15 +66,12 @@ struct chat_template {
 /* Marks avoid line ends, which are written out in some files and as \n in others. The first row that fits is taken. */
 static const struct chat_template table[] = {
     {.name = "smollm2",
-     .present = {"<|im_start|>", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"},
+     .present = {"<|im_start|>", SMOLLM2_SYSTEM},
      .absent = {"## Metadata"},
      CHATML_TURNS,
      .tool = {"<|im_start|>tool\n", "<|im_end|>\n", KEEP},
-     .default_system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"},
-    {.name = "qwen2.5",
-     .present = {"<|im_start|>", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
-     CHATML_TURNS,
-     .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+     .default_system = SMOLLM2_SYSTEM},
+    {.name = "qwen2.5", .present = {"<|im_start|>", QWEN25_SYSTEM}, CHATML_TURNS, .default_system = QWEN25_SYSTEM},
     {.name = "qwen2",
      .present = {"<|im_start|>", "You are a helpful assistant.<|im_end|>"},
      CHATML_TURNS,

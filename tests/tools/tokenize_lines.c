@@ -77,8 +77,8 @@ int main(int argc, char **argv) {
             path = argv[i];
         }
     }
-    struct gguf *gguf;
-    struct tokenizer *tokenizer;
+    struct gguf *gguf = NULL;
+    struct tokenizer *tokenizer = NULL;
     if (!path) {
         fail("usage: tokenize_lines [--special] [--time] MODEL.gguf");
     }

@@ -149,7 +149,8 @@ TEST(Render, ChatMl) {
     EXPECT_EQ(rendered("chatml", chat), "<|im_start|>system\n Be brief. <|im_end|>\n" + turns);
     EXPECT_EQ(rendered("chatml", unsystemed), turns);
     EXPECT_EQ(rendered("smollm2", chat), "<|im_start|>system\n Be brief. <|im_end|>\n" + turns);
-    EXPECT_EQ(rendered("smollm2", unsystemed), "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
+    EXPECT_EQ(rendered("smollm2", unsystemed), "<|im_start|>system\nYou are a helpful AI "
+                                               "assistant named SmolLM, "
                                                "trained by Hugging Face<|im_end|>\n" +
                                                    turns);
     EXPECT_EQ(rendered("qwen2", unsystemed), "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + turns);

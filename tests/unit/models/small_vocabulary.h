@@ -9,6 +9,7 @@
 #include <vector>
 
 extern "C" {
+#include "base/random.h"
 #include "base/utf8.h"
 #include "models/tokenizer.h"
 }
@@ -123,6 +124,33 @@ inline std::string decode(const TokenizerPointer &tokenizer, const Ids &ids) {
     std::string text;
     for (uint32_t id : ids) {
         text += text_of(tokenizer, id);
+    }
+    return text;
+}
+
+// Valid text of all kinds of characters.
+inline std::string random_text(struct random_state *random, size_t characters) {
+    // Ranges that between them hold every class of character that a pattern asks for.
+    static const uint32_t ranges[][2] = {
+        {0x00, 0x7f},     {'a', 'z'},       {' ', ' '},       {'0', '9'},       {0x80, 0x24f},      {0x300, 0x36f},
+        {0x370, 0x58f},   {0x590, 0x6ff},   {0x900, 0x97f},   {0xe00, 0xe7f},   {0x2000, 0x206f},   {0x2150, 0x218f},
+        {0x3000, 0x30ff}, {0x4e00, 0x9fff}, {0xac00, 0xd7a3}, {0xe000, 0xf8ff}, {0x1f300, 0x1faff}, {0x10000, 0x10ffff},
+    };
+    std::string text;
+    while (characters > 0) {
+        const uint32_t *range = ranges[random_below(random, sizeof ranges / sizeof ranges[0])];
+        size_t run = 1 + random_below(random, random_below(random, 8) == 0 ? 40 : 4);
+        uint32_t fixed = range[0] + uint32_t(random_below(random, range[1] - range[0] + 1));
+        bool same = random_below(random, 3) == 0;
+        for (; run > 0 && characters > 0; run--, characters--) {
+            uint32_t point = same ? fixed : range[0] + uint32_t(random_below(random, range[1] - range[0] + 1));
+            char out[4];
+            text.append(out, utf8_encode(point, out));
+        }
+        if (random_below(random, 6) == 0) {
+            static const char *const bits[] = {"'s", "'S", "'Re", "'ll", "\r\n", "\n\n", "  ", " 's", "\t"};
+            text += bits[random_below(random, sizeof bits / sizeof bits[0])];
+        }
     }
     return text;
 }
