@@ -1,8 +1,8 @@
 /* kernel-bench: how fast the cpu device's matmul and attention run on the shapes of SmolLM2-135M.
  *
- * Every shape runs over 30 layers' own weights in turn, as a forward pass does, so that decode reads memory and not
- * the cache. Prints the best of a few passes: weight bytes and integer operations a second, and what the whole
- * model's matmuls would allow in tokens a second.
+ * The matmuls run in a forward pass's order over 30 layers' own weights, so that decode reads memory and not the
+ * cache. Prints the best of a few passes: weight bytes and multiply-add operations (2 each) a second, and the tokens
+ * a second that matmuls alone would allow.
  *
  *   build/release/kernel-bench [threads [isa [int8|f32]]] */
 #include "base/clock.h"
@@ -27,15 +27,6 @@
 
 static const char *const compute_names[] = {[COMPUTE_INT8] = "int8", [COMPUTE_F32] = "f32"};
 
-struct bench {
-    struct device *device;
-    struct stream *stream;
-    float *x, *out[MATMUL_MAX_PARTS];
-    uint8_t *blocks;
-    uint64_t *table;
-    struct kv_segment *segments;
-};
-
 /* One matmul of a layer, `copies` times with weights of its own. */
 struct shape {
     const char *name;
@@ -51,6 +42,16 @@ static const struct shape shapes[] = {
     {"head", TENSOR_Q8_0, 1, WIDTH, 1, {VOCABULARY}},
 };
 #define SHAPES (sizeof shapes / sizeof *shapes)
+
+struct bench {
+    struct device *device;
+    struct stream *stream;
+    float *x, *out[MATMUL_MAX_PARTS];
+    uint8_t *blocks;
+    uint64_t *table;
+    struct kv_segment *segments;
+    struct event *events[1 + SHAPES * LAYERS];
+};
 
 static void must(struct status status) {
     if (status_failed(&status)) {
@@ -88,26 +89,48 @@ static double seconds_of(struct bench *bench, uint64_t started_ns) {
     return (double)(clock_now_ns() - started_ns) / 1e9;
 }
 
-/* The best time for `n` rows through all copies of a shape, in seconds. */
-static double time_matmul(struct bench *bench, const struct shape *shape, struct matmul_part (*parts)[MATMUL_MAX_PARTS],
-                          uint32_t n) {
-    double best = 1e9;
-    for (int pass = 0; pass < (n > 64 ? 4 : 20); pass++) {
-        const uint64_t started_ns = clock_now_ns();
-        for (uint32_t copy = 0; copy < shape->copies; copy++) {
-            op_matmul(bench->stream, parts[copy], shape->parts, bench->x, shape->columns, n);
-        }
-        const double seconds = seconds_of(bench, started_ns);
-        best = seconds < best ? seconds : best;
+/* A prefill takes the logits of its last row only. */
+static uint32_t shape_rows(size_t shape, uint32_t n) {
+    return shape + 1 == SHAPES && n > 64 ? 1 : n;
+}
+
+/* All the model's matmuls for `n` rows in their order; the least time that all copies of each shape took together
+ * goes to best_s[shape], and of the whole to best_s[SHAPES]. */
+static void time_matmuls(struct bench *bench, struct matmul_part (*parts)[LAYERS][MATMUL_MAX_PARTS], uint32_t n,
+                         double best_s[SHAPES + 1]) {
+    for (size_t i = 0; i <= SHAPES; i++) {
+        best_s[i] = 1e9;
     }
-    return best;
+    for (int pass = 0; pass < (n > 64 ? 3 : 12); pass++) {
+        uint32_t events = 0;
+        double seconds[SHAPES + 1] = {0};
+        event_record(bench->events[0], bench->stream);
+        for (uint32_t copy = 0; copy < LAYERS; copy++) {
+            for (size_t i = 0; i < SHAPES; i++) {
+                if (copy + shapes[i].copies >= LAYERS) { /* the head comes after the last layer */
+                    op_matmul(bench->stream, parts[i][copy], shapes[i].parts, bench->x, shapes[i].columns,
+                              shape_rows(i, n));
+                    event_record(bench->events[++events], bench->stream);
+                }
+            }
+        }
+        must(stream_sync(bench->stream));
+        for (uint32_t event = 1; event <= events; event++) {
+            const size_t i = event == events ? SHAPES - 1 : (event - 1) % (SHAPES - 1);
+            seconds[i] += (double)(event_time_ns(bench->events[event]) - event_time_ns(bench->events[event - 1])) / 1e9;
+        }
+        for (size_t i = 0; i <= SHAPES; i++) {
+            seconds[SHAPES] += i < SHAPES ? seconds[i] : 0;
+            best_s[i] = seconds[i] < best_s[i] ? seconds[i] : best_s[i];
+        }
+    }
 }
 
 static void bench_matmuls(struct bench *bench, struct random_state *random) {
     static const uint32_t row_counts[] = {1, 2, 4, 8, 16, 64, MAX_ROWS};
     static struct matmul_part parts[SHAPES][LAYERS][MATMUL_MAX_PARTS];
     for (size_t i = 0; i < SHAPES; i++) {
-        for (uint32_t copy = 0; copy < shapes[i].copies; copy++) {
+        for (uint32_t copy = LAYERS - shapes[i].copies; copy < LAYERS; copy++) {
             for (uint32_t part = 0; part < shapes[i].parts; part++) {
                 parts[i][copy][part] = (struct matmul_part){
                     .weight = random_weight(bench, random, shapes[i].type, shapes[i].rows[part], shapes[i].columns),
@@ -117,27 +140,29 @@ static void bench_matmuls(struct bench *bench, struct random_state *random) {
             }
         }
     }
+    for (uint32_t i = 0; i <= SHAPES * LAYERS; i++) {
+        must(event_create(bench->device, &bench->events[i]));
+    }
     printf("%-14s %5s %12s %8s %8s\n", "matmul", "rows", "us a call", "GB/s", "GOPS");
     for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
+        double seconds[SHAPES + 1], all_bytes = 0, all_operations = 0;
         const uint32_t n = row_counts[r];
-        double model_s = 0, layers_s = 0;
+        time_matmuls(bench, parts, n, seconds);
         for (size_t i = 0; i < SHAPES; i++) {
-            const uint32_t head_rows = n > 64 ? 1 : n; /* a prefill takes the logits of its last row only */
-            const uint32_t rows = i + 1 == SHAPES ? head_rows : n;
-            const double seconds = time_matmul(bench, &shapes[i], parts[i], rows);
             double bytes = 0, operations = 0;
             for (uint32_t part = 0; part < shapes[i].parts; part++) {
-                const struct weight *weight = &parts[i][0][part].weight;
-                bytes += (double)device_packed_bytes(bench->device, weight->type, weight->rows, weight->columns);
-                operations += 2.0 * weight->rows * weight->columns * rows;
+                const struct weight *weight = &parts[i][LAYERS - 1][part].weight;
+                bytes += shapes[i].copies *
+                         (double)device_packed_bytes(bench->device, weight->type, weight->rows, weight->columns);
+                operations += 2.0 * shapes[i].copies * weight->rows * weight->columns * shape_rows(i, n);
             }
-            printf("%-14s %5u %12.1f %8.1f %8.1f\n", shapes[i].name, rows, seconds * 1e6 / shapes[i].copies,
-                   bytes * shapes[i].copies / seconds / 1e9, operations * shapes[i].copies / seconds / 1e9);
-            model_s += seconds;
-            layers_s += i + 1 == SHAPES ? 0 : seconds;
+            printf("%-14s %5u %12.1f %8.1f %8.1f\n", shapes[i].name, shape_rows(i, n),
+                   seconds[i] * 1e6 / shapes[i].copies, bytes / seconds[i] / 1e9, operations / seconds[i] / 1e9);
+            all_bytes += bytes;
+            all_operations += operations;
         }
-        printf("%-14s %5u %12.1f %35.0f tok/s (%.0f without the head)\n", "all matmuls", n, model_s * 1e6, n / model_s,
-               n / layers_s);
+        printf("%-14s %5u %12.1f %8.1f %8.1f %8.0f tok/s\n", "all", n, seconds[SHAPES] * 1e6,
+               all_bytes / seconds[SHAPES] / 1e9, all_operations / seconds[SHAPES] / 1e9, n / seconds[SHAPES]);
     }
 }
 

@@ -51,11 +51,9 @@ INLINE f32v load_f16_row(const uint8_t *from, int lane) {
     return f32_load_f16((const uint16_t *)(const void *)from + lane);
 }
 
-/* The scales of block `block` of a group whose scales begin at `scales`. */
-INLINE struct block_scales load_scales(const enum tensor_type type, const uint8_t *scales, uint32_t block, int lane) {
+/* The scales of block `inner` of the unit that begins at `scales`. */
+INLINE struct block_scales load_scales(const enum tensor_type type, const uint8_t *scales, uint32_t inner, int lane) {
     struct block_scales result;
-    const uint32_t inner = block % packed_scale_blocks(type);
-    scales += block / packed_scale_blocks(type) * packed_scale_bytes(type);
     const f32v d = load_f16_row(scales, lane);
     result.scale[0] = result.scale[1] = d;
     result.minimum = f32_set(0);
@@ -138,14 +136,17 @@ INLINE void finish(const struct matmul_job *job, const f32v *sums, uint32_t firs
 INLINE void micro_int8(const enum tensor_type type, const int rows, const struct matmul_job *job,
                        const struct activation_block *tile, int slot, int lane, f32v *sums) {
     const int halves = type == TENSOR_Q6_K ? 2 : 1, quads = 8 / halves, shift = packed_offset_shift(type);
-    const uint32_t blocks = job->columns / PACKED_BLOCK;
-    const uint8_t *codes = job->group, *scales = job->group + packed_scale_offset(type, job->columns);
+    const uint32_t blocks = job->columns / PACKED_BLOCK, unit_blocks = packed_unit_blocks(type);
+    const uint8_t *unit = job->group;
     f32v sum[MICRO_ROWS];
     UNROLL for (int row = 0; row < rows; row++) {
         sum[row] = f32_set(0);
     }
-    for (uint32_t block = 0; block < blocks; block++, tile++, codes += packed_code_bytes(type)) {
-        const struct block_scales weights = load_scales(type, scales, block, lane);
+    for (uint32_t block = 0; block < blocks; block++, tile++) {
+        const uint32_t inner = block % unit_blocks;
+        const uint8_t *codes = unit + packed_scale_bytes(type) + inner * packed_code_bytes(type);
+        const struct block_scales weights = load_scales(type, unit, inner, lane);
+        unit += inner + 1 == unit_blocks ? packed_unit_bytes(type) : 0;
         UNROLL for (int half = 0; half < halves; half++) {
             i32v dot[MICRO_ROWS];
             UNROLL for (int row = 0; row < rows; row++) {
@@ -252,10 +253,12 @@ static void dequantize_floats(enum tensor_type type, const uint8_t *group, uint3
     }
 }
 
-INLINE void dequantize_codes(const enum tensor_type type, const uint8_t *group, uint32_t all_columns, uint32_t block,
-                             int lane, f32_tile out) {
-    const uint8_t *codes = group + block * packed_code_bytes(type);
-    const struct block_scales weights = load_scales(type, group + packed_scale_offset(type, all_columns), block, lane);
+INLINE void dequantize_codes(const enum tensor_type type, const uint8_t *group, uint32_t block, int lane,
+                             f32_tile out) {
+    const uint32_t inner = block % packed_unit_blocks(type);
+    const uint8_t *unit = group + block / packed_unit_blocks(type) * packed_unit_bytes(type);
+    const uint8_t *codes = unit + packed_scale_bytes(type) + inner * packed_code_bytes(type);
+    const struct block_scales weights = load_scales(type, unit, inner, lane);
     const int shift = packed_offset_shift(type);
     UNROLL for (int i = 0; i < 8; i++) {
         const u8v quad = load_quad(type, codes, lane, i);
@@ -272,21 +275,21 @@ INLINE void dequantize_codes(const enum tensor_type type, const uint8_t *group, 
 }
 
 /* Up to 32 columns of a group, beginning at block `block`, for rows lane .. lane + LANES - 1. */
-static __attribute__((noinline)) void dequantize_tile(enum tensor_type type, const uint8_t *group, uint32_t all_columns,
-                                                      uint32_t block, uint32_t columns, int lane, f32_tile out) {
+static __attribute__((noinline)) void dequantize_tile(enum tensor_type type, const uint8_t *group, uint32_t block,
+                                                      uint32_t columns, int lane, f32_tile out) {
     switch (type) {
     case TENSOR_Q8_0:
-        return dequantize_codes(TENSOR_Q8_0, group, all_columns, block, lane, out);
+        return dequantize_codes(TENSOR_Q8_0, group, block, lane, out);
     case TENSOR_Q4_0:
-        return dequantize_codes(TENSOR_Q4_0, group, all_columns, block, lane, out);
+        return dequantize_codes(TENSOR_Q4_0, group, block, lane, out);
     case TENSOR_Q4_1:
-        return dequantize_codes(TENSOR_Q4_1, group, all_columns, block, lane, out);
+        return dequantize_codes(TENSOR_Q4_1, group, block, lane, out);
     case TENSOR_Q4_K:
-        return dequantize_codes(TENSOR_Q4_K, group, all_columns, block, lane, out);
+        return dequantize_codes(TENSOR_Q4_K, group, block, lane, out);
     case TENSOR_Q5_K:
-        return dequantize_codes(TENSOR_Q5_K, group, all_columns, block, lane, out);
+        return dequantize_codes(TENSOR_Q5_K, group, block, lane, out);
     case TENSOR_Q6_K:
-        return dequantize_codes(TENSOR_Q6_K, group, all_columns, block, lane, out);
+        return dequantize_codes(TENSOR_Q6_K, group, block, lane, out);
     case TENSOR_F32:
         return dequantize_floats(TENSOR_F32, group, block * PACKED_BLOCK, columns, lane, out);
     case TENSOR_F16:
@@ -305,7 +308,7 @@ INLINE void micro_f32(const int rows, const struct matmul_job *job, const float 
     }
     for (uint32_t first = 0; first < job->columns; first += PACKED_BLOCK) {
         const uint32_t columns = job->columns - first < PACKED_BLOCK ? job->columns - first : PACKED_BLOCK;
-        dequantize_tile(job->type, job->group, job->columns, first / PACKED_BLOCK, columns, lane, weights);
+        dequantize_tile(job->type, job->group, first / PACKED_BLOCK, columns, lane, weights);
         for (uint32_t column = 0; column < columns; column++) {
             const f32v weight = f32_load(weights[column]);
             UNROLL for (int row = 0; row < rows; row++) {
@@ -344,7 +347,7 @@ static void dequantize_row(enum tensor_type type, uint32_t columns, const uint8_
     _Alignas(64) f32_tile weights;
     for (uint32_t first = 0; first < columns; first += PACKED_BLOCK) {
         const uint32_t count = columns - first < PACKED_BLOCK ? columns - first : PACKED_BLOCK;
-        dequantize_tile(type, group, columns, first / PACKED_BLOCK, count, (int)(lane / LANES * LANES), weights);
+        dequantize_tile(type, group, first / PACKED_BLOCK, count, (int)(lane / LANES * LANES), weights);
         for (uint32_t column = 0; column < count; column++) {
             out[first + column] = weights[column][lane % LANES];
         }

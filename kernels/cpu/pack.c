@@ -105,7 +105,7 @@ static void place_codes(enum tensor_type type, const block_codes codes, uint32_t
     }
 }
 
-/* Places the scales of one file block (32 or 256 columns) at `out`, which is a whole group's. */
+/* Places the scales of one file block, which makes one unit at `out`. */
 static void place_scales(enum tensor_type type, const uint8_t *in, uint32_t row, uint8_t *out) {
     switch (type) {
     case TENSOR_Q4_K:
@@ -134,17 +134,16 @@ static void place_scales(enum tensor_type type, const uint8_t *in, uint32_t row,
 static void pack_quantized_row(enum tensor_type type, uint32_t columns, const uint8_t *in, uint32_t row,
                                uint8_t *group) {
     const struct tensor_traits *traits = tensor_traits(type);
-    const uint32_t blocks = traits->block_elements / PACKED_BLOCK;
-    uint8_t *scales = group + packed_scale_offset(type, columns);
     for (uint32_t i = 0; i < columns / traits->block_elements; i++) {
-        for (uint32_t block = 0; block < blocks; block++) {
+        uint8_t *codes_out = group + packed_scale_bytes(type);
+        for (uint32_t block = 0; block < packed_unit_blocks(type); block++) {
             block_codes codes;
             read_codes(type, in, block, codes);
-            place_codes(type, codes, row, group);
-            group += packed_code_bytes(type);
+            place_codes(type, codes, row, codes_out);
+            codes_out += packed_code_bytes(type);
         }
-        place_scales(type, in, row, scales);
-        scales += packed_scale_bytes(type);
+        place_scales(type, in, row, group);
+        group += packed_unit_bytes(type);
         in += traits->block_bytes;
     }
 }
