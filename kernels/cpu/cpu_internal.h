@@ -18,7 +18,7 @@
 
 #define CPU_MAX_THREADS 256
 #define CPU_ARGUMENT_BYTES 2816 /* a matmul of MATMUL_MAX_PARTS parts; an op copies only what it uses */
-#define CPU_ALIGNMENT 64 /* of every buffer: a cache line, one AVX-512 register */
+#define CPU_ALIGNMENT 64        /* of every buffer: a cache line, one AVX-512 register */
 
 /* The instruction sets that kernels are built for, each including those before it. Chosen at device_open(). */
 enum cpu_isa {

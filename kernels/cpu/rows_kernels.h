@@ -3,6 +3,9 @@
  *
  * The order of every sum is fixed and the same for 8 and 16 lanes, and a tail goes through the same arithmetic as the
  * middle, so a row has one result. Threads: any; pure. */
+#ifndef METRONOME_KERNELS_CPU_ROWS_KERNELS_H
+#define METRONOME_KERNELS_CPU_ROWS_KERNELS_H
+
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/vector.h"
 
@@ -169,3 +172,5 @@ static uint32_t argmax(const float *logits, uint32_t vocabulary) {
 }
 
 const struct row_kernels ROW_KERNELS = {.rmsnorm = rmsnorm, .rope = rope, .silu_mul = silu_mul, .argmax = argmax};
+
+#endif

@@ -22,7 +22,7 @@ void ref_rope_angles(float *angles, const uint32_t *positions, const float *freq
                      uint32_t pairs) {
     for (uint32_t row = 0; row < n; row++) {
         for (uint32_t i = 0; i < pairs; i++) {
-            float angle = (float)positions[row] * frequency[i];
+            double angle = (float)positions[row] * frequency[i];
             *angles++ = (float)(cos(angle) * magnitude);
             *angles++ = (float)(sin(angle) * magnitude);
         }

@@ -4,6 +4,7 @@
 #define METRONOME_TESTS_UNIT_KERNELS_KERNEL_TEST_H
 
 extern "C" {
+#include "base/clock.h"
 #include "base/random.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
@@ -14,6 +15,15 @@ extern "C" {
 #include <memory>
 #include <string>
 #include <vector>
+
+// Times and heaps mean little under a sanitizer.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
 
 #define ASSERT_OK(expression)                          \
     do {                                               \
@@ -65,7 +75,65 @@ inline std::vector<Setting> every_setting(enum compute_mode compute = COMPUTE_IN
     return settings;
 }
 
-// A device with one compute stream.
+inline struct device_config cpu_config() {
+    struct device_config config = {};
+    config.name = "cpu";
+    config.threads = 2;
+    return config;
+}
+
+// A device, and what the tests make on it; everything is destroyed in the right order.
+class Device {
+  public:
+    struct device *device = nullptr;
+
+    explicit Device(const struct device_config &config = cpu_config()) {
+        struct status status = device_open(&config, &device);
+        if (status.code != STATUS_OK) {
+            ADD_FAILURE() << status.message;
+            abort();
+        }
+    }
+    ~Device() {
+        for (struct stream *stream : streams) {
+            stream_destroy(stream);
+        }
+        for (struct event *event : events) {
+            event_destroy(event);
+        }
+        for (void *buffer : buffers) {
+            device_free(device, buffer);
+        }
+        device_close(device);
+    }
+    struct stream *stream(enum stream_kind kind = STREAM_COPY) {
+        struct stream *stream;
+        EXPECT_OK(stream_create(device, kind, &stream));
+        streams.push_back(stream);
+        return stream;
+    }
+    struct event *event() {
+        struct event *event;
+        EXPECT_OK(event_create(device, &event));
+        events.push_back(event);
+        return event;
+    }
+    // Zeroed, on the device.
+    template <typename T> T *alloc(size_t count) {
+        void *address;
+        EXPECT_OK(device_alloc(device, count * sizeof(T), "a test's buffer", &address));
+        buffers.push_back(address);
+        memset(address, 0, count * sizeof(T));
+        return static_cast<T *>(address);
+    }
+
+  private:
+    std::vector<struct stream *> streams;
+    std::vector<struct event *> events;
+    std::vector<void *> buffers;
+};
+
+// A device with one compute stream, for ops.
 class Bench {
   public:
     struct device *device = nullptr;
