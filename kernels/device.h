@@ -38,7 +38,7 @@ struct device_config {
     uint32_t threads;        /* cpu: compute threads; 0: one for each core */
     const char *isa;         /* cpu: "auto", "avx512", "avx2" or "scalar"; NULL is auto */
     enum compute_mode compute;
-    uint64_t copy_jitter_ns; /* cpu: delay every copy by a random time up to this, to shake out missing waits */
+    uint64_t copy_jitter_ns; /* cpu, sim: delay every copy by a random time up to this, to shake out missing waits */
     uint64_t seed;           /* for the jitter, and for sim's logits */
     const char *hardware;    /* sim: path of the hardware description (JSON) */
 };

@@ -36,11 +36,10 @@ static struct status check_memory(const struct device_config *config, const stru
 static struct status sim_open(const struct device_config *config, struct device **out) {
     struct hardware hardware;
     if (!config->hardware || !*config->hardware) {
-        return status_error(STATUS_INVALID, "device sim: hardware: name a description, such as "
-                                            "configs/hardware/a10.json");
+        return status_error(STATUS_INVALID, "hardware: name a description, such as configs/hardware/a10.json");
     }
-    TRY(status_context(hardware_load(config->hardware, &hardware), "device sim: hardware"));
-    TRY(status_context(check_memory(config, &hardware), "device sim"));
+    TRY(status_context(hardware_load(config->hardware, &hardware), "hardware"));
+    TRY(check_memory(config, &hardware));
     struct sim_device *device = calloc(1, sizeof *device);
     if (!device) {
         return status_error(STATUS_NO_MEMORY, "no memory for a device");
