@@ -24,6 +24,7 @@
 #define KV_WIDTH (KV_HEADS * HEAD_DIM)
 #define MAX_ROWS 512
 #define CONTEXT 4096
+#define WEIGHT_BYTES ((size_t)128 << 20)
 
 static const char *const compute_names[] = {[COMPUTE_INT8] = "int8", [COMPUTE_F32] = "f32"};
 
@@ -47,6 +48,7 @@ struct bench {
     struct device *device;
     struct stream *stream;
     float *x, *out[MATMUL_MAX_PARTS];
+    uint8_t *weights; /* what is left of one arena, as a model's weights lie */
     uint8_t *blocks;
     uint64_t *table;
     struct kv_segment *segments;
@@ -78,7 +80,8 @@ static struct weight random_weight(struct bench *bench, struct random_state *ran
     for (size_t i = 0; file && i < bytes; i += block) {
         memcpy(file + i, "\x00\x24\x00\x24", type == TENSOR_Q4_1 ? 4 : 2);
     }
-    uint8_t *packed = device_memory(bench, device_packed_bytes(bench->device, type, rows, columns));
+    uint8_t *packed = bench->weights;
+    bench->weights += device_packed_bytes(bench->device, type, rows, columns);
     device_pack(bench->device, type, rows, columns, file, packed);
     free(file);
     return (struct weight){.data = packed, .type = type, .rows = rows, .columns = columns};
@@ -234,6 +237,7 @@ int main(int argc, char **argv) {
         bench.out[i] = device_memory(&bench, sizeof(float) * 64 * VOCABULARY);
         memset(bench.out[i], 0, sizeof(float) * 64 * VOCABULARY);
     }
+    bench.weights = device_memory(&bench, WEIGHT_BYTES);
     bench_matmuls(&bench, &random);
 
     const struct kv_shape kv = {.layers = LAYERS, .kv_heads = KV_HEADS, .head_dim = HEAD_DIM, .type = KV_F16};

@@ -11,9 +11,14 @@
 #include <string.h>
 
 #define CHUNK_BYTES (UINT32_C(512) << 10) /* of quantized rows that stay in a core's L2 while groups pass over them */
-#define TASK_BYTES (UINT32_C(16) << 10)   /* of weights that a task reads at least: a microsecond or so of memory */
-#define TASKS_PER_WORKER 12
-#define SERIAL_QUANTIZE_VALUES 8192 /* activations that one thread quantizes faster than the pool wakes */
+#define SERIAL_QUANTIZE_VALUES 8192       /* activations that one thread quantizes faster than the pool wakes */
+
+/* A task should take about TASK_NS: long enough for the memory's prefetchers to get going and the hand-out not to
+ * show, short enough to even out cores that other work slows. The rates are round figures of one core; what they are
+ * off by costs balance, not results. */
+#define TASK_NS 8000
+#define CORE_BYTES_PER_NS 32
+#define CORE_PRODUCTS_PER_NS 128
 
 struct matmul_call {
     struct cpu_device *device; /* filled in by run() */
@@ -24,7 +29,7 @@ struct matmul_call {
     uint32_t columns;
 
     /* The cut: tasks are (chunk of rows) x (run of groups), and the groups of all parts are numbered through. */
-    uint32_t chunk_rows, groups, task_groups, tasks_per_chunk;
+    uint32_t chunk_rows, chunks, groups, task_groups, tasks_per_chunk;
 
     struct matmul_part parts[MATMUL_MAX_PARTS]; /* last: no more than `count` of them are copied */
 };
@@ -101,25 +106,31 @@ static void multiply_task(void *context, uint32_t index, uint32_t worker) {
     }
 }
 
-static uint32_t at_least_1(size_t value) {
-    return value == 0 ? 1 : value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
+/* Whole tasks of about TASK_NS for every worker alike, and at least one for each. */
+static uint32_t task_count(const struct matmul_call *call, size_t bytes, size_t outputs) {
+    const size_t memory_ns = bytes / CORE_BYTES_PER_NS;
+    const size_t products_ns = outputs * call->columns / CORE_PRODUCTS_PER_NS * call->n;
+    const size_t tasks = (memory_ns > products_ns ? memory_ns : products_ns) / TASK_NS + 1;
+    const size_t rounds = (tasks - 1) / call->device->threads + 1;
+    return (uint32_t)(rounds * call->device->threads);
 }
 
 static void cut(struct matmul_call *call) {
     const size_t row_bytes = (size_t)call->columns * sizeof(struct activation_block) / MATMUL_TILE / PACKED_BLOCK;
-    call->chunk_rows = at_least_1(CHUNK_BYTES / row_bytes / MATMUL_TILE) * MATMUL_TILE;
-    const uint32_t chunks = (call->n - 1) / call->chunk_rows + 1;
+    const size_t chunk_tiles = CHUNK_BYTES / row_bytes / MATMUL_TILE;
+    call->chunk_rows = (chunk_tiles > 0 ? (uint32_t)chunk_tiles : 1) * MATMUL_TILE;
+    call->chunks = (call->n - 1) / call->chunk_rows + 1;
 
-    size_t bytes = 0;
+    size_t bytes = 0, outputs = 0;
     call->groups = 0;
     for (uint32_t i = 0; i < call->count; i++) {
         const struct weight *weight = &call->parts[i].weight;
         call->groups += packed_groups(weight->rows);
-        bytes += cpu_packed_bytes(NULL, weight->type, weight->rows, weight->columns);
+        bytes += packed_groups(weight->rows) * packed_group_bytes(weight->type, weight->columns);
+        outputs += weight->rows;
     }
-    const size_t smallest = (size_t)TASK_BYTES * call->groups / bytes / (call->n < MATMUL_TILE ? call->n : MATMUL_TILE);
-    const size_t even = (size_t)call->groups * chunks / ((size_t)call->device->threads * TASKS_PER_WORKER);
-    call->task_groups = at_least_1(even > smallest ? even : smallest);
+    const uint32_t tasks = (task_count(call, bytes, outputs) - 1) / call->chunks + 1;
+    call->task_groups = (call->groups - 1) / tasks + 1;
     call->tasks_per_chunk = (call->groups - 1) / call->task_groups + 1;
 }
 
@@ -133,7 +144,7 @@ static void run_matmul(struct cpu_stream *stream, void *arguments) {
         }
     }
     cut(call);
-    cpu_parallel(call->device, call->tasks_per_chunk * ((call->n - 1) / call->chunk_rows + 1), multiply_task, call);
+    cpu_parallel(call->device, call->tasks_per_chunk * call->chunks, multiply_task, call);
 }
 
 void cpu_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride,
