@@ -192,6 +192,10 @@ struct forward_inputs *forward_inputs(struct forward *forward) {
     return &forward->inputs;
 }
 
+struct stream *forward_stream(const struct forward *forward) {
+    return forward->stream;
+}
+
 /* ---- one layer ---- */
 
 static float *floats(const struct forward *forward, size_t place) {

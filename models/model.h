@@ -93,6 +93,9 @@ struct forward_inputs {
 };
 struct forward_inputs *forward_inputs(struct forward *forward);
 
+/* The compute stream, for offload_begin(); owned by the forward. */
+struct stream *forward_stream(const struct forward *forward);
+
 /* Enqueues the iteration on the compute stream: embed, layers (acquired from and released to the offload engine),
  * final norm, logits, argmax, and the copies of results back. `logits_wanted` (logit_count) says for which of the
  * logit rows the whole row must come to the host; the argmax of every one always does. */

@@ -57,6 +57,15 @@ bool arena_blocks_free_from(const struct arena *arena, uint32_t first) {
     return true;
 }
 
+uint32_t arena_blocks_in_use(const struct arena *arena) {
+    for (uint32_t word = arena->blocks / 64 + 1; word > 0 && arena->taken > 0; word--) {
+        if (word - 1 <= arena->blocks_most / 64 && arena->taken_bits[word - 1] != 0) {
+            return (word - 1) * 64 + 64 - (uint32_t)__builtin_clzll(arena->taken_bits[word - 1]);
+        }
+    }
+    return 0;
+}
+
 bool arena_take_block(struct arena *arena, uint64_t *address) {
     for (uint32_t word = arena->first_maybe / 64; word * 64 < arena->blocks; word++) {
         uint64_t open = ~arena->taken_bits[word];

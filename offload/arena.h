@@ -51,6 +51,9 @@ void arena_set_boundary(struct arena *arena, uint32_t boundary);
 /* Are all blocks from `first` on free? */
 bool arena_blocks_free_from(const struct arena *arena, uint32_t first);
 
+/* Blocks from 0 to the last one taken: what a boundary must leave. */
+uint32_t arena_blocks_in_use(const struct arena *arena);
+
 /* The free block farthest from the boundary; false when all are taken. */
 bool arena_take_block(struct arena *arena, uint64_t *address);
 void arena_give_block(struct arena *arena, uint64_t address);

@@ -5,89 +5,194 @@
 #include "base/log.h"
 #include "offload/arena.h"
 #include "offload/pipeline.h"
+#include "offload/tuner.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+/* Until a record or a measurement says otherwise. */
+#define UNKNOWN_LAYER_NS 1000000
+#define UNKNOWN_LINK_BYTES_PER_S UINT64_C(10000000000)
+
 struct offload {
     struct device *device;
     struct offload_config config;
+    const struct policy *policy;
     struct arena arena;
     struct pipeline *pipeline;
-    uint8_t *streamed;    /* (layers) slabs of each layer in host memory only */
-    uint32_t blocks_free; /* mirror of the arena's count, readable from any thread */
+    uint8_t *host;    /* (layers, slabs) slabs; NULL when none ever leaves the device */
+    struct plan plan; /* in force */
+    bool tuned;       /* the policy is decided anew in every iteration */
+    struct tuner tuner;
+    struct record record;
+    bool recorded;
+    struct offload_report report; /* the parts of it that are not derived when asked */
+    uint32_t bucket;
 };
 
-/* The bytes of the arena: what the layers and the wanted KV blocks need, or the whole budget if that is more. */
-static struct status size_arena(const struct offload_config *config, size_t *bytes) {
-    size_t weights, kv, needed;
-    if (!bytes_multiply((size_t)config->layers * config->slabs, config->slab_bytes, &weights) ||
-        !bytes_multiply(config->kv_blocks_wanted, config->kv_block_bytes, &kv) || !bytes_add(weights, kv, &needed) ||
-        needed > SIZE_MAX / 2) {
-        return status_error(STATUS_NO_MEMORY,
-                            "%u layers of %u slabs of %zu bytes and %u KV blocks do not fit an address space",
-                            config->layers, config->slabs, config->slab_bytes, config->kv_blocks_wanted);
+/* ---- sizes ---- */
+
+static uint32_t total_slabs(const struct offload_config *config) {
+    return config->layers * config->slabs;
+}
+
+/* The load as far as it is known for `rows` tokens that attend to `context` positions each. */
+static struct plan_load load_of(const struct offload *offload, double rows, double context) {
+    const struct offload_config *config = &offload->config;
+    struct plan_load load = {.layers = config->layers,
+                             .slabs = config->slabs,
+                             .slab_bytes = config->slab_bytes,
+                             .layer_ns = UNKNOWN_LAYER_NS,
+                             .link_bytes_per_s = config->link_bytes_per_s};
+    if (load.link_bytes_per_s == 0) {
+        load.link_bytes_per_s = UNKNOWN_LINK_BYTES_PER_S;
     }
-    if (config->device_memory > 0 && config->device_memory < needed) {
-        char has[16], lacks[16], of_weights[16], of_kv[16], of_both[16];
-        return status_error(
-            STATUS_NO_MEMORY,
-            "device_memory leaves %s for weights and KV cache; all %u layers resident need %s and the KV cache %s, "
-            "together %s: %s short. Raise device_memory, or lower context or kv_tokens",
-            bytes_format(config->device_memory, has, sizeof has), config->layers,
-            bytes_format(weights, of_weights, sizeof of_weights), bytes_format(kv, of_kv, sizeof of_kv),
-            bytes_format(needed, of_both, sizeof of_both),
-            bytes_format(needed - config->device_memory, lacks, sizeof lacks));
+    if (offload->recorded) {
+        struct record_cell cell;
+        (void)record_get(&offload->record, rows, context, &cell); /* beyond the grid the tuner's ratios correct it */
+        load.layer_ns = cell.layer_ns > 0 ? cell.layer_ns : 1;
+        load.after_ns = cell.outside_ns;
+        load.link_bytes_per_s = offload->record.link_bytes_per_s;
+        load.copy_ns = offload->record.copy_ns;
     }
-    *bytes = config->device_memory > 0 ? bytes_align(config->device_memory - 63, 64) : bytes_align(needed, 64);
+    return load;
+}
+
+/* Slots for weights, ring included, when the arena has `bytes` and keeps the wanted KV blocks. */
+static uint32_t weight_slots(const struct offload_config *config, size_t bytes) {
+    size_t kv = (size_t)config->kv_blocks_wanted * config->kv_block_bytes;
+    return bytes > kv ? (uint32_t)((bytes - kv) / config->slab_bytes) : 0;
+}
+
+static struct status refuse_budget(const struct offload *offload, size_t weights, size_t ring) {
+    const struct offload_config *config = &offload->config;
+    size_t kv = (size_t)config->kv_blocks_wanted * config->kv_block_bytes, needed = weights + ring + kv;
+    char has[16], lacks[16], of_weights[16], of_kv[16], of_ring[16];
+    return status_error(STATUS_NO_MEMORY,
+                        "device_memory leaves %s for weights and KV cache; offload.policy \"%s\" needs %s of weights, "
+                        "%s of staging and %s of KV cache: %s short. Raise device_memory, or lower context",
+                        bytes_format(config->device_memory, has, sizeof has), offload->policy->name,
+                        bytes_format(weights, of_weights, sizeof of_weights),
+                        bytes_format(ring, of_ring, sizeof of_ring), bytes_format(kv, of_kv, sizeof of_kv),
+                        bytes_format(needed - config->device_memory, lacks, sizeof lacks));
+}
+
+/* The first placement: what the policy makes of the budget, before anything was measured. Without a budget nothing has
+ * to leave; what leaves later is what deadlines allow. */
+static struct status place_first(struct offload *offload) {
+    const struct offload_config *config = &offload->config;
+    struct plan_load load = load_of(offload, 1, 1);
+    TRY(plan_load_check(&load));
+    struct policy_request request = {.load = &load, .deadline_ns = UINT64_MAX, .options = config->options};
+    request.limits = (struct plan_limits){.max_slabs = total_slabs(config), .bus_slabs = UINT32_MAX};
+    if (config->device_memory > 0) {
+        uint32_t slots = weight_slots(config, config->device_memory);
+        request.limits.floor_slabs = slots < total_slabs(config) ? total_slabs(config) - slots : 0;
+    }
+    if (offload->tuned && config->options.interval == 0) {
+        /* As little as the budget asks for, in a ring that any later plan can live with. */
+        uint32_t staging = config->slabs + (config->slabs > 2 ? config->slabs / 2 : 1);
+        uint32_t floor = (uint32_t)request.limits.floor_slabs;
+        uint32_t slabs = floor > 0 ? floor + staging : 0;
+        if (slabs > total_slabs(config)) {
+            staging = config->slabs;
+            slabs = total_slabs(config);
+        }
+        plan_nested(&load, slabs, staging, &offload->plan);
+        offload->plan.staging = staging;
+    } else {
+        struct plan_choice choice;
+        TRY(offload->policy->place(&request, &choice));
+        offload->plan = choice.plan;
+        offload->report.why = plan_why_name(choice.why);
+    }
+    size_t weights = (total_slabs(config) - (size_t)offload->plan.streamed_slabs) * config->slab_bytes;
+    size_t ring = (size_t)offload->plan.staging * config->slab_bytes;
+    if (config->device_memory > 0 &&
+        weights + ring + (size_t)config->kv_blocks_wanted * config->kv_block_bytes > config->device_memory) {
+        return refuse_budget(offload, weights, ring);
+    }
     return STATUS_SUCCESS;
 }
 
-/* The table of named uses: their sum is the arena. */
-static void print_arena(const struct offload *offload) {
+/* ---- life ---- */
+
+static void print_uses(const struct offload *offload) {
     struct offload_report report = offload_report(offload);
-    char a[16], b[16], c[16], d[16];
-    log_info("device arena %s: weights %s (%u of %u layers), KV cache %s (%u blocks of %u tokens), unused %s",
+    char a[16], b[16], c[16], d[16], e[16];
+    log_info("device arena %s = weights %s + staging %s + KV cache %s (%u blocks of 16 tokens) + unused %s",
              bytes_format(report.arena_bytes, a, sizeof a), bytes_format(report.weight_bytes_device, b, sizeof b),
-             report.layers - report.layers_offloaded, report.layers,
-             bytes_format((uint64_t)report.kv_blocks * offload->arena.block_bytes, c, sizeof c), report.kv_blocks, 16u,
-             bytes_format(report.lost_bytes, d, sizeof d));
+             bytes_format(report.staging_bytes, c, sizeof c),
+             bytes_format((uint64_t)report.kv_blocks * offload->arena.block_bytes, d, sizeof d), report.kv_blocks,
+             bytes_format(report.lost_bytes, e, sizeof e));
+    log_info("offload policy %s: %.2f of %u layers in host memory (%s, %u of %u slabs), host pool %s", report.policy,
+             (double)report.streamed_slabs / report.slabs, report.layers,
+             bytes_format(report.weight_bytes_host, a, sizeof a), report.streamed_slabs, report.layers * report.slabs,
+             bytes_format(report.host_bytes, b, sizeof b));
 }
 
-static struct status create(struct offload *offload, size_t arena_bytes) {
+static struct status create_host_pool(struct offload *offload) {
     const struct offload_config *config = &offload->config;
-    TRY(arena_create(offload->device, arena_bytes, config->slab_bytes, config->kv_block_bytes,
-                     config->layers * config->slabs, &offload->arena));
-    struct pipeline_shape shape = {.layers = config->layers, .slabs = config->slabs};
-    return pipeline_create(offload->device, &shape, &offload->arena, NULL, offload->streamed, &offload->pipeline);
+    size_t bytes = (size_t)total_slabs(config) * config->slab_bytes;
+    if (config->host_memory > 0 && bytes > config->host_memory) {
+        char has[16], needs[16], lacks[16];
+        return status_error(
+            STATUS_NO_MEMORY, "host_memory is %s and the offloadable layers take %s: %s short. Raise host_memory",
+            bytes_format(config->host_memory, has, sizeof has), bytes_format(bytes, needs, sizeof needs),
+            bytes_format(bytes - config->host_memory, lacks, sizeof lacks));
+    }
+    void *host = NULL;
+    TRY(device_alloc_host(offload->device, bytes, "the host pool of offloadable layers", &host));
+    offload->host = host;
+    offload->report.host_bytes = bytes;
+    return STATUS_SUCCESS;
+}
+
+static struct status create(struct offload *offload) {
+    struct offload_config *config = &offload->config;
+    size_t kv;
+    if (!bytes_multiply(config->kv_blocks_wanted, config->kv_block_bytes, &kv) || kv > SIZE_MAX / 4) {
+        return status_error(STATUS_NO_MEMORY, "%u KV blocks do not fit an address space", config->kv_blocks_wanted);
+    }
+    TRY(policy_find(config->policy, &offload->policy));
+    offload->tuned = strcmp(offload->policy->name, "metronome") == 0 && config->options.interval == 0;
+    TRY(place_first(offload));
+    bool leaves = offload->tuned || offload->plan.streamed_slabs > 0;
+    if (!leaves) {
+        offload->plan.staging = 0;
+    }
+    uint32_t slots = total_slabs(config) - offload->plan.streamed_slabs + offload->plan.staging;
+    size_t bytes = config->device_memory > 0 ? config->device_memory / 64 * 64
+                                             : bytes_align((size_t)slots * config->slab_bytes + kv, 64);
+    TRY(arena_create(offload->device, bytes, config->slab_bytes, config->kv_block_bytes, slots, &offload->arena));
+    if (leaves) {
+        TRY(create_host_pool(offload));
+    }
+    struct pipeline_shape shape = {.layers = config->layers, .slabs = config->slabs, .staging = offload->plan.staging};
+    TRY(pipeline_create(offload->device, &shape, &offload->arena, offload->host, offload->plan.streamed,
+                        &offload->pipeline));
+    pipeline_set_prefetch(offload->pipeline, offload->plan.prefetch_layers);
+    tuner_init(&offload->tuner, offload->plan.streamed_slabs);
+    return STATUS_SUCCESS;
 }
 
 struct status offload_create(struct device *device, const struct offload_config *config, struct offload **out) {
     CHECK(config->layers > 0 && config->slabs > 0 && config->slabs <= PIPELINE_MAX_SLABS);
     CHECK(config->slab_bytes > 0 && config->slab_bytes % 64 == 0 && config->kv_block_bytes > 0);
-    if (strcmp(config->policy, "none") != 0) {
-        return status_error(STATUS_UNSUPPORTED, "offload.policy \"%s\" is not built; built are: none", config->policy);
-    }
-    size_t arena_bytes = 0;
-    TRY(size_arena(config, &arena_bytes));
     struct offload *offload = calloc(1, sizeof *offload);
-    uint8_t *streamed = calloc(config->layers, sizeof *streamed);
-    if (!offload || !streamed) {
-        free(offload);
-        free(streamed);
+    if (!offload) {
         return status_error(STATUS_NO_MEMORY, "no memory for the placement of %u layers", config->layers);
     }
-    *offload = (struct offload){.device = device, .config = *config, .streamed = streamed};
-    struct status status = create(offload, arena_bytes);
+    *offload = (struct offload){.device = device, .config = *config, .report = {.why = "memory"}};
+    struct status status = create(offload);
     if (status_failed(&status)) {
         offload_destroy(offload);
         return status;
     }
-    offload->blocks_free = offload->arena.blocks;
     struct offload_report report = offload_report(offload);
-    CHECK(report.arena_bytes ==
-          report.weight_bytes_device + (size_t)report.kv_blocks * config->kv_block_bytes + report.lost_bytes);
-    print_arena(offload);
+    CHECK(report.arena_bytes == report.weight_bytes_device + report.staging_bytes +
+                                    (size_t)report.kv_blocks * config->kv_block_bytes + report.lost_bytes);
+    print_uses(offload);
     *out = offload;
     return STATUS_SUCCESS;
 }
@@ -98,7 +203,9 @@ void offload_destroy(struct offload *offload) {
     }
     pipeline_destroy(offload->pipeline);
     arena_destroy(&offload->arena);
-    free(offload->streamed);
+    if (offload->host) {
+        device_free_host(offload->device, offload->host);
+    }
     free(offload);
 }
 
@@ -108,13 +215,93 @@ uint32_t offload_slabs(const struct offload *offload) {
 
 struct status offload_store_layer(struct offload *offload, uint32_t layer, const void *packed) {
     CHECK(layer < offload->config.layers);
-    const size_t bytes = offload->config.slab_bytes;
+    const size_t bytes = offload->config.slab_bytes, slabs = offload->config.slabs;
+    if (offload->host) {
+        memcpy(offload->host + layer * slabs * bytes, packed, slabs * bytes);
+    }
     struct stream *copy = pipeline_copy_stream(offload->pipeline);
-    for (uint32_t slab = 0; slab < offload->config.slabs; slab++) {
-        void *target = arena_slot_address(&offload->arena, pipeline_home(offload->pipeline, layer, slab));
-        stream_copy(copy, target, (const uint8_t *)packed + slab * bytes, bytes, COPY_HOST_TO_DEVICE);
+    for (uint32_t slab = 0; slab < slabs; slab++) {
+        uint32_t home = pipeline_home(offload->pipeline, layer, slab);
+        if (home != UINT32_MAX) {
+            stream_copy(copy, arena_slot_address(&offload->arena, home), (const uint8_t *)packed + slab * bytes, bytes,
+                        COPY_HOST_TO_DEVICE);
+        }
     }
     return stream_sync(copy);
+}
+
+void offload_set_record(struct offload *offload, const struct record *record) {
+    offload->record = *record;
+    offload->recorded = true;
+    tuner_init(&offload->tuner, offload->plan.streamed_slabs); /* what it learnt before was of guesses */
+    const struct offload_report fresh = {.why = offload->report.why, .host_bytes = offload->report.host_bytes};
+    offload->report = fresh; /* the measuring iterations were nobody's */
+}
+
+struct plan_prediction offload_predict(const struct offload *offload, double rows, double context) {
+    struct plan_load load = load_of(offload, rows, context);
+    return plan_predict(&load, &offload->plan);
+}
+
+bool offload_is_tuned(const struct offload *offload) {
+    return offload->tuned;
+}
+
+struct status offload_measure_link(struct offload *offload, uint64_t *bytes_per_s, uint64_t *copy_ns) {
+    return pipeline_measure_link(offload->pipeline, bytes_per_s, copy_ns);
+}
+
+/* ---- an iteration ---- */
+
+/* Slots that weights and ring may take without a KV block in use having to go. */
+static uint32_t slots_left_by_blocks(const struct offload *offload) {
+    const struct arena *arena = &offload->arena;
+    uint32_t used = arena_blocks_in_use(arena);
+    used = used > offload->config.kv_blocks_wanted ? used : offload->config.kv_blocks_wanted;
+    return (uint32_t)((arena->bytes - (size_t)used * arena->block_bytes) / arena->slot_bytes);
+}
+
+static void change_plan(struct offload *offload, const struct plan *plan) {
+    uint32_t slots = pipeline_slots(offload->pipeline, plan->streamed);
+    if (slots > offload->arena.boundary) {
+        arena_set_boundary(&offload->arena, slots);
+    }
+    pipeline_place(offload->pipeline, plan->streamed);
+    arena_set_boundary(&offload->arena, slots);
+    offload->plan = *plan;
+    offload->report.placements++;
+}
+
+/* Decides anew, as the deadline, the budget and the blocks in use allow. */
+static void tune(struct offload *offload, const struct offload_demand *demand) {
+    double context = (double)demand->context_tokens / demand->rows;
+    struct plan_load load = load_of(offload, demand->rows, context);
+    uint32_t total = total_slabs(&offload->config), slots = slots_left_by_blocks(offload);
+    struct plan_limits limits = {.max_slabs = total, .bus_slabs = UINT32_MAX, .staging = offload->plan.staging};
+    limits.floor_slabs = slots < total ? total - slots : 0;
+    if (demand->deadline_ns == UINT64_MAX) { /* nobody waits and nothing is promised: no more than memory asks for */
+        uint32_t least = limits.floor_slabs > 0 ? (uint32_t)limits.floor_slabs + limits.staging : 0;
+        limits.max_slabs = least < total ? least : total;
+    }
+    offload->bucket = tuner_bucket(demand->decode_rows == 0, demand->rows, (uint32_t)context);
+    struct tuner_decision decision =
+        tuner_decide(&offload->tuner, offload->bucket, &load, demand->deadline_ns, &limits);
+    if (decision.plan.streamed_slabs != offload->plan.streamed_slabs) {
+        change_plan(offload, &decision.plan);
+    }
+    offload->report.why = plan_why_name(decision.why);
+    offload->report.predicted_ns = decision.expected_ns;
+}
+
+void offload_begin(struct offload *offload, struct stream *compute, const struct offload_demand *demand) {
+    offload->report.deadline_ns = demand->deadline_ns;
+    if (offload->tuned) {
+        tune(offload, demand);
+    } else {
+        struct plan_load load = load_of(offload, demand->rows, (double)demand->context_tokens / demand->rows);
+        offload->report.predicted_ns = plan_predict(&load, &offload->plan).iteration_ns;
+    }
+    pipeline_begin(offload->pipeline, compute);
 }
 
 const void *const *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer) {
@@ -125,29 +312,63 @@ void offload_release_layer(struct offload *offload, struct stream *compute, uint
     pipeline_release(offload->pipeline, compute, layer);
 }
 
-bool offload_kv_take(struct offload *offload, uint64_t *address) {
-    if (!arena_take_block(&offload->arena, address)) {
-        return false;
+void offload_end(struct offload *offload, uint64_t iteration_ns) {
+    struct pipeline_times times;
+    pipeline_times(offload->pipeline, &times);
+    struct offload_report *report = &offload->report;
+    report->iterations++;
+    report->bytes_streamed = times.copied_bytes;
+    report->total_bytes_streamed += times.copied_bytes;
+    report->measured_ns = iteration_ns;
+    report->stall_ns = times.stall_ns;
+    report->layers_ns = times.layers_ns;
+    report->total_stall_ns += times.stall_ns;
+    report->total_late += iteration_ns > report->deadline_ns;
+    if (offload->tuned) {
+        struct tuner_measurement measurement = {.iteration_ns = iteration_ns,
+                                                .layers_ns = times.layers_ns,
+                                                .stall_ns = times.stall_ns,
+                                                .link_bytes = times.sample_bytes,
+                                                .link_ns = times.sample_ns};
+        tuner_observe(&offload->tuner, &measurement);
+        report->link_bytes_per_s = tuner_report(&offload->tuner).link_bytes_per_s;
+    } else if (times.sample_ns > 0) {
+        report->link_bytes_per_s = times.sample_bytes * UINT64_C(1000000000) / times.sample_ns;
     }
-    __atomic_fetch_sub(&offload->blocks_free, 1, __ATOMIC_RELAXED);
-    return true;
+}
+
+/* ---- KV blocks ---- */
+
+bool offload_kv_take(struct offload *offload, uint64_t *address) {
+    return arena_take_block(&offload->arena, address);
 }
 
 void offload_kv_give(struct offload *offload, uint64_t address) {
     arena_give_block(&offload->arena, address);
-    __atomic_fetch_add(&offload->blocks_free, 1, __ATOMIC_RELAXED);
+}
+
+uint32_t offload_kv_free(const struct offload *offload) {
+    return offload->arena.blocks - offload->arena.taken;
 }
 
 struct offload_report offload_report(const struct offload *offload) {
+    const struct offload_config *config = &offload->config;
     const struct arena *arena = &offload->arena;
-    return (struct offload_report){
-        .policy = offload->config.policy,
-        .layers = offload->config.layers,
-        .arena_bytes = arena->bytes,
-        .slot_bytes = arena->slot_bytes,
-        .weight_bytes_device = (size_t)arena->boundary * arena->slot_bytes,
-        .lost_bytes = arena_lost_bytes(arena),
-        .kv_blocks = arena->blocks,
-        .kv_blocks_free = __atomic_load_n(&offload->blocks_free, __ATOMIC_RELAXED),
-    };
+    struct offload_report report = offload->report;
+    uint32_t streamed = offload->plan.streamed_slabs, total = total_slabs(config);
+    report.policy = offload->policy->name;
+    report.layers = config->layers;
+    report.slabs = config->slabs;
+    report.staging = offload->plan.staging;
+    report.streamed_slabs = streamed;
+    report.interval = streamed > 0 ? (double)total / streamed : 0;
+    report.arena_bytes = arena->bytes;
+    report.slot_bytes = arena->slot_bytes;
+    report.weight_bytes_device = (size_t)(total - streamed) * arena->slot_bytes;
+    report.staging_bytes = (size_t)report.staging * arena->slot_bytes;
+    report.weight_bytes_host = (size_t)streamed * arena->slot_bytes;
+    report.lost_bytes = arena_lost_bytes(arena);
+    report.kv_blocks = arena->blocks;
+    report.kv_blocks_free = arena->blocks - arena->taken;
+    return report;
 }

@@ -1,14 +1,17 @@
 /* Where each decoder layer and each KV block lives, and what moves when.
  *
  * Owns: the device arena (weights below a boundary, KV blocks above it), the host pool, the copy stream, and the
- * placement in force. Nothing is allocated after offload_create(). Knows nothing of requests: the scheduler tells it
- * deadlines and asks it for blocks.
- * Threads: the engine's only, except offload_report(), which any thread may call. */
+ * placement in force, which a policy chooses (offload/policy.h) and the pipeline carries out (offload/pipeline.h).
+ * Nothing is allocated after offload_create(). Knows nothing of requests: the scheduler tells it deadlines and asks
+ * it for blocks.
+ * Threads: the engine's only, except offload_report(), which takes a snapshot for whoever calls on that thread. */
 #ifndef METRONOME_OFFLOAD_OFFLOAD_H
 #define METRONOME_OFFLOAD_OFFLOAD_H
 
 #include "base/status.h"
 #include "kernels/device.h"
+#include "offload/policy.h"
+#include "offload/record.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -17,17 +20,20 @@
 struct offload;
 
 struct offload_config {
-    const char *policy; /* "none": every layer resident, or a refusal that says how much is short */
+    const char *policy; /* a name of offload/policy.h; "none": every layer resident */
+    struct policy_options options;
     uint32_t layers;
     uint32_t slabs;            /* pieces that a layer's packed weights are cut into */
     size_t slab_bytes;         /* one of them; a multiple of 64 */
     size_t kv_block_bytes;     /* KV_BLOCK_TOKENS positions of every layer */
-    uint64_t device_memory;    /* bytes that arena may take; 0: exactly what layers and kv_blocks_wanted need */
-    uint32_t kv_blocks_wanted; /* with device_memory 0: this many; otherwise the least that will do */
+    uint32_t kv_blocks_wanted; /* at least this many, always */
+    uint64_t device_memory;    /* bytes that the arena may take; 0: what layers, ring and kv_blocks_wanted need */
+    uint64_t host_memory;      /* bytes that the host pool may take; 0: no bound */
+    uint64_t link_bytes_per_s; /* nominal, to begin with; 0: unknown */
 };
 
-/* Allocates the arena and prints, at level info, the table of named uses whose sum it is. STATUS_NO_MEMORY says what
- * is short by how much and which option to change. */
+/* Allocates the arena and the host pool and prints, at level info, the table of named uses whose sum they are.
+ * STATUS_NO_MEMORY says what is short by how much and which option to change. */
 struct status offload_create(struct device *device, const struct offload_config *config, struct offload **out);
 void offload_destroy(struct offload *offload);
 
@@ -38,25 +44,66 @@ uint32_t offload_slabs(const struct offload *offload);
 /* Puts a packed layer (host memory, slabs * slab_bytes) in its place; returns when it is there. */
 struct status offload_store_layer(struct offload *offload, uint32_t layer, const void *packed);
 
+/* What the link gives alone: copies of a slab, and of little, into the ring. Between iterations. */
+struct status offload_measure_link(struct offload *offload, uint64_t *bytes_per_s, uint64_t *copy_ns);
+
+/* Does the policy decide anew in every iteration, from a record and measurements? */
+bool offload_is_tuned(const struct offload *offload);
+
+/* The placement in force, for `rows` tokens that attend to `context` positions each. */
+struct plan_prediction offload_predict(const struct offload *offload, double rows, double context);
+
+/* What iterations cost here, measured before the first request. Without it the first iterations are guesses that the
+ * tuner's measurements correct. */
+void offload_set_record(struct offload *offload, const struct record *record);
+
 /* ---- an iteration ---- */
+
+struct offload_demand {
+    uint64_t deadline_ns;    /* for the iteration, from now; UINT64_MAX: nobody waits */
+    uint32_t rows;           /* tokens */
+    uint32_t decode_rows;    /* of them, rows of sequences that generate */
+    uint64_t context_tokens; /* KV positions that the rows attend to, together */
+};
+
+/* Before the first layer: chooses the placement for this demand, changes to it, and starts the copies that may run
+ * ahead. The iteration before has ended on the device. */
+void offload_begin(struct offload *offload, struct stream *compute, const struct offload_demand *demand);
 
 /* The device addresses of a layer's slabs, valid for work enqueued on `compute` until offload_release_layer(); the
  * stream waits until they have arrived. Layers are taken in order 0 .. layers-1, once an iteration. */
 const void *const *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer);
 void offload_release_layer(struct offload *offload, struct stream *compute, uint32_t layer);
 
+/* After the iteration's end on the device, which took `iteration_ns`: what was measured goes to the next choice. */
+void offload_end(struct offload *offload, uint64_t iteration_ns);
+
 /* ---- KV blocks ---- */
 
 /* A block's device address, or false when none is free. */
 bool offload_kv_take(struct offload *offload, uint64_t *address);
 void offload_kv_give(struct offload *offload, uint64_t address);
+uint32_t offload_kv_free(const struct offload *offload);
 
+/* Everything that is true of the offloading now: for the start-up table, /metrics and every benchmark row. */
 struct offload_report {
-    const char *policy;
-    uint32_t layers, layers_offloaded;
-    size_t arena_bytes, slot_bytes, weight_bytes_device, weight_bytes_host;
-    size_t lost_bytes; /* between the last weight slot and the last KV block */
+    const char *policy, *why; /* why: "slo", "memory", "bus" or "pinned" */
+    uint32_t layers, slabs, staging;
+    uint32_t streamed_slabs; /* that live in host memory only */
+    double interval;         /* layers for each layer's worth in host memory; 0: none is */
+    size_t arena_bytes, slot_bytes, host_bytes;
+    size_t weight_bytes_device; /* resident slabs */
+    size_t staging_bytes;
+    size_t weight_bytes_host; /* of streamed slabs */
+    size_t lost_bytes;        /* between the last weight slot and the last KV block */
     uint32_t kv_blocks, kv_blocks_free;
+    uint64_t iterations, placements; /* so far: changes of placement */
+    /* of the last iteration */
+    uint64_t bytes_streamed; /* counted at the copy calls */
+    uint64_t predicted_ns, measured_ns, stall_ns, layers_ns, deadline_ns;
+    /* sums since the start */
+    uint64_t total_bytes_streamed, total_stall_ns, total_late; /* iterations that took longer than their deadline */
+    uint64_t link_bytes_per_s;                                 /* the running estimate; 0: not yet measured */
 };
 struct offload_report offload_report(const struct offload *offload);
 

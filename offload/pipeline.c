@@ -438,3 +438,32 @@ void pipeline_times(struct pipeline *pipeline, struct pipeline_times *out) {
         }
     }
 }
+
+static struct status time_copy(struct pipeline *pipeline, size_t bytes, uint64_t *best_ns) {
+    const struct layer_state *layer = &pipeline->layer[0];
+    *best_ns = UINT64_MAX;
+    for (int i = 0; i < 5; i++) {
+        event_record(layer->copy_begun, pipeline->copy);
+        stream_copy(pipeline->copy, arena_slot_address(pipeline->arena, 0), pipeline->host, bytes, COPY_HOST_TO_DEVICE);
+        event_record(layer->copy_done, pipeline->copy);
+        TRY(stream_sync(pipeline->copy));
+        uint64_t took = event_time_ns(layer->copy_done) - event_time_ns(layer->copy_begun);
+        *best_ns = took < *best_ns ? took : *best_ns;
+    }
+    return STATUS_SUCCESS;
+}
+
+struct status pipeline_measure_link(struct pipeline *pipeline, uint64_t *bytes_per_s, uint64_t *copy_ns) {
+    CHECK(pipeline->host && pipeline->shape.staging > 0 && !pipeline->held && pipeline->current == 0);
+    TRY(stream_sync(pipeline->copy));
+    pipeline->sent = pipeline->taken;
+    realign_ring(pipeline);
+    uint64_t small_ns = 0, slab_ns = 0;
+    const size_t bytes = pipeline->arena->slot_bytes;
+    TRY(time_copy(pipeline, 64, &small_ns));
+    TRY(time_copy(pipeline, bytes, &slab_ns));
+    *copy_ns = small_ns;
+    uint64_t moving_ns = slab_ns > 2 * small_ns ? slab_ns - small_ns : slab_ns;
+    *bytes_per_s = (uint64_t)((double)bytes * 1e9 / (double)(moving_ns > 0 ? moving_ns : 1));
+    return STATUS_SUCCESS;
+}

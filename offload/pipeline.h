@@ -67,4 +67,8 @@ struct pipeline_times {
 };
 void pipeline_times(struct pipeline *pipeline, struct pipeline_times *out);
 
+/* Between iterations: the rate of the link for whole slabs, and the fixed cost of a copy. What the ring holds is lost
+ * and comes again. */
+struct status pipeline_measure_link(struct pipeline *pipeline, uint64_t *bytes_per_s, uint64_t *copy_ns);
+
 #endif

@@ -112,7 +112,7 @@ static void admit_waiting(struct engine *engine, struct room *room) {
         struct sequence *sequence = queue_at(&engine->waiting, 0);
         /* Each running sequence is left a block to grow into, or it would be preempted at once. */
         uint32_t needed = sequence->count / KV_BLOCK_TOKENS + 1;
-        uint32_t free_blocks = offload_report(engine->offload).kv_blocks_free;
+        uint32_t free_blocks = offload_kv_free(engine->offload);
         if (engine->running_count > 0 && free_blocks < needed + engine->running_count) {
             break;
         }

@@ -3,8 +3,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "scheduler/engine_internal.h"
+#include "scheduler/profile.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -82,13 +84,35 @@ static struct status wanted_blocks(const struct engine *engine, size_t block_byt
     return STATUS_SUCCESS;
 }
 
+/* How many slabs to cut a layer into: as fine as makes weights no more than 2 % larger, and none where whole layers
+ * are what a policy moves. A matmul takes at most MATMUL_MAX_PARTS pieces of three matrices. */
+static uint32_t choose_slabs(const struct engine *engine) {
+    const struct engine_config *config = &engine->config;
+    if (config->offload_slabs > 0) {
+        return config->offload_slabs;
+    }
+    if (strcmp(config->offload_policy, "metronome") != 0 && strcmp(config->offload_policy, "flexgen") != 0) {
+        return 1;
+    }
+    size_t whole = model_slab_bytes(engine->model, engine->device, 1);
+    uint32_t slabs = MATMUL_MAX_PARTS / 3;
+    while (slabs > 1 && slabs * model_slab_bytes(engine->model, engine->device, slabs) > whole + whole / 50) {
+        slabs /= 2;
+    }
+    return slabs;
+}
+
 static struct status create_offload(struct engine *engine) {
     struct kv_shape kv = model_kv_shape(engine->model, engine->config.kv_type);
+    uint32_t slabs = choose_slabs(engine);
     struct offload_config config = {.policy = engine->config.offload_policy,
+                                    .options = engine->config.offload_options,
                                     .layers = model_shape(engine->model)->layers,
-                                    .slabs = 1,
-                                    .slab_bytes = model_slab_bytes(engine->model, engine->device, 1),
-                                    .kv_block_bytes = kv_block_bytes(&kv)};
+                                    .slabs = slabs,
+                                    .slab_bytes = model_slab_bytes(engine->model, engine->device, slabs),
+                                    .kv_block_bytes = kv_block_bytes(&kv),
+                                    .host_memory = engine->config.host_memory,
+                                    .link_bytes_per_s = engine->config.link_bytes_per_s};
     TRY(wanted_blocks(engine, config.kv_block_bytes, &config.kv_blocks_wanted));
     if (engine->config.device_memory > 0) {
         uint64_t globals = model_global_bytes(engine->model, engine->device);
@@ -172,6 +196,23 @@ static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
     pthread_mutex_unlock(&engine->stats_lock);
 }
 
+/* Can the promise be kept at all: one sequence decoding, with what has to leave the device streamed? */
+static struct status check_promise(const struct engine *engine) {
+    if (engine->config.tpot_ns == 0) {
+        return STATUS_SUCCESS;
+    }
+    struct plan_prediction prediction = offload_predict(engine->offload, 1, 64);
+    if (prediction.iteration_ns > engine->config.tpot_ns) {
+        return status_error(
+            STATUS_INVALID,
+            "slo.tpot_ms is %.2f and one token takes %.2f ms here, %.2f of them waiting for weights from "
+            "host memory: %.2f ms short. Raise slo.tpot_ms, device_memory or link_gbps",
+            (double)engine->config.tpot_ns / 1e6, (double)prediction.iteration_ns / 1e6,
+            (double)prediction.stall_ns / 1e6, (double)(prediction.iteration_ns - engine->config.tpot_ns) / 1e6);
+    }
+    return STATUS_SUCCESS;
+}
+
 static struct status prepare(struct engine *engine) {
     TRY(resolve_config(engine));
     TRY(create_offload(engine));
@@ -179,6 +220,12 @@ static struct status prepare(struct engine *engine) {
     TRY(forward_create(engine->model, engine->device, engine->offload, &engine->limits, engine->config.kv_type,
                        &engine->forward));
     engine->inputs = forward_inputs(engine->forward);
+    if (offload_is_tuned(engine->offload)) {
+        struct record record;
+        TRY(profile_measure(engine->device, engine->forward, engine->offload, &engine->limits, &record));
+        offload_set_record(engine->offload, &record);
+        TRY(check_promise(engine));
+    }
     TRY(find_end_tokens(engine));
     TRY(create_queues(engine));
     init_stats(engine);
@@ -258,6 +305,32 @@ static void end_cancelled(struct engine *engine) {
     pthread_mutex_unlock(&engine->lock);
 }
 
+/* What this iteration asks of the offload engine. Its deadline is the promised time per output token where somebody
+ * waits for one; for prefill alone it is the earliest promised first token's share: what is left of its time goes to
+ * what is left of its prompt. */
+static struct offload_demand demand_of(const struct engine *engine, uint64_t now) {
+    struct offload_demand demand = {.deadline_ns = UINT64_MAX, .rows = engine->inputs->rows};
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        uint32_t rows = sequence->scheduled;
+        if (rows == 0) {
+            continue;
+        }
+        demand.context_tokens += (uint64_t)rows * (sequence->computed + (rows + 1) / 2);
+        uint64_t due = UINT64_MAX;
+        if (sequence->first_token_ns != 0) {
+            demand.decode_rows += rows;
+            due = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : due;
+        } else if (engine->config.ttft_ns > 0) {
+            uint64_t by = sequence->request->arrival_ns + engine->config.ttft_ns;
+            uint32_t left = sequence->count - sequence->computed;
+            due = by > now ? (uint64_t)((double)(by - now) * rows / left) : 1;
+        }
+        demand.deadline_ns = due < demand.deadline_ns ? due : demand.deadline_ns;
+    }
+    return demand;
+}
+
 struct status engine_step(struct engine *engine, bool *idle) {
     if (engine->fault.code != STATUS_OK) {
         *idle = true;
@@ -273,6 +346,8 @@ struct status engine_step(struct engine *engine, bool *idle) {
         return STATUS_SUCCESS;
     }
     if (compose_iteration(engine) > 0) {
+        struct offload_demand demand = demand_of(engine, begin);
+        offload_begin(engine->offload, forward_stream(engine->forward), &demand);
         forward_run(engine->forward, engine->logits_wanted);
         engine->fault = forward_wait(engine->forward);
         if (engine->fault.code != STATUS_OK) {
@@ -282,6 +357,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
             return engine->fault;
         }
         commit_iteration(engine);
+        offload_end(engine->offload, device_now_ns(engine->device) - begin);
     }
     publish_stats(engine, device_now_ns(engine->device) - begin);
     return STATUS_SUCCESS;

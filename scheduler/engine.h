@@ -28,8 +28,13 @@ struct engine_config {
     enum kv_type kv_type;
     uint64_t kv_tokens;     /* KV capacity wanted, tokens; 0: derived from device_memory, or a default */
     uint64_t device_memory; /* bytes for weights, KV and workspace together; 0: as needed */
+    uint64_t host_memory;   /* bytes for offloaded weights; 0: no bound */
     const char *offload_policy;
-    uint64_t seed; /* for requests that bring none */
+    struct policy_options offload_options;
+    uint32_t offload_slabs;    /* pieces of a layer that may be offloaded one by one; 0: chosen */
+    uint64_t link_bytes_per_s; /* nominal; 0: measured */
+    uint64_t ttft_ns, tpot_ns; /* promised; 0: none */
+    uint64_t seed;             /* for requests that bring none */
 };
 
 /* ---- requests ---- */

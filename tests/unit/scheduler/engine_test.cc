@@ -1,26 +1,11 @@
 // scheduler/engine on the cpu device with the demo model: the same tokens whatever runs beside a request, blocks that
 // come back, queues that are bounded, and exactly one end for every request.
-extern "C" {
-#include "base/log.h"
-#include "base/random.h"
-#include "scheduler/engine.h"
-}
-#include <atomic>
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <gtest/gtest.h>
-#include <map>
-#include <memory>
-#include <poll.h>
-#include <string>
-#include <sys/stat.h>
-#include <vector>
+#include "running_engine.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#else
-#define SANITIZED 0
+#include <atomic>
+#include <poll.h>
+
+#if !SANITIZED
 // Counts every allocation of the process: the engine's loop must make none.
 static std::atomic<uint64_t> allocations;
 extern "C" void *__libc_malloc(size_t);
@@ -41,157 +26,6 @@ extern "C" void *realloc(void *old, size_t bytes) {
 #endif
 
 namespace {
-
-std::string model_path() {
-    const char *named = getenv("METRONOME_TEST_MODEL");
-    std::string path = named ? named : ".cache/SmolLM2-135M-Instruct.Q4_1.gguf";
-    struct stat info;
-    return stat(path.c_str(), &info) == 0 ? path : "";
-}
-
-struct Options {
-    uint32_t threads = 2, context = 256, max_sequences = 16, max_queue = 64, max_batch_tokens = 64, prefill_chunk = 0;
-    uint64_t kv_tokens = 4096;
-};
-
-class Engine {
-  public:
-    explicit Engine(const Options &options) {
-        struct device_config device_config = {};
-        device_config.name = "cpu";
-        device_config.threads = options.threads;
-        struct engine_config config = {};
-        config.context = options.context;
-        config.max_sequences = options.max_sequences;
-        config.max_queue = options.max_queue;
-        config.max_batch_tokens = options.max_batch_tokens;
-        config.prefill_chunk = options.prefill_chunk;
-        config.kv_tokens = options.kv_tokens;
-        config.offload_policy = "none";
-        config.seed = 1;
-        log_set_level(LOG_WARN);
-        check(device_open(&device_config, &device));
-        check(model_open(model_path().c_str(), &model));
-        check(engine_create(&config, model, device, &engine));
-    }
-    ~Engine() {
-        engine_destroy(engine);
-        model_close(model);
-        device_close(device);
-    }
-    static void check(struct status status) {
-        if (status.code != STATUS_OK) {
-            fprintf(stderr, "%s\n", status.message);
-            abort();
-        }
-    }
-    bool all_blocks_free() const {
-        struct engine_stats stats;
-        engine_stats(engine, &stats);
-        return stats.kv_blocks > 0 && stats.kv_blocks_free == stats.kv_blocks;
-    }
-    struct device *device = nullptr;
-    struct model *model = nullptr;
-    struct engine *engine = nullptr;
-};
-
-struct Outcome {
-    std::vector<uint32_t> tokens, prompt_tokens;
-    std::vector<float> logprobs, prompt_logprobs;
-    std::string text, prompt_text;
-    enum finish_reason finish = FINISH_NONE;
-    uint32_t finishes = 0, completion_tokens = 0;
-};
-
-class Request {
-  public:
-    Request(std::vector<uint32_t> ids, uint32_t max_tokens) : prompt(std::move(ids)) {
-        request.prompt = prompt.data();
-        request.prompt_count = (uint32_t)prompt.size();
-        request.sampling.top_p = 1;
-        request.sampling.repetition_penalty = 1;
-        request.sampling.max_tokens = max_tokens;
-        request.owner = this;
-    }
-    std::vector<uint32_t> prompt;
-    struct request request = {};
-    Outcome outcome;
-};
-
-void drain_events(struct engine *engine) {
-    std::vector<struct engine_event> events(64);
-    for (uint32_t count; (count = engine_poll(engine, events.data(), 64)) > 0;) {
-        for (uint32_t i = 0; i < count; i++) {
-            const struct engine_event &event = events[i];
-            Outcome &outcome = static_cast<Request *>(event.request->owner)->outcome;
-            ASSERT_EQ(outcome.finishes, 0u) << "an event after the last";
-            (event.is_prompt ? outcome.prompt_text : outcome.text).append(event.text, event.text_bytes);
-            if (event.has_token) {
-                (event.is_prompt ? outcome.prompt_tokens : outcome.tokens).push_back(event.token);
-                (event.is_prompt ? outcome.prompt_logprobs : outcome.logprobs)
-                    .push_back(event.has_logprob ? event.logprob : NAN);
-            }
-            if (event.finish != FINISH_NONE) {
-                outcome.finish = event.finish;
-                outcome.finishes++;
-                outcome.completion_tokens = event.completion_tokens;
-            }
-        }
-    }
-}
-
-void run_until_idle(Engine &engine) {
-    for (bool idle = false; !idle;) {
-        Engine::check(engine_step(engine.engine, &idle));
-        drain_events(engine.engine);
-    }
-}
-
-std::vector<uint32_t> ids_of(const Engine &engine, const std::string &text) {
-    struct token_list list = {};
-    Engine::check(
-        tokenizer_encode(model_tokenizer(engine.model), text.data(), text.size(), TOKENIZE_SPECIAL, 10000, &list));
-    std::vector<uint32_t> ids(list.ids, list.ids + list.count);
-    token_list_free(&list);
-    return ids;
-}
-
-const char *const story = "<|im_start|>user\nTell me about the history of clocks, from sundials to quartz.<|im_end|>\n"
-                          "<|im_start|>assistant\n";
-const char *const prompts[] = {
-    "The capital of France is",        "Once upon a time", "def fibonacci(n):",
-    "Water boils at a temperature of", "1, 2, 3, 4,",      "<|im_start|>user\nHi<|im_end|>\n"};
-
-// The greedy tokens of a request alone, whole prompt at once, one thread: what every other run must give.
-std::vector<uint32_t> alone(const std::string &text, uint32_t tokens) {
-    static std::map<std::pair<std::string, uint32_t>, std::vector<uint32_t>> known;
-    auto &entry = known[{text, tokens}];
-    if (entry.empty()) {
-        Options options;
-        options.threads = 1;
-        options.max_batch_tokens = 256;
-        Engine engine(options);
-        Request request(ids_of(engine, text), tokens);
-        request.request.sampling.ignore_eos = true;
-        Engine::check(engine_submit(engine.engine, &request.request));
-        run_until_idle(engine);
-        EXPECT_EQ(request.outcome.finish, FINISH_LENGTH);
-        entry = request.outcome.tokens;
-        EXPECT_EQ(entry.size(), tokens);
-    }
-    return entry;
-}
-
-class EngineTest : public ::testing::Test {
-  protected:
-    void SetUp() override {
-        if (model_path().empty()) {
-            GTEST_SKIP() << "no demo model; set METRONOME_TEST_MODEL";
-        }
-    }
-};
-
-const uint32_t LENGTH = SANITIZED ? 6 : 40;
 
 TEST_F(EngineTest, SameTokensForAnyChunkAndThreads) {
     std::vector<uint32_t> want = alone(story, LENGTH);

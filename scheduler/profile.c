@@ -1,0 +1,132 @@
+#include "scheduler/profile.h"
+
+#include "base/check.h"
+#include "base/log.h"
+
+#include <stdlib.h>
+
+#define REPEATS 3 /* the median counts */
+
+/* Tokens of one iteration: decoding sequences up to as many as there can be, a prefill chunk beyond. */
+static uint32_t fill_rows(uint32_t most, uint32_t rows[RECORD_MAX_ROWS]) {
+    uint32_t count = 0;
+    for (uint32_t value = 1; value < most && count + 1 < RECORD_MAX_ROWS; value *= value < 16 ? 4 : 2) {
+        rows[count++] = value;
+    }
+    rows[count++] = most;
+    return count;
+}
+
+static uint32_t fill_contexts(uint32_t most, uint32_t contexts[RECORD_MAX_CONTEXTS]) {
+    uint32_t count = 0;
+    for (uint32_t value = 64; value < most && value <= 1024 && count + 1 < RECORD_MAX_CONTEXTS; value *= 4) {
+        contexts[count++] = value;
+    }
+    if (count == 0) {
+        contexts[count++] = most;
+    }
+    return count;
+}
+
+/* `rows` tokens that attend to about `context` positions each: one token of each of so many sequences, or a chunk of
+ * one sequence. All sequences read the same blocks; what they hold does not matter to the clock. */
+static void compose(struct forward_inputs *inputs, const struct forward_limits *limits, uint32_t rows, uint32_t context,
+                    const uint64_t *blocks, uint32_t block_count) {
+    bool decoding = rows <= limits->sequences;
+    uint32_t positions = block_count * KV_BLOCK_TOKENS;
+    uint32_t segment_rows = decoding ? 1 : rows;
+    uint32_t end = context + segment_rows / 2; /* the rows of a chunk attend to `context` on average */
+    end = end < positions ? end : positions;
+    end = end < segment_rows ? segment_rows : end;
+    inputs->rows = rows;
+    inputs->segment_count = rows / segment_rows;
+    inputs->logit_count = inputs->segment_count;
+    for (uint32_t i = 0; i < inputs->segment_count; i++) {
+        inputs->segments[i] = (struct kv_segment){.sequence = i,
+                                                  .first_row = i * segment_rows,
+                                                  .rows = segment_rows,
+                                                  .first_position = end - segment_rows,
+                                                  .table = i};
+        inputs->logit_rows[i] = (i + 1) * segment_rows - 1;
+        for (uint32_t j = 0; j < block_count; j++) {
+            inputs->block_table[(size_t)i * inputs->table_stride + j] = blocks[j];
+        }
+    }
+    for (uint32_t i = 0; i < rows; i++) {
+        inputs->tokens[i] = i % 7;
+        inputs->positions[i] = end - segment_rows + i % segment_rows;
+    }
+}
+
+static int compare_cells(const void *a, const void *b) {
+    uint64_t x = ((const struct record_cell *)a)->layer_ns, y = ((const struct record_cell *)b)->layer_ns;
+    return x < y ? -1 : x > y;
+}
+
+/* One cell: the median of a few iterations, after one that warms the caches up. */
+static struct status measure_cell(struct forward *forward, struct offload *offload, uint32_t layers,
+                                  struct record_cell *out) {
+    struct record_cell seen[REPEATS];
+    const struct offload_demand demand = {
+        .deadline_ns = UINT64_MAX, .rows = forward_inputs(forward)->rows, .context_tokens = 1};
+    for (int i = -1; i < REPEATS; i++) {
+        offload_begin(offload, forward_stream(forward), &demand);
+        forward_run(forward, NULL);
+        TRY(forward_wait(forward));
+        offload_end(offload, forward_elapsed_ns(forward));
+        struct offload_report report = offload_report(offload);
+        if (i >= 0) {
+            uint64_t inside = report.layers_ns + report.stall_ns, elapsed = forward_elapsed_ns(forward);
+            seen[i].layer_ns = report.layers_ns / layers;
+            seen[i].outside_ns = elapsed > inside ? elapsed - inside : 0;
+        }
+    }
+    qsort(seen, REPEATS, sizeof seen[0], compare_cells);
+    *out = seen[REPEATS / 2];
+    return STATUS_SUCCESS;
+}
+
+static struct status measure_grid(struct forward *forward, struct offload *offload, const struct forward_limits *limits,
+                                  const uint64_t *blocks, uint32_t block_count, struct record *record) {
+    uint32_t layers = offload_report(offload).layers;
+    struct progress bar;
+    progress_begin(&bar, "measuring iterations", record->row_count * record->context_count);
+    for (uint32_t i = 0; i < record->row_count; i++) {
+        for (uint32_t j = 0; j < record->context_count; j++) {
+            compose(forward_inputs(forward), limits, record->rows[i], record->contexts[j], blocks, block_count);
+            TRY(measure_cell(forward, offload, layers, &record->cell[i][j]));
+            progress_update(&bar, i * record->context_count + j + 1);
+        }
+    }
+    progress_end(&bar);
+    return STATUS_SUCCESS;
+}
+
+struct status profile_measure(struct device *device, struct forward *forward, struct offload *offload,
+                              const struct forward_limits *limits, struct record *out) {
+    (void)device;
+    *out = (struct record){0};
+    out->row_count = fill_rows(limits->rows, out->rows);
+    out->context_count = fill_contexts(limits->context, out->contexts);
+    uint32_t longest = out->contexts[out->context_count - 1] + limits->rows;
+    longest = longest < limits->context ? longest : limits->context;
+    uint32_t wanted = (longest + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS, taken = 0;
+    uint64_t *blocks = calloc(wanted, sizeof *blocks);
+    if (!blocks) {
+        return status_error(STATUS_NO_MEMORY, "no memory to measure iterations");
+    }
+    while (taken < wanted && offload_kv_take(offload, &blocks[taken])) {
+        taken++;
+    }
+    struct status status = taken == wanted ? measure_grid(forward, offload, limits, blocks, taken, out)
+                                           : status_error(STATUS_NO_MEMORY,
+                                                          "the KV cache holds %u of the %u blocks that measuring "
+                                                          "takes; raise device_memory or lower context",
+                                                          taken, wanted);
+    while (taken > 0) {
+        offload_kv_give(offload, blocks[--taken]);
+    }
+    free(blocks);
+    TRY(status);
+    return offload_measure_link(offload, &out->link_bytes_per_s, &out->copy_ns);
+}
