@@ -158,6 +158,14 @@ $(BUILD)/forward-bench: $(BUILD)/bench/programs/forward_bench.o $(LIBS_models)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+# COPY_US is the fixed cost of a copy, OUTSIDE the time outside the layers, in layers.
+.PHONY: plan-bench
+plan-bench: $(BUILD)/plan-bench ## how much of the link the plans use, and what a plan costs to find
+	$(Q)$< $(COPY_US) $(OUTSIDE)
+$(BUILD)/plan-bench: $(BUILD)/bench/programs/plan_bench.o $(LIBS_offload)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
 .PHONY: engine-bench
 engine-bench: $(BUILD)/engine-bench ## start, prefill, decode and memory of the whole engine here
 	$(Q)$< '$(MODEL)'

@@ -178,6 +178,17 @@ static void search_fastest(const struct search *search, const struct plan_limits
     }
 }
 
+enum plan_why plan_reason(const struct plan_load *load, const struct plan_limits *limits, const struct plan *plan,
+                          bool feasible) {
+    if (!feasible) {
+        return plan->streamed_slabs > 0 ? PLAN_WHY_MEMORY : PLAN_WHY_SLO;
+    }
+    if (plan->streamed_slabs >= least(load->layers * load->slabs, limits->max_slabs)) {
+        return PLAN_WHY_MEMORY;
+    }
+    return plan->streamed_slabs >= limits->bus_slabs ? PLAN_WHY_BUS : PLAN_WHY_SLO;
+}
+
 struct plan_choice plan_choose(const struct plan_load *load, uint64_t deadline_ns, const struct plan_limits *limits,
                                enum plan_family family) {
     CHECK(limits->staging <= PLAN_MAX_STAGING);
@@ -186,21 +197,19 @@ struct plan_choice plan_choose(const struct plan_load *load, uint64_t deadline_n
     struct search search = {.load = load, .deadline_ns = deadline_ns, .family = family};
     search.cap = least(all, limits->bus_slabs);
     search.cap = in_time < search.cap ? (uint32_t)in_time : search.cap;
-    struct plan_choice choice = {.why = PLAN_WHY_SLO};
+    struct plan_choice choice = {.feasible = false};
     bool in_time_at_all = load->before_ns + load->layers * load->layer_ns + load->after_ns <= deadline_ns;
     if (in_time_at_all) {
         search_best(&search, limits, &choice);
         choice.feasible = plan_freed_slabs(&choice.plan) >= limits->floor_slabs;
     }
     if (choice.feasible) {
-        choice.why = choice.plan.streamed_slabs >= all                 ? PLAN_WHY_MEMORY
-                     : choice.plan.streamed_slabs >= limits->bus_slabs ? PLAN_WHY_BUS
-                                                                       : PLAN_WHY_SLO;
+        choice.why = plan_reason(load, limits, &choice.plan, true);
         return choice;
     }
     search.cap = all;
     search_fastest(&search, limits, &choice);
-    choice.why = choice.plan.streamed_slabs > 0 ? PLAN_WHY_MEMORY : PLAN_WHY_SLO;
+    choice.why = plan_reason(load, limits, &choice.plan, false);
     int64_t freed = plan_freed_slabs(&choice.plan);
     choice.short_slabs = freed < limits->floor_slabs ? (uint32_t)(limits->floor_slabs - freed) : 0;
     choice.late_ns = choice.prediction.iteration_ns > deadline_ns ? choice.prediction.iteration_ns - deadline_ns : 0;

@@ -54,6 +54,10 @@ struct plan_choice {
 struct plan_choice plan_choose(const struct plan_load *load, uint64_t deadline_ns, const struct plan_limits *limits,
                                enum plan_family family);
 
+/* Why `plan` streams no more, if it was chosen within `limits`. */
+enum plan_why plan_reason(const struct plan_load *load, const struct plan_limits *limits, const struct plan *plan,
+                          bool feasible);
+
 /* What is short, by how much and what would mend it, in words; for a choice that is not feasible. */
 struct status plan_refusal(const struct plan_load *load, uint64_t deadline_ns, const struct plan_limits *limits,
                            const struct plan_choice *choice);
