@@ -25,6 +25,7 @@ import glob
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,7 @@ class Outcome:
         self.passed = 0
         self.failures = []  # (name, text)
         self.skips = []  # (name, reason)
+        self.notes = []
 
     def add(self, other):
         self.passed += other.passed
@@ -193,8 +195,9 @@ def project_files(*endings):
 
 def suite_house(runner, _options):
     status, output = runner.run("house", [sys.executable, "tests/tools/house.py"], 60)
-    outcome = Outcome.one("house", status == 0, output)
-    outcome.notes = [line for line in output.split("\n") if line.startswith("note: ")]
+    lines = output.split("\n")
+    outcome = Outcome.one("house", status == 0, "\n".join(line for line in lines if not line.startswith("note: ")))
+    outcome.notes = [line for line in lines if line.startswith("note: ")]
     return outcome
 
 
@@ -408,9 +411,16 @@ SUITES = {
 }
 
 
-def report(outcome, seconds):
-    print(f"{outcome.passed:5d} passed {len(outcome.failures):4d} failed {len(outcome.skips):4d} skipped {seconds:7.1f} s")
-    for note in getattr(outcome, "notes", []):
+def times():
+    """Seconds on the clock, and seconds that the processes which have ended computed."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic(), usage.ru_utime + usage.ru_stime
+
+
+def report(outcome, seconds, computed):
+    print(f"{outcome.passed:5d} passed {len(outcome.failures):4d} failed {len(outcome.skips):4d} skipped "
+          f"{seconds:7.1f} s, {computed:7.1f} s of a core")
+    for note in outcome.notes:
         print(f"    {note}")
     reasons = {}
     for name, reason in outcome.skips:
@@ -442,9 +452,9 @@ def main():
     try:
         for name in options.suites or SUITES:
             print(f"{name:<8}", end="", flush=True)
-            started = time.monotonic()
+            before = times()
             outcome = SUITES[name](runner, options)
-            report(outcome, time.monotonic() - started)
+            report(outcome, *(after - earlier for after, earlier in zip(times(), before)))
             total.add(outcome)
     except KeyboardInterrupt:
         runner.stop()

@@ -20,6 +20,7 @@ HEIGHT = {"base": 0, "kernels": 1, "offload": 2, "models": 3, "scheduler": 4, "b
 DOORS = {("server/main.c", "bench/bench.h")}
 
 LONG_LINES = 600
+BODIES = "_kernels.h"  # compiled once for each instruction set, by a file that holds nothing else
 SKIPPED_FOLDERS = {".git", ".cache", "build", "__pycache__"}
 CODE = (".c", ".h", ".cc", ".cu", ".cuh")
 TEXT = CODE + (".py", ".sh", ".md", ".json", ".txt", ".html", ".js", ".css", ".yml")
@@ -28,7 +29,7 @@ TEXT_NAMES = {"Makefile", "run", "setup", "demo", "test", ".clang-tidy", ".clang
 # Written so that this file does not find itself.
 UNWANTED = [
     ("an issue number (say what it is about)", r"(?i)\b(?:issues?|tickets?|bugs?|pull requests?) ?#?\d+\b|\bfixes #\d"),
-    ("a way of working, not the project", r"(?i)\b(?:this|previous|earlier|another|next) session\b|\bai[ ]assistants?\b"
+    ("a way of working, not the project", r"(?i)\b(?:this|previous|earlier|another|next) session\b"
      r"|\bcoding[ ](?:assistant|agent)s?\b|\blanguage model wrote\b|\bco-authored[-]by\b"),
     ("a package registry's address (give the package's name)", r"(?i)\bpypi[.]org|pythonhosted[.]org|npmjs[.]com"
      r"|crates[.]io|\bconda[.]io|anaconda[.]org"),
@@ -89,7 +90,7 @@ def check_file(root, path):
             yield number, fault
         if BACKEND_IFDEF.match(line) and not path.startswith("kernels/"):
             yield number, "an accelerator #ifdef outside kernels/: put the difference behind kernels/device.h"
-    if path.endswith(".h") and path.split("/")[0] in HEIGHT:
+    if path.endswith(".h") and path.split("/")[0] in HEIGHT and not path.endswith(BODIES):
         guard = "METRONOME_" + re.sub(r"[^A-Z0-9]", "_", path[:-2].upper()) + "_H"
         if f"#ifndef {guard}" not in lines or f"#define {guard}" not in lines:
             yield 1, f"the header's guard is {guard}"

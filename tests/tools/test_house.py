@@ -72,12 +72,12 @@ class House(unittest.TestCase):
         self.refused("base/log.c", "#if defined(__CUDACC__)\n#endif\n", "1: an accelerator #ifdef outside kernels/")
 
     def test_text(self):
-        unwanted = ["see issue" + " 12", "in the previous" + " session", "an AI" + " assistant", "from py" + "pi.org",
+        unwanted = ["see issue" + " 12", "in the previous" + " session", "a coding" + " assistant", "from py" + "pi.org",
                     "reads /hom" + "e/me/model", "../sha" + "red/design/plan.md"]
         for text in unwanted:
             with self.subTest(text):
                 self.refused("docs/page.md", f"# Page\n{text}\n", "2: ")
-        wanted = ["an issue of 12 bytes", "the role `assistant`", "../shared/data/models", "https://example.com/home/me"]
+        wanted = ["an issue of 12 bytes", "a helpful AI assistant", "../shared/data/models", "https://example.com/home/me"]
         self.write("docs/page.md", "\n".join(wanted))
         self.assertEqual(self.check()[0], 0)
 
