@@ -230,21 +230,13 @@ struct status offload_store_layer(struct offload *offload, uint32_t layer, const
     return stream_sync(copy);
 }
 
-void offload_set_record(struct offload *offload, const struct record *record) {
-    offload->record = *record;
-    offload->recorded = true;
-    tuner_init(&offload->tuner, offload->plan.streamed_slabs); /* what it learnt before was of guesses */
-    const struct offload_report fresh = {.why = offload->report.why, .host_bytes = offload->report.host_bytes};
-    offload->report = fresh; /* the measuring iterations were nobody's */
-}
-
 struct plan_prediction offload_predict(const struct offload *offload, double rows, double context) {
     struct plan_load load = load_of(offload, rows, context);
     return plan_predict(&load, &offload->plan);
 }
 
-bool offload_is_tuned(const struct offload *offload) {
-    return offload->tuned;
+bool offload_wants_record(const struct offload *offload) {
+    return offload->host != NULL;
 }
 
 struct status offload_measure_link(struct offload *offload, uint64_t *bytes_per_s, uint64_t *copy_ns) {
@@ -291,6 +283,38 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     }
     offload->report.why = plan_why_name(decision.why);
     offload->report.predicted_ns = decision.expected_ns;
+}
+
+/* A policy that chooses by the deadline, once: again with what is now known, within the ring that there is. */
+static struct status place_again(struct offload *offload, uint64_t deadline_ns) {
+    struct plan_load load = load_of(offload, 1, 1);
+    struct policy_request request = {.load = &load, .deadline_ns = deadline_ns, .options = offload->config.options};
+    uint32_t total = total_slabs(&offload->config), slots = slots_left_by_blocks(offload);
+    request.limits = (struct plan_limits){.max_slabs = total,
+                                          .bus_slabs = UINT32_MAX,
+                                          .staging = offload->plan.staging,
+                                          .floor_slabs = slots < total ? total - slots : 0};
+    struct plan_choice choice;
+    TRY(offload->policy->place(&request, &choice));
+    if (!choice.feasible) {
+        return plan_refusal(&load, deadline_ns, &request.limits, &choice);
+    }
+    change_plan(offload, &choice.plan);
+    offload->report.why = plan_why_name(choice.why);
+    return STATUS_SUCCESS;
+}
+
+struct status offload_set_record(struct offload *offload, const struct record *record, uint64_t deadline_ns) {
+    offload->record = *record;
+    offload->recorded = true;
+    const struct offload_report fresh = {.why = offload->report.why, .host_bytes = offload->report.host_bytes};
+    offload->report = fresh; /* the measuring iterations were nobody's */
+    bool chooses = offload->policy->keeps_deadlines && offload->config.options.interval == 0;
+    if (chooses && !offload->tuned && deadline_ns != UINT64_MAX) {
+        TRY(place_again(offload, deadline_ns));
+    }
+    tuner_init(&offload->tuner, offload->plan.streamed_slabs); /* what it learnt before was of guesses */
+    return STATUS_SUCCESS;
 }
 
 void offload_begin(struct offload *offload, struct stream *compute, const struct offload_demand *demand) {

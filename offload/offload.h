@@ -47,15 +47,16 @@ struct status offload_store_layer(struct offload *offload, uint32_t layer, const
 /* What the link gives alone: copies of a slab, and of little, into the ring. Between iterations. */
 struct status offload_measure_link(struct offload *offload, uint64_t *bytes_per_s, uint64_t *copy_ns);
 
-/* Does the policy decide anew in every iteration, from a record and measurements? */
-bool offload_is_tuned(const struct offload *offload);
+/* Is anything offloaded, or may it be: does it take a record to choose well? */
+bool offload_wants_record(const struct offload *offload);
 
 /* The placement in force, for `rows` tokens that attend to `context` positions each. */
 struct plan_prediction offload_predict(const struct offload *offload, double rows, double context);
 
-/* What iterations cost here, measured before the first request. Without it the first iterations are guesses that the
- * tuner's measurements correct. */
-void offload_set_record(struct offload *offload, const struct record *record);
+/* What iterations cost here, measured before the first request, and the promised time per output token (UINT64_MAX:
+ * none). A policy that chooses once by the deadline chooses now; one that chooses in every iteration has its first
+ * load. Without a record the first iterations are guesses that measurements correct. */
+struct status offload_set_record(struct offload *offload, const struct record *record, uint64_t deadline_ns);
 
 /* ---- an iteration ---- */
 

@@ -196,7 +196,8 @@ static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
     pthread_mutex_unlock(&engine->stats_lock);
 }
 
-/* Can the promise be kept at all: one sequence decoding, with what has to leave the device streamed? */
+/* Can the promise be kept at all: one sequence decoding, with what has to leave the device streamed? Baselines that
+ * know no deadlines are not held to it, but it is said. */
 static struct status check_promise(const struct engine *engine) {
     if (engine->config.tpot_ns == 0) {
         return STATUS_SUCCESS;
@@ -220,10 +221,11 @@ static struct status prepare(struct engine *engine) {
     TRY(forward_create(engine->model, engine->device, engine->offload, &engine->limits, engine->config.kv_type,
                        &engine->forward));
     engine->inputs = forward_inputs(engine->forward);
-    if (offload_is_tuned(engine->offload)) {
+    if (offload_wants_record(engine->offload)) {
         struct record record;
         TRY(profile_measure(engine->device, engine->forward, engine->offload, &engine->limits, &record));
-        offload_set_record(engine->offload, &record);
+        uint64_t deadline_ns = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : UINT64_MAX;
+        TRY(offload_set_record(engine->offload, &record, deadline_ns));
         TRY(check_promise(engine));
     }
     TRY(find_end_tokens(engine));

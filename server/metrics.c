@@ -1,6 +1,7 @@
 #include "server/metrics.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "server/service.h"
 #include "server/version.h"
 
@@ -23,6 +24,7 @@ struct metric {
 
 #define ENGINE(field) offsetof(struct metrics, engine.field)
 #define HTTP(field) offsetof(struct metrics, http.field)
+#define INFO_LABEL "" /* this row's label is made when it is written */
 
 static const struct metric table[] = {
     /* vLLM's */
@@ -57,13 +59,36 @@ static const struct metric table[] = {
     {"kv_blocks_free", GAUGE, U32, ENGINE(kv_blocks_free), NULL, true, "KV blocks not in use."},
     {"iterations_total", COUNTER, U64, ENGINE(iterations), NULL, true, "Iterations of the engine."},
     {"layers", GAUGE, U32, ENGINE(offload.layers), NULL, true, "Decoder layers of the model."},
-    {"layers_offloaded", GAUGE, U32, ENGINE(offload.layers_offloaded), NULL, true,
-     "Decoder layers that live in host memory."},
+    {"layers_offloaded", GAUGE, DOUBLE, offsetof(struct metrics, layers_offloaded), NULL, true,
+     "Decoder layers' worth of weights that lives in host memory only."},
+    {"offload_interval", GAUGE, DOUBLE, ENGINE(offload.interval), NULL, true,
+     "Layers for each layer's worth in host memory; 0: none is."},
+    {"offload_streamed_bytes", GAUGE, U64, ENGINE(offload.bytes_streamed), NULL, true,
+     "Weights copied to the device in the last iteration, counted at the copy calls."},
+    {"offload_streamed_bytes_total", COUNTER, U64, ENGINE(offload.total_bytes_streamed), NULL, true,
+     "Weights copied to the device by iterations so far."},
+    {"offload_placements_total", COUNTER, U64, ENGINE(offload.placements), NULL, true,
+     "Changes of what lives in host memory."},
+    {"iteration_predicted_seconds", GAUGE, DOUBLE, offsetof(struct metrics, predicted_s), NULL, true,
+     "Predicted time of the last iteration."},
+    {"iteration_measured_seconds", GAUGE, DOUBLE, offsetof(struct metrics, measured_s), NULL, true,
+     "Measured time of the last iteration."},
+    {"iteration_stall_seconds", GAUGE, DOUBLE, offsetof(struct metrics, stall_s), NULL, true,
+     "Of it, time that compute waited for weights."},
+    {"stall_seconds_total", COUNTER, DOUBLE, offsetof(struct metrics, total_stall_s), NULL, true,
+     "Time that compute waited for weights so far."},
+    {"iterations_late_total", COUNTER, U64, ENGINE(offload.total_late), NULL, true,
+     "Iterations that took longer than their deadline."},
+    {"link_bytes_per_second", GAUGE, U64, ENGINE(offload.link_bytes_per_s), NULL, true,
+     "What the link gives, as measured; 0: not yet."},
+    {"offload_info", GAUGE, DOUBLE, offsetof(struct metrics, one), INFO_LABEL, true,
+     "The policy in force, and why it offloads as much as it does: slo, memory, bus or pinned."},
     {"arena_bytes", GAUGE, SIZE, ENGINE(offload.arena_bytes), NULL, true,
      "Device memory for decoder layers and KV blocks."},
     {"weight_bytes", GAUGE, SIZE, ENGINE(offload.weight_bytes_device), "place=\"device\"", true,
      "Decoder layers' weights, by where they live."},
     {"weight_bytes", GAUGE, SIZE, ENGINE(offload.weight_bytes_host), "place=\"host\"", true, NULL},
+    {"weight_bytes", GAUGE, SIZE, ENGINE(offload.staging_bytes), "place=\"staging\"", true, NULL},
     {"link_bytes_total", COUNTER, U64, ENGINE(link.host_to_device_bytes), "direction=\"host_to_device\"", true,
      "Bytes copied between host and device."},
     {"link_bytes_total", COUNTER, U64, ENGINE(link.device_to_host_bytes), "direction=\"device_to_host\"", true, NULL},
@@ -98,6 +123,12 @@ static const char *kind_name(enum metric_kind kind) {
 static void write_labels(const struct metrics *metrics, const struct metric *row, const char *more, struct text *out) {
     text_adds(out, "{model_name=");
     text_adds_json(out, metrics->model_name); /* Prometheus' escapes for quotes, backslashes and newlines are JSON's */
+    if (row->offset == offsetof(struct metrics, one)) {
+        const struct offload_report *offload = &metrics->engine.offload;
+        text_addf(out, ",policy=\"%s\",why=\"%s\"} ", offload->policy ? offload->policy : "",
+                  offload->why ? offload->why : "");
+        return;
+    }
     text_addf(out, "%s%s%s%s} ", row->label ? "," : "", row->label ? row->label : "", *more ? "," : "", more);
 }
 
@@ -149,7 +180,14 @@ static void write_histogram(const struct metrics *metrics, const struct metric *
 
 void metrics_derive(struct metrics *metrics) {
     const struct engine_stats *engine = &metrics->engine;
+    const struct offload_report *offload = &engine->offload;
     metrics->kv_usage = engine->kv_blocks ? 1 - (double)engine->kv_blocks_free / (double)engine->kv_blocks : 0;
+    metrics->layers_offloaded = offload->slabs ? (double)offload->streamed_slabs / offload->slabs : 0;
+    metrics->predicted_s = (double)offload->predicted_ns / NS_PER_S;
+    metrics->measured_s = (double)offload->measured_ns / NS_PER_S;
+    metrics->stall_s = (double)offload->stall_ns / NS_PER_S;
+    metrics->total_stall_s = (double)offload->total_stall_ns / NS_PER_S;
+    metrics->one = 1;
 }
 
 void metrics_write(const struct metrics *metrics, struct text *out) {

@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "kernels/ops.h"
 #include "server/suggest.h"
 
 #include <errno.h>
@@ -19,6 +20,8 @@ static const char *const devices[] = {"cpu", "cuda", "sim", NULL};
 static const char *const isas[] = {"auto", "avx512", "avx2", "scalar", NULL};
 static const char *const computes[] = {"int8", "f32", NULL};
 static const char *const kv_types[] = {"f16", "bf16", NULL};
+static const char *const policy_names[] = {"none",     "zero-inference", "flexgen", "prefetch-group",
+                                           "select-n", "metronome",      NULL};
 static const char *const log_levels[] = {"debug", "info", "warn", "error", "silent", NULL};
 
 static const struct option options[] = {
@@ -58,10 +61,21 @@ static const struct option options[] = {
     {"slo.ttft_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_ttft_ms), "promised time to first token; 0: none"},
     {"slo.tpot_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_tpot_ms),
      "promised time per output token; 0: none"},
-    {"offload.policy", OPTION_STRING, "", "none", 0, 0, NULL, FIELD(offload_policy),
-     "what goes to host memory; none: every layer stays on the device"},
-    {"offload.interval", OPTION_INT, "layers", "0", 0, 65536, NULL, FIELD(offload_interval),
-     "one layer in so many is streamed from host memory; 0: the policy decides"},
+    {"offload.policy", OPTION_CHOICE, "", "none", 0, 0, policy_names, FIELD(offload_policy),
+     "what goes to host memory; none: every layer stays on the device; metronome: as much as slo.tpot_ms and "
+     "slo.ttft_ms allow; the others are baselines"},
+    {"offload.interval", OPTION_FLOAT, "layers", "0", 0, 65536, NULL, FIELD(offload_interval),
+     "one layer in so many is streamed from host memory, come what may (metronome, select-n); 0: the policy decides"},
+    {"offload.slabs", OPTION_INT, "", "0", 0, MATMUL_MAX_PARTS / 3, NULL, FIELD(offload_slabs),
+     "pieces that a layer is cut into, each of which may be in host memory; 0: chosen"},
+    {"offload.percent", OPTION_FLOAT, "%", "0", 0, 100, NULL, FIELD(offload_percent),
+     "share of the layers' weights in host memory (flexgen)"},
+    {"offload.group", OPTION_INT, "layers", "0", 0, 65536, NULL, FIELD(offload_group),
+     "of every so many layers the last are streamed (prefetch-group)"},
+    {"offload.group_streamed", OPTION_INT, "layers", "1", 1, 65536, NULL, FIELD(offload_group_streamed),
+     "how many of each group are streamed (prefetch-group)"},
+    {"offload.prefetch", OPTION_INT, "layers", "1", 1, 65536, NULL, FIELD(offload_prefetch),
+     "streamed layers to fetch ahead (prefetch-group)"},
 
     {"host", OPTION_STRING, "", "127.0.0.1", 0, 0, NULL, FIELD(host), "address to listen on"},
     {"port", OPTION_INT, "", "8080", 0, 65535, NULL, FIELD(port), "port to listen on; 0: any that is free"},
@@ -298,35 +312,17 @@ void config_show(const struct config *config, const struct option *option, struc
 
 /* ---- what no single option can check ---- */
 
-/* Options whose names are fixed and whose work is not built: setting one is refused, so that nobody trusts a promise
- * that nothing keeps. Building one takes its row out of here, and nothing else. */
-static const struct {
-    const char *name;
-    const char *allowed; /* a value that asks for nothing; NULL: none does */
-} not_built[] = {
-    {"slo.ttft_ms", NULL},
-    {"slo.tpot_ms", NULL},
-    {"offload.policy", "none"},
-    {"offload.interval", NULL},
-};
-
-static struct status check_built(const struct config *config) {
-    for (size_t i = 0; i < sizeof not_built / sizeof not_built[0]; i++) {
-        const struct option *option = option_find(not_built[i].name);
-        CHECK(option);
-        const char *allowed = not_built[i].allowed;
-        bool harmless = allowed && strcmp(*(char **)field_of(config, option), allowed) == 0;
-        if (config_is_set(config, option->name) && !harmless) {
-            return status_error(STATUS_UNSUPPORTED, "%s: not built yet; leave it out%s%s", option->name,
-                                allowed ? " or set it to " : "", allowed ? allowed : "");
-        }
-    }
-    return STATUS_SUCCESS;
-}
-
 struct status config_check(const struct config *config) {
     if (*config->api_key && *config->api_key_file) {
         return status_error(STATUS_INVALID, "api_key and api_key_file: set one of them, not both");
     }
-    return check_built(config);
+    bool prefetch_group = strcmp(config->offload_policy, "prefetch-group") == 0;
+    if (prefetch_group && config->offload_group < config->offload_group_streamed) {
+        return status_error(STATUS_INVALID,
+                            "offload.group %llu: prefetch-group streams offload.group_streamed %llu of "
+                            "them, which is more; set offload.group to at least that",
+                            (unsigned long long)config->offload_group,
+                            (unsigned long long)config->offload_group_streamed);
+    }
+    return STATUS_SUCCESS;
 }

@@ -33,7 +33,8 @@ struct config {
     double slo_ttft_ms, slo_tpot_ms;
     /* offloading */
     char *offload_policy;
-    uint64_t offload_interval;
+    double offload_interval, offload_percent;
+    uint64_t offload_slabs, offload_group, offload_group_streamed, offload_prefetch;
     /* server */
     char *host, *port_file, *api_key, *api_key_file, *log_level;
     uint64_t port, max_connections, max_header, max_body, stream_buffer;

@@ -69,7 +69,17 @@ static struct status create_engine(const struct config *config, struct runtime *
         .kv_type = strcmp(config->kv_type, "bf16") == 0 ? KV_BF16 : KV_F16,
         .kv_tokens = config->kv_tokens,
         .device_memory = config->device_memory,
+        .host_memory = config->host_memory,
         .offload_policy = config->offload_policy,
+        .offload_options = {.interval = config->offload_interval,
+                            .percent = config->offload_percent,
+                            .group = (uint32_t)config->offload_group,
+                            .group_streamed = (uint32_t)config->offload_group_streamed,
+                            .prefetch_step = (uint32_t)config->offload_prefetch},
+        .offload_slabs = (uint32_t)config->offload_slabs,
+        .link_bytes_per_s = (uint64_t)(config->link_gbps * 1e9),
+        .ttft_ns = (uint64_t)(config->slo_ttft_ms * 1e6),
+        .tpot_ns = (uint64_t)(config->slo_tpot_ms * 1e6),
         .seed = config->seed,
     };
     TRY(engine_create(&engine, runtime->model, runtime->device, &runtime->engine));

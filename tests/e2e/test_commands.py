@@ -83,8 +83,8 @@ class Config(CommandTest):
                             ('{"port": 1', "line 1, column 11")):
             path = self.write(text)
             self.refuse("config", "--check", path, words=[path, words])
-        self.refuse("config", "--check", self.write('{"slo": {"tpot_ms": 40}}'), status=1,
-                    words=["slo.tpot_ms: not built yet"])
+        self.refuse("config", "--check", self.write('{"offload": {"policy": "prefetch-group"}}'),
+                    words=["offload.group 0"])
         self.refuse("config", "--check", "/no/such/file", status=1, words=["/no/such/file: No such file"])
         self.refuse("config", "--json", "/no/such/folder/x", status=1, words=["No such file"])
 
@@ -108,8 +108,9 @@ class Refusals(CommandTest):
 
     def test_options_that_do_not_fit(self):
         self.refuse("serve", "--model", MODEL, "--device", "gpu", words=['device: "gpu" is not one of cpu, cuda, sim'])
-        self.refuse("serve", "--model", MODEL, "--slo.tpot_ms", "40", status=1, words=["slo.tpot_ms: not built yet"])
-        self.refuse("serve", "--model", MODEL, "--offload.policy", "x", status=1, words=["offload.policy: not built"])
+        self.refuse("serve", "--model", MODEL, "--offload.policy", "x", words=["offload.policy", "select-n"])
+        self.refuse("serve", "--model", MODEL, "--port", "0", "--offload.policy", "metronome", "--context", "512",
+                    "--slo.tpot_ms", "0.001", words=["slo.tpot_ms", "short"])
         self.refuse("serve", "--model", MODEL, "--port", "0", "--context", "999999", words=["context 999999"])
         self.refuse("serve", "--model", MODEL, "--port", "0", "--chat_template", "nonsense", words=["chat_template"])
         result = self.refuse("serve", "--model", MODEL, "--port", "0", "--device_memory", "80MiB", status=1,

@@ -131,20 +131,15 @@ TEST_F(Config, CommandLineTextIsCheckedAsStrictly) {
     EXPECT_NE(set("nonsense", "1").find("no option nonsense"), std::string::npos);
 }
 
-TEST_F(Config, WhatIsNotBuiltIsRefusedAndNeverIgnored) {
+TEST_F(Config, OptionsThatOnlyMakeSenseTogether) {
     EXPECT_EQ(check(), "");
-    EXPECT_EQ(set("offload.policy", "none"), "");
+    EXPECT_NE(set("offload.policy", "selectn"), "");
+    EXPECT_EQ(set("offload.policy", "prefetch-group"), "");
+    EXPECT_NE(check().find("offload.group"), std::string::npos);
+    EXPECT_EQ(set("offload.group", "4"), "");
     EXPECT_EQ(check(), "");
-    for (const char *name : {"slo.ttft_ms", "slo.tpot_ms", "offload.interval"}) {
-        config_free(&config_);
-        config_init(&config_);
-        EXPECT_EQ(set(name, "1"), "");
-        EXPECT_NE(check().find(std::string(name) + ": not built yet"), std::string::npos) << check();
-    }
-    config_free(&config_);
-    config_init(&config_);
-    EXPECT_EQ(set("offload.policy", "selectn"), "");
-    EXPECT_NE(check().find("offload.policy: not built yet"), std::string::npos);
+    EXPECT_EQ(set("offload.group_streamed", "5"), "");
+    EXPECT_NE(check().find("offload.group_streamed 5"), std::string::npos);
 }
 
 TEST_F(Config, ASecretIsNotShown) {
