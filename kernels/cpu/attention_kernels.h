@@ -119,12 +119,28 @@ INLINE void micro_scores(const int queries, const int vectors, const enum kv_typ
     }
 }
 
+/* Asks for a block's keys or values, if the tile sees any of them. Into the L2 cache: there the requests do not compete
+ * with the loads for the few misses that the L1 can have in flight. */
+INLINE void prefetch(const struct attention_tile *tile, uint32_t position, size_t offset) {
+    if (position < tile->first_position + tile->rows) {
+        const uint8_t *part = (const uint8_t *)block_part(tile, position, offset);
+        for (size_t line = 0; line < KV_BLOCK_TOKENS * sizeof(uint16_t) * tile->head_dim; line += 64) {
+            __builtin_prefetch(part + line, 0, 2);
+        }
+    }
+}
+
 /* All scores of a few queries: whole blocks up to `seen` positions of the span that begins at `start`. */
 INLINE void scores_of_queries(const int queries, const enum kv_type type, const struct attention_tile *tile,
-                              uint32_t start, uint32_t seen, const float *q, float *scores) {
+                              uint32_t start, uint32_t seen, bool first_pass, const float *q, float *scores) {
     const uint32_t positions = (seen + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
     uint32_t at = 0;
     for (; at + SCORE_VECTORS * LANES <= positions; at += SCORE_VECTORS * LANES) {
+        /* The first pass over the keys asks for keys some blocks on, and for the values that are next. */
+        for (uint32_t block = 0; first_pass && block < SCORE_VECTORS * LANES; block += KV_BLOCK_TOKENS) {
+            prefetch(tile, start + at + block + 4 * KV_BLOCK_TOKENS, tile->key_offset);
+            prefetch(tile, start + at + block, tile->value_offset);
+        }
         micro_scores(queries, SCORE_VECTORS, type, tile, start + at, q, scores + at);
     }
     for (; at < positions; at += LANES) {
@@ -136,8 +152,8 @@ INLINE void compute_scores(const enum kv_type type, const struct attention_tile 
                            const float *q, float *scores, uint32_t count) {
     uint32_t taken;
     for (uint32_t query = 0; query < count; query += taken) {
-        WITH_QUERIES(count - query, taken, scores_of_queries, type, tile, start, seen, q + query * tile->head_dim,
-                     scores + query * ATTENTION_SPAN);
+        WITH_QUERIES(count - query, taken, scores_of_queries, type, tile, start, seen, query == 0,
+                     q + query * tile->head_dim, scores + query * ATTENTION_SPAN);
     }
 }
 

@@ -53,7 +53,7 @@ struct matmul_job {
 };
 
 struct matmul_kernels {
-    /* Quantizes `rows` <= MATMUL_TILE rows of x into a tile; the rest of the tile becomes zeros. */
+    /* Quantizes `rows` <= MATMUL_TILE rows of x into a tile; the next, up to a power of 2, become zeros. */
     void (*quantize)(struct activation_block *tile, const float *x, size_t x_stride, uint32_t rows, uint32_t columns);
     void (*multiply_int8)(const struct matmul_job *job); /* quantized types */
     void (*multiply_f32)(const struct matmul_job *job);  /* all types */

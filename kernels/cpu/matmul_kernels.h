@@ -99,7 +99,7 @@ static void quantize_block(struct activation_block *block, uint32_t row, const f
 
 static void quantize(struct activation_block *tile, const float *x, size_t x_stride, uint32_t rows, uint32_t columns) {
     for (uint32_t block = 0; block < columns / PACKED_BLOCK; block++) {
-        if (rows < MATMUL_TILE) {
+        if ((rows & (rows - 1)) != 0) { /* a micro-kernel rounds its rows up to a power of 2 */
             memset(&tile[block], 0, sizeof tile[block]);
         }
         for (uint32_t row = 0; row < rows; row++) {
@@ -178,7 +178,7 @@ INLINE void micro_int8(const enum tensor_type type, const int rows, const struct
     }
 }
 
-/* Rows past the last are the tile's zeros: they are multiplied and not written. */
+/* Rows past the last, up to a power of 2, are the tile's zeros: they are multiplied and not written. */
 INLINE void job_int8(const enum tensor_type type, const struct matmul_job *job) {
     const uint32_t blocks = job->columns / PACKED_BLOCK;
     f32v sums[MICRO_ROWS];
