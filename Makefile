@@ -39,7 +39,7 @@ ISA_avx2   := -mavx2 -mfma -mf16c
 VERSION := $(shell cat VERSION)
 COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-# A room's sources are the C files in it and in its folders. Lowest first.
+# A room's sources are the C files in it and in its folders, less those of programs of their own. Lowest first.
 ROOMS := base kernels offload models scheduler server bench
 sources = $(shell find $(1) -name '*.c' -not -path '*/programs/*' 2>/dev/null | LC_ALL=C sort)
 objects = $(patsubst %.c,$(BUILD)/%.o,$(call sources,$(1)))
@@ -140,7 +140,11 @@ $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIBS_models)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
-# ---- developers' measurements: bench/programs/kernel_bench.c becomes build/VARIANT/kernel-bench ----
+# ---- developers' measurements: bench/programs/NAME_bench.c becomes build/VARIANT/NAME-bench ----
+
+BENCHES := $(patsubst bench/programs/%_bench.c,$(BUILD)/%-bench,$(wildcard bench/programs/*_bench.c))
+.PHONY: benches
+benches: $(BENCHES) ## every measuring program, not run
 
 .PHONY: kernel-bench
 kernel-bench: $(BUILD)/kernel-bench ## how fast the cpu device's kernels run here

@@ -172,10 +172,11 @@ def fixed_addresses():
     return prefix if works else []
 
 
-def make(runner, variant, target, limit=600):
-    """Builds `target`; None if it is built, else a failed outcome."""
-    status, output = runner.run(f"build-{variant}-{target}", ["make", f"-j{JOBS}", "-k", f"VARIANT={variant}", target], limit)
-    return None if status == 0 else Outcome.one(f"make VARIANT={variant} {target}", False, build_errors(output))
+def make(runner, variant, *targets):
+    """Builds the targets; None if they are built, else a failed outcome."""
+    name = f"VARIANT={variant} {' '.join(targets)}"
+    status, output = runner.run(f"build-{name}", ["make", f"-j{JOBS}", "-k", f"VARIANT={variant}", *targets], 900)
+    return None if status == 0 else Outcome.one(f"make {name}", False, build_errors(output))
 
 
 def build_errors(output):
@@ -296,7 +297,7 @@ def unit_tests(runner, variant, rooms, limit, prefix, **environment):
 
 
 def suite_unit(runner, _options):
-    failed = make(runner, "release", "all")
+    failed = make(runner, "release", "all", "benches")
     outcome = unit_tests(runner, "release", None, 120, [])
     return outcome.add(failed) if failed else outcome
 

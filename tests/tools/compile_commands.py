@@ -15,7 +15,7 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 
 def main():
     target = sys.argv[1] if len(sys.argv) > 1 else "compile_commands.json"
-    make = ["make", "--dry-run", "--always-make", "--keep-going", "--no-print-directory", "V=1", "all"]
+    make = ["make", "--dry-run", "--always-make", "--keep-going", "--no-print-directory", "V=1", "all", "benches"]
     printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     entries = []
     for line in printed.split("\n"):

@@ -64,7 +64,7 @@ class Run(unittest.TestCase):
         for path in ("tests/run.py", "tests/tools/unittest_report.py"):
             self.write(path, "")
             shutil.copy(os.path.join(HERE, "..", "..", path), os.path.join(self.folder.name, path))
-        self.write("Makefile", "all unit:\n")
+        self.write("Makefile", "all benches unit:\n")
 
     def write(self, path, text):
         path = os.path.join(self.folder.name, path)
@@ -129,7 +129,7 @@ class Run(unittest.TestCase):
 
     def test_a_build_that_fails(self):
         self.program("good", "pass")
-        self.write("Makefile", "all:\nunit:\n\tfalse\n")
+        self.write("Makefile", "all benches:\nunit:\n\tfalse\n")
         self.assertEqual(self.run_tests("unit")[::2], (1, "1 passed, 1 failed, 1 skipped"))
 
     def test_no_test_is_a_failure(self):
