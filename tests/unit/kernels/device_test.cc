@@ -300,6 +300,24 @@ TEST(Event, RecordedAgainDoesNotConfuseAnEarlierWait) {
     EXPECT_GE(event_time_ns(event), event_time_ns(first_end) + 40 * NS_PER_MS);
 }
 
+// An older record that is passed later does not change what the event says.
+TEST(Event, TellsTheTimeOfItsLatestRecord) {
+    struct device_config config = cpu_config();
+    config.link_bytes_per_s = 1e6;
+    Device d(config);
+    struct stream *slow = d.stream(), *idle = d.stream();
+    struct event *event = d.event();
+    std::vector<char> source(40000); // 40 ms
+    char *target = d.alloc<char>(source.size());
+    stream_copy(slow, target, source.data(), source.size(), COPY_HOST_TO_DEVICE);
+    event_record(event, slow);
+    event_record(event, idle);
+    ASSERT_OK(event_sync(event));
+    uint64_t time_ns = event_time_ns(event);
+    ASSERT_OK(stream_sync(slow));
+    EXPECT_EQ(event_time_ns(event), time_ns);
+}
+
 TEST(Event, OutlivesItsStreamAndTheOtherWayRound) {
     Device d;
     struct event *event = d.event();
