@@ -251,6 +251,7 @@ TEST_P(EveryMode, PartsOfMixedTypesWithBiasAndAccumulated) {
             parts[i].accumulate = i != 2;
         }
         op_matmul(bench.stream, parts, 3, in.at(), columns, n);
+        ASSERT_OK(stream_sync(bench.stream)); // product() prepares the device anew
         for (int i = 0; i < 3; i++) {
             std::vector<float> expected = product(bench, matrices[i], x, n, n);
             for (size_t at = 0; at < expected.size(); at++) {
