@@ -272,6 +272,7 @@ static struct plan_prediction settle(struct pipe *pipe, const struct plan_load *
     };
     uint64_t bound = prediction.compute_ns > prediction.link_busy_ns ? prediction.compute_ns : prediction.link_busy_ns;
     uint64_t least = 0, most = 0;
+    whole_state = whole_state && plan->streamed_slabs > 0; /* else the link stands still */
     struct pipe saved;
     pipe_clear(pipe, plan);
     for (bool settled = false; !settled && prediction.iterations < MAX_ITERATIONS; prediction.iterations++) {

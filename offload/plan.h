@@ -39,7 +39,7 @@ struct status plan_load_check(const struct plan_load *load);
 struct plan {
     uint32_t layers;
     uint32_t streamed_slabs;           /* the sum of streamed[] */
-    uint32_t staging;                  /* slots in the ring, >= the largest streamed[l]; 0 when nothing is streamed */
+    uint32_t staging;                  /* slots in the ring, >= the largest streamed[l] */
     uint32_t prefetch_layers;          /* copies for layer l start no earlier than layer l - prefetch_layers does;
                                           0: as early as a slot is free */
     uint8_t streamed[PLAN_MAX_LAYERS]; /* (layers) slabs of each layer that live in host memory, its last ones */
