@@ -98,7 +98,7 @@ struct stream *forward_stream(const struct forward *forward);
 
 /* Enqueues the iteration on the compute stream: embed, layers (acquired from and released to the offload engine),
  * final norm, logits, argmax, and the copies of results back. `logits_wanted` (logit_count) says for which of the
- * logit rows the whole row must come to the host; the argmax of every one always does. */
+ * logit rows the whole row must come to the host (NULL: for none); the argmax of every one always does. */
 void forward_run(struct forward *forward, const bool *logits_wanted);
 
 /* Blocks until the iteration's results are on the host. */

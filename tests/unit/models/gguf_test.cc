@@ -344,7 +344,8 @@ TEST(Gguf, DuplicatesAreRefused) {
 }
 
 TEST(Gguf, NamesMustBePrintable) {
-    for (std::string name : {std::string("a\0b", 3), std::string("a b"), std::string("\xc3\xa9"), std::string("x\n")}) {
+    for (const std::string &name :
+         {std::string("a\0b", 3), std::string("a b"), std::string("\xc3\xa9"), std::string("x\n")}) {
         GgufBuilder keys;
         keys.u32(name, 1);
         EXPECT_TRUE(says(refusal(keys.build()), "key 0: name: byte"));

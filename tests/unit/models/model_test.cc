@@ -124,7 +124,7 @@ void set_number(TinyModel &tiny, const char *key, float value) {
     tiny.file.f32(key, value);
 }
 
-void set_tensor(TinyModel &tiny, const char *name, std::vector<uint64_t> extent) {
+void set_tensor(TinyModel &tiny, const char *name, const std::vector<uint64_t> &extent) {
     tiny.file.remove(name);
     uint64_t elements = 1;
     for (uint64_t n : extent) {
