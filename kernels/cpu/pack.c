@@ -148,10 +148,26 @@ static void pack_quantized_row(enum tensor_type type, uint32_t columns, const ui
     }
 }
 
-static void pack_float_row(uint32_t value_bytes, uint32_t columns, const uint8_t *in, uint32_t row, uint8_t *group) {
-    for (uint32_t column = 0; column < columns; column++) {
-        memcpy(group + ((size_t)column * PACKED_ROWS + row) * value_bytes, in + (size_t)column * value_bytes,
-               value_bytes);
+/* A few columns of all rows at a time, so that what is written stays in the cache. */
+#define FLOAT_COLUMNS 64
+
+/* Up to 16 rows of values of `value_bytes`, 2 or 4. */
+static void pack_float_group(uint32_t value_bytes, uint32_t columns, uint32_t rows, const uint8_t *in, size_t row_bytes,
+                             uint8_t *group) {
+    for (uint32_t first = 0; first < columns; first += FLOAT_COLUMNS) {
+        const uint32_t end = columns - first < FLOAT_COLUMNS ? columns : first + FLOAT_COLUMNS;
+        for (uint32_t row = 0; row < rows; row++) {
+            const uint8_t *from = in + row * row_bytes;
+            if (value_bytes == 4) {
+                for (size_t column = first; column < end; column++) {
+                    memcpy(group + (column * PACKED_ROWS + row) * 4, from + column * 4, 4);
+                }
+            } else {
+                for (size_t column = first; column < end; column++) {
+                    memcpy(group + (column * PACKED_ROWS + row) * 2, from + column * 2, 2);
+                }
+            }
+        }
     }
 }
 
@@ -167,13 +183,16 @@ void cpu_pack(const struct device *device, enum tensor_type type, uint32_t rows,
     CHECK(columns % traits->block_elements == 0);
     const size_t row_bytes = tensor_row_bytes(type, columns), group_bytes = packed_group_bytes(type, columns);
     memset(packed, 0, packed_groups(rows) * group_bytes);
-    for (uint32_t row = 0; row < rows; row++) {
-        const uint8_t *in = (const uint8_t *)source + row * row_bytes;
-        uint8_t *group = (uint8_t *)packed + row / PACKED_ROWS * group_bytes;
-        if (packed_is_quantized(type)) {
-            pack_quantized_row(type, columns, in, row % PACKED_ROWS, group);
-        } else {
-            pack_float_row(traits->block_bytes, columns, in, row % PACKED_ROWS, group);
+    for (uint32_t first = 0; first < rows; first += PACKED_ROWS) {
+        const uint32_t in_group = rows - first < PACKED_ROWS ? rows - first : PACKED_ROWS;
+        const uint8_t *in = (const uint8_t *)source + first * row_bytes;
+        uint8_t *group = (uint8_t *)packed + first / PACKED_ROWS * group_bytes;
+        if (!packed_is_quantized(type)) {
+            pack_float_group(traits->block_bytes, columns, in_group, in, row_bytes, group);
+            continue;
+        }
+        for (uint32_t row = 0; row < in_group; row++) {
+            pack_quantized_row(type, columns, in + row * row_bytes, row, group);
         }
     }
 }
