@@ -460,7 +460,7 @@ def main():
     except KeyboardInterrupt:
         runner.stop()
         total.failures.append(("interrupted", ""))
-        print("interrupted")
+        print("\ninterrupted")
     if not total.passed and not total.failures:
         total.failures.append(("no test ran", ""))
         print("no test ran: that is a failure")
