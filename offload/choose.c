@@ -239,6 +239,12 @@ struct status plan_refusal(const struct plan_load *load, uint64_t deadline_ns, c
                             "%.3f ms late. Relax the SLO, or lower the batch or the context",
                             takes_ms, due_ms, late_ms);
     }
+    if (limits->floor_slabs <= 0) { /* by hand, or by a policy that does not know the deadline */
+        return status_error(STATUS_INVALID,
+                            "streaming %s an iteration takes %.3f ms, due after %.3f ms: %.3f ms late, though memory "
+                            "asks for none of it. Stream less, or relax the SLO",
+                            bytes_format(choice->prediction.bytes_streamed, b, sizeof b), takes_ms, due_ms, late_ms);
+    }
     return status_error(STATUS_NO_MEMORY,
                         "%s of weights must leave the device; streaming %s an iteration then "
                         "takes %.3f ms, due after "

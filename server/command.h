@@ -14,6 +14,7 @@ int command_serve(int argc, const char **argv);
 int command_config(int argc, const char **argv);
 int command_tokenize(int argc, const char **argv);
 int command_generate(int argc, const char **argv);
+int command_plan(int argc, const char **argv);
 
 /* ---- what they share: command.c ---- */
 

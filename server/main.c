@@ -19,6 +19,7 @@ static const struct command commands[] = {
     {"serve", command_serve, "serves a model over HTTP, as OpenAI's API has it"},
     {"generate", command_generate, "continues a prompt on the terminal"},
     {"tokenize", command_tokenize, "shows a text's tokens"},
+    {"plan", command_plan, "what offloading would do for a model on hardware, from descriptions"},
     {"config", command_config, "lists every option; --check FILE reads a configuration"},
     {"version", show_version, "which Metronome this is"},
     {"help", show_help, "this"},
