@@ -1,4 +1,5 @@
-/* The inside of the HTTP server, shared by its two files: http.c reads, http_respond.c writes.
+/* The inside of the HTTP server, shared by its files: http.c has its life and its connections', http_read.c reads
+ * requests, http_respond.c writes responses.
  * Threads: the event loop's only. */
 #ifndef METRONOME_SERVER_HTTP_INTERNAL_H
 #define METRONOME_SERVER_HTTP_INTERNAL_H
@@ -70,6 +71,22 @@ struct http_server {
 /* Takes the connection out of service; what belongs to it is freed from the loop. Its exchange, if the handler has
  * it, is told when `tell` is set. */
 void connection_drop(struct connection *connection, bool tell);
+
+/* Our last byte is out: says so to the client, and waits for it to close. */
+void connection_linger(struct connection *connection);
+
+/* To its next request, from being new or having answered the one before. */
+void connection_begin_reading(struct connection *connection);
+
+/* Goes as far as the bytes that are there allow. */
+void connection_advance(struct connection *connection);
+
+/* What the loop calls. */
+void connection_on_read(struct bufferevent *buffer, void *argument);
+void connection_on_written(struct bufferevent *buffer, void *argument);
+void connection_on_event(struct bufferevent *buffer, short events, void *argument);
+void connection_on_deadline(evutil_socket_t fd, short events, void *argument);
+void connection_on_resume(evutil_socket_t fd, short events, void *argument);
 
 /* The response has been handed over whole: on to the next request, or to the end of the connection. */
 void exchange_end(struct http_exchange *exchange);

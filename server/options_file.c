@@ -91,7 +91,7 @@ struct status config_read_file(struct config *config, const char *path) {
         return status_error(STATUS_NO_MEMORY, "%s: no memory to read it", path);
     }
     size_t bytes = fread(text, 1, MAX_FILE_BYTES + 1, file);
-    struct status status = STATUS_SUCCESS;
+    struct status status;
     if (ferror(file)) {
         status = status_error(STATUS_IO, "%s: %s", path, strerror(errno));
     } else if (bytes > MAX_FILE_BYTES) {

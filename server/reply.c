@@ -132,12 +132,11 @@ static void write_envelope(const struct reply *reply, const char *object, struct
 }
 
 static void write_usage(const struct reply_usage *usage, struct text *out) {
+    unsigned long long prompt = usage->prompt_tokens, completion = usage->completion_tokens;
     text_addf(out,
               "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
               "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
-              (unsigned long long)usage->prompt_tokens, (unsigned long long)usage->completion_tokens,
-              (unsigned long long)(usage->prompt_tokens + usage->completion_tokens),
-              (unsigned long long)usage->cached_tokens);
+              prompt, completion, prompt + completion, (unsigned long long)usage->cached_tokens);
 }
 
 static void write_array(const char *name, const struct text *items, struct text *out) {
