@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "offload/arena.h"
+#include "offload/bus.h"
 #include "offload/pipeline.h"
 #include "offload/tuner.h"
 
@@ -28,7 +29,12 @@ struct offload {
     bool recorded;
     struct offload_report report; /* the parts of it that are not derived when asked */
     uint32_t bucket;
+    struct bus *bus;        /* the seat at a shared link; NULL: the link is ours alone */
+    uint64_t bus_stated_ns; /* when its candidates were stated last */
 };
+
+/* Candidates are worked out anew this often: loads change by the iteration, and a grant costs the others a look. */
+#define BUS_STATE_NS UINT64_C(50000000)
 
 /* ---- sizes ---- */
 
@@ -172,6 +178,19 @@ static struct status create(struct offload *offload) {
     TRY(pipeline_create(offload->device, &shape, &offload->arena, offload->host, offload->plan.streamed,
                         &offload->pipeline));
     pipeline_set_prefetch(offload->pipeline, offload->plan.prefetch_layers);
+    if (config->bus && *config->bus) {
+        if (!offload->tuned) {
+            return status_error(STATUS_INVALID,
+                                "offload.bus is set and offload.policy \"%s\" does not share a link; use metronome, or "
+                                "leave offload.bus out",
+                                offload->policy->name);
+        }
+        struct bus_config bus = {.name = config->bus, .link_bytes_per_s = config->link_bytes_per_s};
+        if (bus.link_bytes_per_s == 0) {
+            return status_error(STATUS_INVALID, "offload.bus is set and link_gbps is not: say what the link carries");
+        }
+        TRY(bus_join(&bus, &offload->bus));
+    }
     tuner_init(&offload->tuner, offload->plan.streamed_slabs);
     return STATUS_SUCCESS;
 }
@@ -201,6 +220,7 @@ void offload_destroy(struct offload *offload) {
     if (!offload) {
         return;
     }
+    bus_leave(offload->bus);
     pipeline_destroy(offload->pipeline);
     arena_destroy(&offload->arena);
     if (offload->host) {
@@ -264,6 +284,48 @@ static void change_plan(struct offload *offload, const struct plan *plan) {
     offload->report.placements++;
 }
 
+/* What this engine could do with its share of the link: placements from the least that memory asks for to the most that
+ * the deadline allows, evenly apart, each by what it needs of the link. */
+static struct status state_candidates(struct offload *offload, const struct plan_load *load,
+                                      const struct plan_limits *limits, uint64_t deadline_ns) {
+    struct plan_limits alone = *limits;
+    alone.bus_slabs = UINT32_MAX;
+    alone.near = offload->plan.streamed_slabs;
+    struct plan_choice most = plan_choose(load, deadline_ns, &alone, PLAN_NESTED);
+    uint32_t least = limits->floor_slabs > 0 ? (uint32_t)limits->floor_slabs + limits->staging : 0;
+    uint32_t high = most.plan.streamed_slabs > least ? most.plan.streamed_slabs : least;
+    uint64_t period_ns = deadline_ns != UINT64_MAX ? deadline_ns : most.prediction.iteration_ns;
+    struct grant_candidate candidates[GRANT_MAX_CANDIDATES];
+    for (uint32_t i = 0; i < GRANT_MAX_CANDIDATES; i++) {
+        uint64_t slabs = least + (uint64_t)(high - least) * i / (GRANT_MAX_CANDIDATES - 1);
+        candidates[i].host_bytes = slabs * load->slab_bytes;
+        candidates[i].bytes_per_s = (uint64_t)((double)candidates[i].host_bytes * 1e9 / (double)period_ns);
+    }
+    return bus_state(offload->bus, candidates, GRANT_MAX_CANDIDATES);
+}
+
+/* Slabs that may be streamed in this iteration by the bus grant. */
+static uint32_t granted_slabs(struct offload *offload, const struct plan_load *load, const struct plan_limits *limits,
+                              uint64_t deadline_ns) {
+    uint64_t now = device_now_ns(offload->device);
+    if (offload->bus_stated_ns == 0 || now - offload->bus_stated_ns > BUS_STATE_NS) {
+        struct status status = state_candidates(offload, load, limits, deadline_ns);
+        if (status_failed(&status)) {
+            log_warn("bus %s: %s; the link is used as if it were ours alone", offload->config.bus, status.message);
+            bus_leave(offload->bus);
+            offload->bus = NULL;
+            return UINT32_MAX;
+        }
+        offload->bus_stated_ns = now;
+    }
+    struct bus_grant grant = bus_poll(offload->bus, now);
+    offload->report.bus_members = grant.members;
+    offload->report.bus_bytes_per_s = grant.bytes_per_s;
+    uint64_t period_ns = deadline_ns != UINT64_MAX ? deadline_ns : plan_predict(load, &offload->plan).iteration_ns;
+    double slabs = (double)grant.bytes_per_s * (double)period_ns / 1e9 / (double)load->slab_bytes;
+    return slabs < (double)UINT32_MAX ? (uint32_t)(slabs + 0.001) : UINT32_MAX;
+}
+
 /* Decides anew, as the deadline, the budget and the blocks in use allow. */
 static void tune(struct offload *offload, const struct offload_demand *demand) {
     double context = (double)demand->context_tokens / demand->rows;
@@ -274,6 +336,9 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     if (demand->deadline_ns == UINT64_MAX) { /* nobody waits and nothing is promised: no more than memory asks for */
         uint32_t least = limits.floor_slabs > 0 ? (uint32_t)limits.floor_slabs + limits.staging : 0;
         limits.max_slabs = least < total ? least : total;
+    }
+    if (offload->bus) {
+        limits.bus_slabs = granted_slabs(offload, &load, &limits, demand->deadline_ns);
     }
     offload->bucket = tuner_bucket(demand->decode_rows == 0, demand->rows, (uint32_t)context);
     struct tuner_decision decision =

@@ -30,6 +30,7 @@ struct offload_config {
     uint64_t device_memory;    /* bytes that the arena may take; 0: what layers, ring and kv_blocks_wanted need */
     uint64_t host_memory;      /* bytes that the host pool may take; 0: no bound */
     uint64_t link_bytes_per_s; /* nominal, to begin with; 0: unknown */
+    const char *bus;           /* name of a link that other engines use too (offload/bus.h); NULL or "": none */
 };
 
 /* Allocates the arena and the host pool and prints, at level info, the table of named uses whose sum they are.
@@ -105,6 +106,8 @@ struct offload_report {
     /* sums since the start */
     uint64_t total_bytes_streamed, total_stall_ns, total_late; /* iterations that took longer than their deadline */
     uint64_t link_bytes_per_s;                                 /* the running estimate; 0: not yet measured */
+    uint32_t bus_members;                                      /* engines on the bus, this one included; 0: no bus */
+    uint64_t bus_bytes_per_s;                                  /* what this one may use of the link */
 };
 struct offload_report offload_report(const struct offload *offload);
 

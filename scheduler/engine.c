@@ -112,6 +112,7 @@ static struct status create_offload(struct engine *engine) {
                                     .slab_bytes = model_slab_bytes(engine->model, engine->device, slabs),
                                     .kv_block_bytes = kv_block_bytes(&kv),
                                     .host_memory = engine->config.host_memory,
+                                    .bus = engine->config.offload_bus,
                                     .link_bytes_per_s = engine->config.link_bytes_per_s};
     TRY(wanted_blocks(engine, config.kv_block_bytes, &config.kv_blocks_wanted));
     if (engine->config.device_memory > 0) {
@@ -222,10 +223,14 @@ static struct status prepare(struct engine *engine) {
                        &engine->forward));
     engine->inputs = forward_inputs(engine->forward);
     if (offload_wants_record(engine->offload)) {
-        struct record record;
-        TRY(profile_measure(engine->device, engine->forward, engine->offload, &engine->limits, &record));
+        if (engine->config.record) {
+            engine->record = *engine->config.record;
+        } else {
+            TRY(profile_measure(engine->device, engine->forward, engine->offload, &engine->limits, &engine->record));
+        }
+        engine->recorded = true;
         uint64_t deadline_ns = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : UINT64_MAX;
-        TRY(offload_set_record(engine->offload, &record, deadline_ns));
+        TRY(offload_set_record(engine->offload, &engine->record, deadline_ns));
         TRY(check_promise(engine));
     }
     TRY(find_end_tokens(engine));
@@ -259,6 +264,10 @@ struct status engine_create(const struct engine_config *config, struct model *mo
     publish_stats(engine, 0);
     *out = engine;
     return STATUS_SUCCESS;
+}
+
+const struct record *engine_record(const struct engine *engine) {
+    return engine->recorded ? &engine->record : NULL;
 }
 
 /* ---- the loop ---- */

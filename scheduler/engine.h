@@ -31,10 +31,12 @@ struct engine_config {
     uint64_t host_memory;   /* bytes for offloaded weights; 0: no bound */
     const char *offload_policy;
     struct policy_options offload_options;
+    const char *offload_bus;   /* a link that other engines use too; NULL or "": none */
     uint32_t offload_slabs;    /* pieces of a layer that may be offloaded one by one; 0: chosen */
     uint64_t link_bytes_per_s; /* nominal; 0: measured */
     uint64_t ttft_ns, tpot_ns; /* promised; 0: none */
     uint64_t seed;             /* for requests that bring none */
+    const struct record *record; /* measured before, in the same circumstances; NULL: measured at the start */
 };
 
 /* ---- requests ---- */
@@ -144,6 +146,9 @@ int engine_wake_fd(const struct engine *engine);
  * loop. The model and the device outlive the engine. */
 struct status engine_create(const struct engine_config *config, struct model *model, struct device *device,
                             struct engine **out);
+
+/* What iterations cost here, as given or as measured at the start; NULL if the policy needs no record. */
+const struct record *engine_record(const struct engine *engine);
 
 /* The engine's own thread: start it, ask it to finish what is admitted and refuse the rest, wait for its end. */
 struct status engine_start(struct engine *engine);

@@ -16,6 +16,8 @@
 #define TIB (1024 * GIB)
 #define FIELD(field) offsetof(struct config, field)
 
+enum { MOST_SLABS = MATMUL_MAX_PARTS / 3 }; /* three products of a layer's slab share a call */
+
 static const char *const devices[] = {"cpu", "cuda", "sim", NULL};
 static const char *const isas[] = {"auto", "avx512", "avx2", "scalar", NULL};
 static const char *const computes[] = {"int8", "f32", NULL};
@@ -66,8 +68,13 @@ static const struct option options[] = {
      "slo.ttft_ms allow; the others are baselines"},
     {"offload.interval", OPTION_FLOAT, "layers", "0", 0, 65536, NULL, FIELD(offload_interval),
      "one layer in so many is streamed from host memory, come what may (metronome, select-n); 0: the policy decides"},
-    {"offload.slabs", OPTION_INT, "", "0", 0, MATMUL_MAX_PARTS / 3, NULL, FIELD(offload_slabs),
+    {"offload.bus", OPTION_STRING, "", "", 0, 0, NULL, FIELD(offload_bus),
+     "name of a link that other engines on this machine use too: they share it by their promises; empty: ours alone"},
+    {"offload.slabs", OPTION_INT, "", "0", 0, MOST_SLABS, NULL, FIELD(offload_slabs),
      "pieces that a layer is cut into, each of which may be in host memory; 0: chosen"},
+    {"offload.record", OPTION_PATH, "", "", 0, 0, NULL, FIELD(offload_record),
+     "file of what iterations cost here: read instead of measuring at the start, made anew if it is not there or was "
+     "measured on something else; empty: always measured"},
     {"offload.percent", OPTION_FLOAT, "%", "0", 0, 100, NULL, FIELD(offload_percent),
      "share of the layers' weights in host memory (flexgen)"},
     {"offload.group", OPTION_INT, "layers", "0", 0, 65536, NULL, FIELD(offload_group),

@@ -32,7 +32,8 @@ struct config {
     char *kv_type;
     double slo_ttft_ms, slo_tpot_ms;
     /* offloading */
-    char *offload_policy;
+    char *offload_policy, *offload_bus;
+    char *offload_record;
     double offload_interval, offload_percent;
     uint64_t offload_slabs, offload_group, offload_group_streamed, offload_prefetch;
     /* server */

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "server/record_file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -76,13 +77,18 @@ static struct status create_engine(const struct config *config, struct runtime *
                             .group = (uint32_t)config->offload_group,
                             .group_streamed = (uint32_t)config->offload_group_streamed,
                             .prefetch_step = (uint32_t)config->offload_prefetch},
+        .offload_bus = config->offload_bus,
         .offload_slabs = (uint32_t)config->offload_slabs,
         .link_bytes_per_s = (uint64_t)(config->link_gbps * 1e9),
         .ttft_ns = (uint64_t)(config->slo_ttft_ms * 1e6),
         .tpot_ns = (uint64_t)(config->slo_tpot_ms * 1e6),
         .seed = config->seed,
     };
+    struct record_file file;
+    TRY(record_file_open(config, runtime->model, runtime->device, &file));
+    engine.record = file.found ? &file.record : NULL;
     TRY(engine_create(&engine, runtime->model, runtime->device, &runtime->engine));
+    TRY(record_file_keep(&file, engine_record(runtime->engine)));
     struct engine_stats stats;
     engine_stats(runtime->engine, &stats);
     runtime->context = stats.context;

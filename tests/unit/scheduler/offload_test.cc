@@ -2,6 +2,8 @@
 // the real model, while placements change; and what is reported is what the copies were.
 #include "running_engine.h"
 
+#include <unistd.h>
+
 namespace {
 
 const uint64_t MIB = 1 << 20;
@@ -106,6 +108,42 @@ TEST_F(EngineTest, PlacementsChangeInMidGeneration) {
     EXPECT_GT(stats.offload.placements, 0u);
     EXPECT_GT(stats.offload.total_bytes_streamed, 0u);
     EXPECT_TRUE(engine.all_blocks_free());
+}
+
+// Two engines that share a link by name: each gets a part of it, together no more than it carries, and the one that is
+// left gets all that it wants again.
+TEST_F(EngineTest, EnginesOnOneBusShareTheLink) {
+    Options options;
+    options.context = 128;
+    options.kv_tokens = 1024;
+    options.policy = "metronome";
+    options.threads = 1;
+    options.link_gbps = 1;
+    options.tpot_ms = 150;
+    options.bus = "test-" + std::to_string(getpid());
+    std::vector<uint32_t> want = alone(prompts[0], LENGTH);
+    auto first = std::make_unique<Engine>(options);
+    struct engine_stats one, two;
+    EXPECT_EQ(generate(*first, prompts[0], LENGTH), want);
+    engine_stats(first->engine, &one);
+    EXPECT_EQ(one.offload.bus_members, 1u);
+    {
+        Engine second(options);
+        for (int round = 0; round < 3; round++) {
+            EXPECT_EQ(generate(*first, prompts[0], LENGTH), want);
+            EXPECT_EQ(generate(second, prompts[0], LENGTH), want);
+        }
+        engine_stats(first->engine, &one);
+        engine_stats(second.engine, &two);
+        EXPECT_EQ(one.offload.bus_members, 2u);
+        EXPECT_EQ(two.offload.bus_members, 2u);
+        EXPECT_LE(one.offload.bus_bytes_per_s + two.offload.bus_bytes_per_s, 1000000000u);
+    }
+    for (int round = 0; round < 2; round++) {
+        EXPECT_EQ(generate(*first, prompts[0], LENGTH), want);
+    }
+    engine_stats(first->engine, &one);
+    EXPECT_EQ(one.offload.bus_members, 1u);
 }
 
 TEST_F(EngineTest, ImpossibleBudgetsAreRefusedWithWhatIsShort) {

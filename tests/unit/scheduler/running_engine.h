@@ -33,7 +33,7 @@ inline std::string model_path() {
 struct Options {
     uint32_t threads = 2, context = 256, max_sequences = 16, max_queue = 64, max_batch_tokens = 64, prefill_chunk = 0;
     uint64_t kv_tokens = 4096;
-    std::string policy = "none";
+    std::string policy = "none", bus;
     struct policy_options policy_options = {};
     uint64_t device_memory = 0;
     uint32_t slabs = 0;
@@ -59,6 +59,8 @@ class Engine {
         config.offload_policy = options.policy.c_str();
         config.offload_options = options.policy_options;
         config.offload_slabs = options.slabs;
+        config.offload_bus = options.bus.c_str();
+        config.link_bytes_per_s = (uint64_t)(options.link_gbps * 1e9);
         config.device_memory = options.device_memory;
         config.tpot_ns = (uint64_t)(options.tpot_ms * 1e6);
         config.seed = 1;
