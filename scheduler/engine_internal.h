@@ -26,6 +26,8 @@ struct engine {
     struct forward *forward;
     struct forward_inputs *inputs;
     struct sampler sampler;
+    struct record record; /* if `recorded` */
+    bool recorded;
     struct forward_limits limits;
     uint32_t vocabulary;
     uint32_t kv_blocks; /* in all */
