@@ -242,14 +242,19 @@ static void multiply_int8(const struct matmul_job *job) {
 /* A tile of weights as f32: for each of 32 columns, LANES rows. */
 typedef float f32_tile[PACKED_BLOCK][LANES];
 
-static void dequantize_floats(enum tensor_type type, const uint8_t *group, uint32_t first, uint32_t columns, int lane,
-                              f32_tile out) {
+/* A column of LANES weights of a float type. */
+INLINE f32v load_column(const enum tensor_type type, const uint8_t *group, size_t column, int lane) {
+    const uint8_t *from = group + column * packed_code_bytes(type);
+    const uint16_t *halves = (const uint16_t *)(const void *)from + lane;
+    return type == TENSOR_F32   ? f32_load((const float *)(const void *)from + lane)
+           : type == TENSOR_F16 ? f32_load_f16(halves)
+                                : f32_load_bf16(halves);
+}
+
+INLINE void dequantize_floats(const enum tensor_type type, const uint8_t *group, uint32_t first, uint32_t columns,
+                              int lane, f32_tile out) {
     for (uint32_t column = 0; column < columns; column++) {
-        const uint8_t *from = group + packed_code_bytes(type) * (first + column);
-        const uint16_t *halves = (const uint16_t *)(const void *)from + lane;
-        f32_store(out[column], type == TENSOR_F32   ? f32_load((const float *)(const void *)from + lane)
-                               : type == TENSOR_F16 ? f32_load_f16(halves)
-                                                    : f32_load_bf16(halves));
+        f32_store(out[column], load_column(type, group, first + column, lane));
     }
 }
 
@@ -299,17 +304,39 @@ static __attribute__((noinline)) void dequantize_tile(enum tensor_type type, con
     }
 }
 
-/* LANES outputs by `rows` rows of x. */
-INLINE void micro_f32(const int rows, const struct matmul_job *job, const float *x, int lane, f32v *sums) {
+/* How far ahead to ask for float weights. Their bytes go by fast and with much arithmetic between: the processor's own
+ * prefetchers do not keep up. */
+#define PREFETCH_BYTES 4096
+
+/* LANES outputs by `rows` rows of x, weights of a float type. */
+INLINE void micro_floats(const enum tensor_type type, const int rows, const struct matmul_job *job, const float *x,
+                         int lane, f32v *sums) {
+    f32v sum[MICRO_ROWS];
+    UNROLL for (int row = 0; row < rows; row++) {
+        sum[row] = f32_set(0);
+    }
+    for (size_t column = 0; column < job->columns; column++) {
+        __builtin_prefetch(job->group + column * packed_code_bytes(type) + PREFETCH_BYTES);
+        const f32v weight = load_column(type, job->group, column, lane);
+        UNROLL for (int row = 0; row < rows; row++) {
+            sum[row] = f32_fma(weight, f32_set(x[row * job->x_stride + column]), sum[row]);
+        }
+    }
+    UNROLL for (int row = 0; row < rows; row++) {
+        sums[row] = sum[row];
+    }
+}
+
+/* The same with weights of a quantized type, a tile at a time. */
+INLINE void micro_dequantized(const int rows, const struct matmul_job *job, const float *x, int lane, f32v *sums) {
     _Alignas(64) f32_tile weights;
     f32v sum[MICRO_ROWS];
     UNROLL for (int row = 0; row < rows; row++) {
         sum[row] = f32_set(0);
     }
     for (uint32_t first = 0; first < job->columns; first += PACKED_BLOCK) {
-        const uint32_t columns = job->columns - first < PACKED_BLOCK ? job->columns - first : PACKED_BLOCK;
-        dequantize_tile(job->type, job->group, first / PACKED_BLOCK, columns, lane, weights);
-        for (uint32_t column = 0; column < columns; column++) {
+        dequantize_tile(job->type, job->group, first / PACKED_BLOCK, PACKED_BLOCK, lane, weights);
+        for (uint32_t column = 0; column < PACKED_BLOCK; column++) {
             const f32v weight = f32_load(weights[column]);
             UNROLL for (int row = 0; row < rows; row++) {
                 sum[row] = f32_fma(weight, f32_set(x[row * job->x_stride + first + column]), sum[row]);
@@ -321,7 +348,16 @@ INLINE void micro_f32(const int rows, const struct matmul_job *job, const float 
     }
 }
 
-static void multiply_f32(const struct matmul_job *job) {
+INLINE void micro_f32(const enum tensor_type type, const int rows, const struct matmul_job *job, const float *x,
+                      int lane, f32v *sums) {
+    if (packed_is_quantized(type)) {
+        micro_dequantized(rows, job, x, lane, sums);
+    } else {
+        micro_floats(type, rows, job, x, lane, sums);
+    }
+}
+
+INLINE void job_f32(const enum tensor_type type, const struct matmul_job *job) {
     f32v sums[MICRO_ROWS];
     for (uint32_t row = 0; row < job->rows;) {
         const uint32_t left = job->rows - row;
@@ -329,17 +365,43 @@ static void multiply_f32(const struct matmul_job *job) {
         const float *x = job->x + row * job->x_stride;
         for (int lane = 0; lane < PACKED_ROWS; lane += LANES) {
             if (rows == 1) {
-                micro_f32(1, job, x, lane, sums);
+                micro_f32(type, 1, job, x, lane, sums);
             } else if (rows == 2) {
-                micro_f32(AT_MOST(2), job, x, lane, sums);
+                micro_f32(type, AT_MOST(2), job, x, lane, sums);
             } else if (rows == 4) {
-                micro_f32(AT_MOST(4), job, x, lane, sums);
+                micro_f32(type, AT_MOST(4), job, x, lane, sums);
             } else {
-                micro_f32(MICRO_ROWS, job, x, lane, sums);
+                micro_f32(type, MICRO_ROWS, job, x, lane, sums);
             }
             finish(job, sums, row, rows, lane);
         }
         row += rows;
+    }
+}
+
+static __attribute__((noinline)) void job_f32_f32(const struct matmul_job *job) {
+    job_f32(TENSOR_F32, job);
+}
+static __attribute__((noinline)) void job_f32_f16(const struct matmul_job *job) {
+    job_f32(TENSOR_F16, job);
+}
+static __attribute__((noinline)) void job_f32_bf16(const struct matmul_job *job) {
+    job_f32(TENSOR_BF16, job);
+}
+static __attribute__((noinline)) void job_f32_quantized(const struct matmul_job *job) {
+    job_f32(TENSOR_Q8_0, job); /* any: tiles look at the job's own type */
+}
+
+static void multiply_f32(const struct matmul_job *job) {
+    switch (job->type) {
+    case TENSOR_F32:
+        return job_f32_f32(job);
+    case TENSOR_F16:
+        return job_f32_f16(job);
+    case TENSOR_BF16:
+        return job_f32_bf16(job);
+    default:
+        return job_f32_quantized(job);
     }
 }
 
