@@ -7,6 +7,10 @@
 
 #define REPEATS 3 /* the median counts */
 
+static uint32_t least(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+
 /* Tokens of one iteration: decoding sequences up to as many as there can be, a prefill chunk beyond. */
 static uint32_t fill_rows(uint32_t most, uint32_t rows[RECORD_MAX_ROWS]) {
     uint32_t count = 0;
@@ -29,32 +33,30 @@ static uint32_t fill_contexts(uint32_t most, uint32_t contexts[RECORD_MAX_CONTEX
 }
 
 /* `rows` tokens that attend to about `context` positions each: one token of each of so many sequences, or a chunk of
- * one sequence. All sequences read the same blocks; what they hold does not matter to the clock. */
+ * one sequence, of more where none is as long. All sequences read the same blocks; what they hold does not matter to
+ * the clock. */
 static void compose(struct forward_inputs *inputs, const struct forward_limits *limits, uint32_t rows, uint32_t context,
                     const uint64_t *blocks, uint32_t block_count) {
     bool decoding = rows <= limits->sequences;
-    uint32_t positions = block_count * KV_BLOCK_TOKENS;
-    uint32_t segment_rows = decoding ? 1 : rows;
-    uint32_t end = context + segment_rows / 2; /* the rows of a chunk attend to `context` on average */
-    end = end < positions ? end : positions;
-    end = end < segment_rows ? segment_rows : end;
+    uint32_t positions = least(block_count * KV_BLOCK_TOKENS, limits->context);
+    uint32_t most = decoding ? 1 : least(rows, positions); /* rows of a segment */
+    uint32_t end = least(context + most / 2, positions);   /* the rows of a chunk attend to `context` on average */
+    end = end < most ? most : end;
     inputs->rows = rows;
-    inputs->segment_count = rows / segment_rows;
+    inputs->segment_count = (rows + most - 1) / most;
     inputs->logit_count = inputs->segment_count;
-    for (uint32_t i = 0; i < inputs->segment_count; i++) {
-        inputs->segments[i] = (struct kv_segment){.sequence = i,
-                                                  .first_row = i * segment_rows,
-                                                  .rows = segment_rows,
-                                                  .first_position = end - segment_rows,
-                                                  .table = i};
-        inputs->logit_rows[i] = (i + 1) * segment_rows - 1;
+    for (uint32_t i = 0, row = 0; i < inputs->segment_count; i++) {
+        uint32_t segment_rows = least(rows - row, most);
+        inputs->segments[i] = (struct kv_segment){
+            .sequence = i, .first_row = row, .rows = segment_rows, .first_position = end - segment_rows, .table = i};
         for (uint32_t j = 0; j < block_count; j++) {
             inputs->block_table[(size_t)i * inputs->table_stride + j] = blocks[j];
         }
-    }
-    for (uint32_t i = 0; i < rows; i++) {
-        inputs->tokens[i] = i % 7;
-        inputs->positions[i] = end - segment_rows + i % segment_rows;
+        for (uint32_t j = 0; j < segment_rows; j++, row++) {
+            inputs->tokens[row] = row % 7;
+            inputs->positions[row] = end - segment_rows + j;
+        }
+        inputs->logit_rows[i] = row - 1;
     }
 }
 
@@ -106,10 +108,11 @@ struct status profile_measure(struct device *device, struct forward *forward, st
                               const struct forward_limits *limits, struct record *out) {
     (void)device;
     *out = (struct record){0};
-    out->row_count = fill_rows(limits->rows, out->rows);
+    uint64_t fitting = (uint64_t)limits->sequences * limits->context; /* rows that sequences can have at once */
+    out->row_count = fill_rows(fitting < limits->rows ? (uint32_t)fitting : limits->rows, out->rows);
     out->context_count = fill_contexts(limits->context, out->contexts);
     uint32_t longest = out->contexts[out->context_count - 1] + limits->rows;
-    longest = longest < limits->context ? longest : limits->context;
+    longest = least(longest, limits->context);
     uint32_t wanted = (longest + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS, taken = 0;
     uint64_t *blocks = calloc(wanted, sizeof *blocks);
     if (!blocks) {
