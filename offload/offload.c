@@ -418,7 +418,9 @@ void offload_end(struct offload *offload, uint64_t iteration_ns) {
                                                 .layers_ns = times.layers_ns,
                                                 .stall_ns = times.stall_ns,
                                                 .link_bytes = times.sample_bytes,
-                                                .link_ns = times.sample_ns};
+                                                .link_ns = times.sample_ns,
+                                                .late_bytes = times.late_bytes,
+                                                .late_ns = times.late_ns};
         tuner_observe(&offload->tuner, &measurement);
         report->link_bytes_per_s = tuner_report(&offload->tuner).link_bytes_per_s;
     } else if (times.sample_ns > 0) {

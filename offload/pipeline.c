@@ -52,6 +52,7 @@ struct pipeline {
     struct cursor next;        /* next slab to look at for a copy */
     uint32_t running_ahead;    /* iterations that `next` is ahead of the layer being computed: 0 or more */
     uint32_t current;          /* layer that is or will be acquired next */
+    uint32_t started;          /* layers of this iteration whose start is recorded */
     bool held;                 /* current is acquired */
     uint32_t prefetch;
     uint64_t copied_bytes; /* since the last pipeline_times() */
@@ -212,13 +213,23 @@ static void advance(struct pipeline *pipeline) {
     }
 }
 
-/* May the copy for `next` start yet, by the prefetch rule? Layers count on across iterations. */
+/* May the copy for `next` be enqueued yet, by the prefetch rule? Layers count on across iterations; the copy then waits
+ * for the start of the layer `prefetch` before its own, which must have been recorded. */
 static bool is_near_enough(const struct pipeline *pipeline) {
     if (pipeline->prefetch == 0) {
         return true;
     }
     uint64_t wanted = (uint64_t)pipeline->running_ahead * pipeline->shape.layers + pipeline->next.layer;
-    return wanted <= (uint64_t)pipeline->current + pipeline->prefetch;
+    return wanted < (uint64_t)pipeline->started + pipeline->prefetch;
+}
+
+/* Before the first copy of a layer: not before the layer `prefetch` ahead of it has started on the compute stream. */
+static void wait_for_turn(struct pipeline *pipeline, uint32_t layer) {
+    if (pipeline->prefetch > 0) {
+        uint32_t layers = pipeline->shape.layers;
+        uint32_t ahead = (layer + layers - pipeline->prefetch % layers) % layers;
+        stream_wait(pipeline->copy, pipeline->layer[ahead].started);
+    }
 }
 
 static void send_home(struct pipeline *pipeline, uint32_t layer, uint32_t slab) {
@@ -235,6 +246,7 @@ static void send_to_ring(struct pipeline *pipeline, uint32_t layer, uint32_t sla
     if (pipeline->sent >= pipeline->shape.staging) {
         stream_wait(pipeline->copy, entry->released); /* the ring-slot rule */
     }
+    wait_for_turn(pipeline, layer);
     bool sampled = slab + 1 == pipeline->shape.slabs;
     if (sampled) {
         event_record(pipeline->layer[layer].copy_begun, pipeline->copy);
@@ -307,6 +319,8 @@ const void *const *pipeline_acquire(struct pipeline *pipeline, struct stream *co
     }
     if (pipeline->host) {
         event_record(state->started, compute);
+        pipeline->started = layer + 1;
+        pump(pipeline); /* copies that may start with this layer */
     }
     return pipeline->address;
 }
@@ -321,7 +335,7 @@ void pipeline_release(struct pipeline *pipeline, struct stream *compute, uint32_
         event_record(pipeline->ring[pipeline->released % pipeline->shape.staging].released, compute);
     }
     if (++pipeline->current == pipeline->shape.layers) {
-        pipeline->current = 0;
+        pipeline->current = pipeline->started = 0;
         CHECK(!pipeline->host || pipeline->running_ahead > 0);
         pipeline->running_ahead -= pipeline->host != NULL;
     }
@@ -424,6 +438,7 @@ void pipeline_times(struct pipeline *pipeline, struct pipeline_times *out) {
     if (!pipeline->host) {
         return;
     }
+    uint64_t latest = 0;
     for (uint32_t i = 0; i < pipeline->shape.layers; i++) {
         const struct layer_state *layer = &pipeline->layer[i];
         uint64_t asked = event_time_ns(layer->asked), started = event_time_ns(layer->started);
@@ -434,6 +449,11 @@ void pipeline_times(struct pipeline *pipeline, struct pipeline_times *out) {
             if (done > begun) {
                 out->sample_ns += done - begun;
                 out->sample_bytes += pipeline->arena->slot_bytes;
+                if (done > latest) {
+                    latest = done;
+                    out->late_bytes = pipeline->arena->slot_bytes;
+                    out->late_ns = done - begun;
+                }
             }
         }
     }

@@ -64,6 +64,7 @@ struct pipeline_times {
     uint64_t copied_bytes; /* put on the link since the last call */
     uint32_t copies;
     uint64_t sample_bytes, sample_ns; /* of one copy a streamed layer: what the link gave while it copied */
+    uint64_t late_bytes, late_ns;     /* of the last of them */
 };
 void pipeline_times(struct pipeline *pipeline, struct pipeline_times *out);
 
