@@ -87,8 +87,20 @@ static struct status compare_keys(const struct record_key *wanted, const struct 
 
 /* ---- writing ---- */
 
+/* cJSON prints its own numbers with 15 digits where that is nearly right. */
+static cJSON *create_number(uint64_t value) {
+    char digits[24];
+    snprintf(digits, sizeof digits, "%" PRIu64, value);
+    return cJSON_CreateRaw(digits);
+}
+
 static bool add_number(cJSON *object, const char *name, uint64_t value) {
-    return cJSON_AddNumberToObject(object, name, (double)value) != NULL;
+    cJSON *item = create_number(value);
+    if (!item || !cJSON_AddItemToObject(object, name, item)) {
+        cJSON_Delete(item);
+        return false;
+    }
+    return true;
 }
 
 static bool add_key(cJSON *tree, const struct record_key *key) {
@@ -115,7 +127,7 @@ static bool add_points(cJSON *tree, const char *name, const uint32_t *points, ui
     cJSON *array = cJSON_AddArrayToObject(tree, name);
     bool added = array != NULL;
     for (uint32_t i = 0; i < count && added; i++) {
-        added = append(array, cJSON_CreateNumber(points[i]));
+        added = append(array, create_number(points[i]));
     }
     return added;
 }
@@ -132,7 +144,7 @@ static bool add_grid(cJSON *tree, const char *name, const struct record *record,
         added = append(grid, line);
         for (uint32_t j = 0; j < record->context_count && added; j++) {
             struct record_cell cell = record->cell[i][j];
-            added = append(line, cJSON_CreateNumber((double)*time_at(&cell, outside)));
+            added = append(line, create_number(*time_at(&cell, outside)));
         }
     }
     return added;

@@ -126,6 +126,7 @@ class Shown(Plan):
             result = run_command("plan", *PAPER, "--svg", drawing)
             tree = xml.etree.ElementTree.parse(drawing).getroot()
         self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("usage: metronome plan", run_command("plan", "--help").stdout)
         lines = result.stdout.splitlines()
         for word in ("OPT-6.7B", "NVIDIA A10", "select-n", "metronome", "KV tokens gained"):
             self.assertIn(word, result.stdout)
