@@ -33,6 +33,7 @@ struct completion {
     struct sequence_slot *slots;  /* (count) */
     struct reply_choice *choices; /* (count) for reply_write(), filled at the end */
     uint32_t count, open;
+    size_t held; /* bytes in all choices; a stream has hardly any */
     struct text scratch;
 };
 
@@ -161,10 +162,17 @@ static void take_event(struct completion *completion, struct reply_choice *choic
         fail(completion, &error, completion->request.stream);
         return;
     }
+    completion->held -= reply_held(choice);
     reply_take(&completion->reply, choice, event);
     if (completion->request.stream && reply_has_news(&completion->reply, choice)) {
         reply_write_chunk(&completion->reply, choice, &completion->scratch);
         send_scratch(completion);
+    }
+    completion->held += reply_held(choice);
+    if (completion->held > completion->service->config->max_response) {
+        struct api_error error = api_invalid("stream", "the response is larger than max_response; ask for it as a "
+                                                       "stream, or for fewer choices, tokens or logprobs");
+        fail(completion, &error, completion->request.stream);
     }
 }
 

@@ -101,6 +101,8 @@ static const struct option options[] = {
      "for a connection without a request, or with a response that its client does not read"},
     {"drain_timeout_s", OPTION_FLOAT, "s", "30", 0, 86400, NULL, FIELD(drain_timeout_s),
      "for requests in flight to end after SIGTERM"},
+    {"max_response", OPTION_BYTES, "bytes", "64MiB", KIB, GIB, NULL, FIELD(max_response),
+     "a response that is not streamed"},
     {"stream_buffer", OPTION_BYTES, "bytes", "1MiB", 4 * KIB, GIB, NULL, FIELD(stream_buffer),
      "how far a client may be behind with reading before it loses its request"},
     {"log_level", OPTION_CHOICE, "", "info", 0, 0, log_levels, FIELD(log_level), "least level that is logged"},

@@ -38,7 +38,7 @@ struct config {
     uint64_t offload_slabs, offload_group, offload_group_streamed, offload_prefetch;
     /* server */
     char *host, *port_file, *api_key, *api_key_file, *log_level;
-    uint64_t port, max_connections, max_header, max_body, stream_buffer;
+    uint64_t port, max_connections, max_header, max_body, max_response, stream_buffer;
     double request_timeout_s, idle_timeout_s, drain_timeout_s;
 
     uint8_t sources[OPTIONS_MAX]; /* enum option_source, a row each */

@@ -118,6 +118,11 @@ void reply_take(const struct reply *reply, struct reply_choice *choice, const st
     }
 }
 
+size_t reply_held(const struct reply_choice *choice) {
+    return choice->content.bytes + choice->ids.bytes + choice->tokens.bytes + choice->logprobs.bytes +
+           choice->top_logprobs.bytes + choice->offsets.bytes;
+}
+
 bool reply_has_news(const struct reply *reply, const struct reply_choice *choice) {
     return choice->content.bytes > 0 || choice->tokens.bytes > 0 || choice->finish != FINISH_NONE ||
            (reply->token_ids && choice->ids.bytes > 0);

@@ -46,6 +46,9 @@ void reply_choice_free(struct reply_choice *choice);
 /* Adds what an event made known. */
 void reply_take(const struct reply *reply, struct reply_choice *choice, const struct engine_event *event);
 
+/* Bytes that it holds. */
+size_t reply_held(const struct reply_choice *choice);
+
 /* Is there something in it that a stream would show? */
 bool reply_has_news(const struct reply *reply, const struct reply_choice *choice);
 

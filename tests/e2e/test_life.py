@@ -280,6 +280,14 @@ class Crowding(unittest.TestCase):
             one.close()
             eventually(lambda: is_idle(server))
 
+    def test_a_response_that_is_not_streamed_is_bounded(self):
+        with harness.Server(max_response="16KiB", **SMALL) as server:
+            large = dict(ENDLESS, logprobs=20, max_tokens=500)
+            error = server.error("/v1/completions", dict(large, stream=False))
+            self.assertIn("max_response", error["message"])
+            eventually(lambda: is_idle(server), 5, "it goes on")
+            self.assertGreater(sum(1 for _ in server.stream("/v1/completions", large)), 400)
+
     def test_connections_are_bounded(self):
         with harness.Server(max_connections=8, **SMALL) as server:
             held = [server.raw() for _ in range(8)]
