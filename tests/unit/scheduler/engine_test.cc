@@ -1,6 +1,6 @@
 // scheduler/engine on the cpu device with the demo model: the same tokens whatever runs beside a request, blocks that
 // come back, queues that are bounded, and exactly one end for every request.
-#include "running_engine.h"
+#include "tests/unit/scheduler/running_engine.h"
 
 #include <atomic>
 #include <poll.h>

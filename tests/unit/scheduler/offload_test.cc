@@ -1,6 +1,6 @@
 // Offloading under a whole engine: every policy, budget, slab and ring gives the tokens that no offloading gives, on
 // the real model, while placements change; and what is reported is what the copies were.
-#include "running_engine.h"
+#include "tests/unit/scheduler/running_engine.h"
 
 #include <unistd.h>
 
