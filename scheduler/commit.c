@@ -91,8 +91,10 @@ static uint32_t draw_token(struct engine *engine, const struct sequence *sequenc
                                      .seed = sequence->seed,
                                      .index = generated};
     if (generated < sampling->min_tokens) { /* room for both was made at start */
-        memcpy(engine->banned + engine->end_count, sampling->stop_tokens,
-               sampling->stop_token_count * sizeof *engine->banned);
+        if (sampling->stop_token_count > 0) {
+            memcpy(engine->banned + engine->end_count, sampling->stop_tokens,
+                   sampling->stop_token_count * sizeof *engine->banned);
+        }
         context.banned = engine->banned;
         context.banned_count = engine->end_count + sampling->stop_token_count;
     }
