@@ -31,11 +31,11 @@ struct engine_config {
     uint64_t host_memory;   /* bytes for offloaded weights; 0: no bound */
     const char *offload_policy;
     struct policy_options offload_options;
-    const char *offload_bus;   /* a link that other engines use too; NULL or "": none */
-    uint32_t offload_slabs;    /* pieces of a layer that may be offloaded one by one; 0: chosen */
-    uint64_t link_bytes_per_s; /* nominal; 0: measured */
-    uint64_t ttft_ns, tpot_ns; /* promised; 0: none */
-    uint64_t seed;             /* for requests that bring none */
+    const char *offload_bus;     /* a link that other engines use too; NULL or "": none */
+    uint32_t offload_slabs;      /* pieces of a layer that may be offloaded one by one; 0: chosen */
+    uint64_t link_bytes_per_s;   /* nominal; 0: measured */
+    uint64_t ttft_ns, tpot_ns;   /* promised; 0: none */
+    uint64_t seed;               /* for requests that bring none */
     const struct record *record; /* measured before, in the same circumstances; NULL: measured at the start */
 };
 

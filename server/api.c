@@ -33,7 +33,7 @@ static const struct route routes[] = {
     {"/v1/models/", HTTP_GET, true, false, show_models, NULL},
     {"/tokenize", HTTP_POST, true, false, api_tokenize, "text to token ids"},
     {"/detokenize", HTTP_POST, true, false, api_detokenize, "token ids to text"},
-    {"/health", HTTP_GET, false, false, show_health, "200 when ready, 503 while loading or draining"},
+    {"/health", HTTP_GET, false, false, show_health, "200 when ready, 503 while loading or draining, 500 when broken"},
     {"/metrics", HTTP_GET, false, false, api_metrics, "numbers for Prometheus"},
     {"/version", HTTP_GET, false, false, show_version, "which Metronome this is"},
     {"/", HTTP_GET, false, false, show_page, NULL},
@@ -180,13 +180,20 @@ static void show_page(struct service *service, struct http_exchange *exchange) {
 }
 
 static void show_health(struct service *service, struct http_exchange *exchange) {
-    if (service->state == SERVICE_READY) {
-        static const char healthy[] = "{\"status\":\"ok\"}";
-        http_respond(exchange, 200, JSON_TYPE, healthy, sizeof healthy - 1);
+    struct api_error error = {0};
+    if (service->state == SERVICE_LOADING) {
+        error = api_refusal(503, NULL, "loading");
+    } else if (status_failed(&service->fault)) {
+        error = api_refusal(500, NULL, "the engine has failed: %s", service->fault.message);
+    } else if (service->state == SERVICE_DRAINING) {
+        error = api_refusal(503, NULL, "draining");
+    }
+    if (error.code) {
+        api_respond_error(exchange, &error);
         return;
     }
-    struct api_error error = api_refusal(503, NULL, "%s", service->state == SERVICE_LOADING ? "loading" : "draining");
-    api_respond_error(exchange, &error);
+    static const char healthy[] = "{\"status\":\"ok\"}";
+    http_respond(exchange, 200, JSON_TYPE, healthy, sizeof healthy - 1);
 }
 
 static void show_version(struct service *service, struct http_exchange *exchange) {

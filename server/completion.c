@@ -185,6 +185,9 @@ static void route_event(const struct engine_event *event) {
     if (event->finish == FINISH_NONE) {
         return;
     }
+    if (event->finish == FINISH_ERROR && !status_failed(&completion->service->fault)) {
+        completion->service->fault = event->status;
+    }
     slot->open = false;
     completion->open--;
     if (completion->open > 0) {

@@ -16,6 +16,7 @@ struct service {
     const struct config *config;
     enum service_state state;
     struct runtime runtime; /* from SERVICE_READY on */
+    struct status fault;    /* the engine's first failure, after which it takes nothing */
     struct http_server *http;
     char *model_name;
     char *api_key; /* NULL if none is asked for */
