@@ -122,12 +122,12 @@ struct engine_event {
     struct request *request;
     enum finish_reason finish; /* FINISH_NONE but in a request's last event, which has no token */
     bool has_token;
-    bool is_prompt; /* echo: a token of the prompt */
+    bool is_prompt;   /* echo: a token of the prompt */
+    bool has_logprob; /* false for a prompt's first token */
     uint32_t token;
+    float logprob;
     uint32_t text_bytes;         /* whole UTF-8; 0 while a stop string might be beginning */
     char text[EVENT_TEXT_BYTES]; /* longer text comes in further events without a token */
-    bool has_logprob;            /* false for a prompt's first token */
-    float logprob;
     uint32_t top_count;
     struct token_logprob top[SAMPLING_MAX_LOGPROBS];
     /* in the last event */
