@@ -226,7 +226,7 @@ static struct status prepare(struct engine *engine) {
         if (engine->config.record) {
             engine->record = *engine->config.record;
         } else {
-            TRY(profile_measure(engine->device, engine->forward, engine->offload, &engine->limits, &engine->record));
+            TRY(profile_measure(engine->forward, engine->offload, &engine->limits, &engine->record));
         }
         engine->recorded = true;
         uint64_t deadline_ns = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : UINT64_MAX;

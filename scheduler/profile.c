@@ -60,31 +60,33 @@ static void compose(struct forward_inputs *inputs, const struct forward_limits *
     }
 }
 
-static int compare_cells(const void *a, const void *b) {
-    uint64_t x = ((const struct record_cell *)a)->layer_ns, y = ((const struct record_cell *)b)->layer_ns;
+static int compare_ns(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return x < y ? -1 : x > y;
 }
 
-/* One cell: the median of a few iterations, after one that warms the caches up. */
+/* One cell: medians of a few iterations, after one that warms the caches up. */
 static struct status measure_cell(struct forward *forward, struct offload *offload, uint32_t layers,
                                   struct record_cell *out) {
-    struct record_cell seen[REPEATS];
+    uint64_t layer_ns[REPEATS], outside_ns[REPEATS];
     const struct offload_demand demand = {
         .deadline_ns = UINT64_MAX, .rows = forward_inputs(forward)->rows, .context_tokens = 1};
     for (int i = -1; i < REPEATS; i++) {
         offload_begin(offload, forward_stream(forward), &demand);
         forward_run(forward, NULL);
         TRY(forward_wait(forward));
-        offload_end(offload, forward_elapsed_ns(forward));
-        struct offload_report report = offload_report(offload);
+        const uint64_t elapsed = forward_elapsed_ns(forward);
+        offload_end(offload, elapsed);
+        const struct offload_report report = offload_report(offload);
+        const uint64_t inside = report.layers_ns + report.stall_ns;
         if (i >= 0) {
-            uint64_t inside = report.layers_ns + report.stall_ns, elapsed = forward_elapsed_ns(forward);
-            seen[i].layer_ns = report.layers_ns / layers;
-            seen[i].outside_ns = elapsed > inside ? elapsed - inside : 0;
+            layer_ns[i] = report.layers_ns / layers;
+            outside_ns[i] = elapsed > inside ? elapsed - inside : 0;
         }
     }
-    qsort(seen, REPEATS, sizeof seen[0], compare_cells);
-    *out = seen[REPEATS / 2];
+    qsort(layer_ns, REPEATS, sizeof layer_ns[0], compare_ns);
+    qsort(outside_ns, REPEATS, sizeof outside_ns[0], compare_ns);
+    *out = (struct record_cell){.layer_ns = layer_ns[REPEATS / 2], .outside_ns = outside_ns[REPEATS / 2]};
     return STATUS_SUCCESS;
 }
 
@@ -104,9 +106,8 @@ static struct status measure_grid(struct forward *forward, struct offload *offlo
     return STATUS_SUCCESS;
 }
 
-struct status profile_measure(struct device *device, struct forward *forward, struct offload *offload,
-                              const struct forward_limits *limits, struct record *out) {
-    (void)device;
+struct status profile_measure(struct forward *forward, struct offload *offload, const struct forward_limits *limits,
+                              struct record *out) {
     *out = (struct record){0};
     uint64_t fitting = (uint64_t)limits->sequences * limits->context; /* rows that sequences can have at once */
     out->row_count = fill_rows(fitting < limits->rows ? (uint32_t)fitting : limits->rows, out->rows);

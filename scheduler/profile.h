@@ -10,7 +10,7 @@
 #include "offload/record.h"
 
 /* Shows a progress bar. STATUS_NO_MEMORY if the KV cache cannot hold the shortest context measured. */
-struct status profile_measure(struct device *device, struct forward *forward, struct offload *offload,
-                              const struct forward_limits *limits, struct record *out);
+struct status profile_measure(struct forward *forward, struct offload *offload, const struct forward_limits *limits,
+                              struct record *out);
 
 #endif
