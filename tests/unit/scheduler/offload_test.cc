@@ -54,6 +54,9 @@ TEST_F(EngineTest, EveryPolicyGivesTheTokensOfNone) {
     cases[6].options.group_streamed = 1;
     cases[6].options.prefetch_step = 2;
     cases[7].options.interval = 3;
+    if (SANITIZED) { // one that is tuned, one that fetches ahead by rule
+        cases = {cases[1], cases[6]};
+    }
     for (const Case &c : cases) {
         Options options;
         options.context = 128;
