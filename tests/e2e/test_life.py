@@ -69,9 +69,9 @@ class Beginning(unittest.TestCase):
 
 class Ending(unittest.TestCase):
     def test_sigterm_finishes_what_is_under_way_and_takes_no_more(self):
-        server = harness.Server(**SMALL)
+        server = harness.Server(drain_timeout_s=240, **SMALL)
         self.addCleanup(server.kill)
-        stream = begin_stream(server, dict(ENDLESS, max_tokens=300))
+        stream = begin_stream(server, dict(ENDLESS, max_tokens=200))
         idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         idle.request("GET", "/health")
         idle.getresponse().read()
