@@ -10,7 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define DEFAULT_KV_BYTES ((uint64_t)1 << 30) /* without device_memory or kv_tokens; one context at least */
+#define DEFAULT_KV_BYTES ((uint64_t)1 << 29) /* without device_memory or kv_tokens; one context at least */
 #define EVENT_ROOM 1024
 
 const char *finish_reason_name(enum finish_reason reason) {
