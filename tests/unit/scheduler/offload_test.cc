@@ -54,8 +54,8 @@ TEST_F(EngineTest, EveryPolicyGivesTheTokensOfNone) {
     cases[6].options.group_streamed = 1;
     cases[6].options.prefetch_step = 2;
     cases[7].options.interval = 3;
-    if (SANITIZED) { // one that is tuned, one that fetches ahead by rule
-        cases = {cases[1], cases[6]};
+    if (SANITIZED) { // the one that moves most; the ring of every rule is in pipeline_test
+        cases = {cases[1]};
     }
     for (const Case &c : cases) {
         Options options;
