@@ -122,7 +122,7 @@ TEST_F(EngineTest, EnginesOnOneBusShareTheLink) {
     options.policy = "metronome";
     options.threads = 1;
     options.link_gbps = 1;
-    options.tpot_ms = 150;
+    options.tpot_ms = SANITIZED ? 100000 : 150; // at a promise that slow machines keep, and that asks for much
     options.bus = "test-" + std::to_string(getpid());
     std::vector<uint32_t> want = alone(prompts[0], LENGTH);
     auto first = std::make_unique<Engine>(options);
@@ -131,8 +131,10 @@ TEST_F(EngineTest, EnginesOnOneBusShareTheLink) {
     engine_stats(first->engine, &one);
     EXPECT_EQ(one.offload.bus_members, 1u);
     {
+        struct record record = *engine_record(first->engine);
+        options.record = &record;
         Engine second(options);
-        for (int round = 0; round < 3; round++) {
+        for (int round = 0; round < (SANITIZED ? 1 : 3); round++) {
             EXPECT_EQ(generate(*first, prompts[0], LENGTH), want);
             EXPECT_EQ(generate(second, prompts[0], LENGTH), want);
         }
@@ -142,7 +144,7 @@ TEST_F(EngineTest, EnginesOnOneBusShareTheLink) {
         EXPECT_EQ(two.offload.bus_members, 2u);
         EXPECT_LE(one.offload.bus_bytes_per_s + two.offload.bus_bytes_per_s, 1000000000u);
     }
-    for (int round = 0; round < 2; round++) {
+    for (int round = 0; round < (SANITIZED ? 1 : 2); round++) {
         EXPECT_EQ(generate(*first, prompts[0], LENGTH), want);
     }
     engine_stats(first->engine, &one);

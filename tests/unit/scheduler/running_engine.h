@@ -39,6 +39,7 @@ struct Options {
     uint32_t slabs = 0;
     double link_gbps = 0, tpot_ms = 0;
     uint64_t copy_jitter_ns = 0;
+    const struct record *record = nullptr; // measured before; nullptr: measured at the start
 };
 
 class Engine {
@@ -64,6 +65,7 @@ class Engine {
         config.device_memory = options.device_memory;
         config.tpot_ns = (uint64_t)(options.tpot_ms * 1e6);
         config.seed = 1;
+        config.record = options.record;
         log_set_level(LOG_WARN);
         check(device_open(&device_config, &device));
         check(model_open(model_path().c_str(), &model));
