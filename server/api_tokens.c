@@ -1,6 +1,6 @@
 /* Text to token ids and back, for /tokenize, /detokenize and every prompt. Threads: the event loop's only. */
+#include "base/json.h"
 #include "server/api_error.h"
-#include "server/json.h"
 #include "server/openai.h"
 #include "server/service.h"
 #include "server/text.h"

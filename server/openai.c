@@ -1,7 +1,7 @@
 #include "server/openai.h"
 
 #include "base/check.h"
-#include "server/json.h"
+#include "base/json.h"
 
 #include <math.h>
 #include <stdio.h>

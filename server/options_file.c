@@ -1,5 +1,5 @@
 /* Reading a configuration file: JSON with comments, nested objects being dotted names. Threads: any. */
-#include "server/json.h"
+#include "base/json.h"
 #include "server/options.h"
 
 #include <errno.h>

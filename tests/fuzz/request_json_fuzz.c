@@ -1,6 +1,6 @@
 /* Fuzz target: any bytes as the body of a completion or a chat. The first byte chooses which. What is accepted is
  * within the bounds that the engine relies on; what is refused gets a well-formed error. */
-#include "server/json.h"
+#include "base/json.h"
 #include "server/openai.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-// server/json.c and server/text.c: what is let in, what is refused and where, and what is written.
+// base/json.c and server/text.c: what is let in, what is refused and where, and what is written.
 extern "C" {
-#include "server/json.h"
+#include "base/json.h"
 #include "server/text.h"
 }
 #include <gtest/gtest.h>

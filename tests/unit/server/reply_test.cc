@@ -1,6 +1,6 @@
 // server/reply.c: the JSON of whole responses and of streams, from made-up events.
 extern "C" {
-#include "server/json.h"
+#include "base/json.h"
 #include "server/reply.h"
 }
 #include <cmath>

@@ -4,8 +4,8 @@
  * each, whatever it cost the sender). Refuses what cJSON would take silently: text that is not UTF-8, control
  * characters, trailing bytes, and \u0000, at which cJSON's strings would end.
  * Threads: any. */
-#ifndef METRONOME_SERVER_JSON_H
-#define METRONOME_SERVER_JSON_H
+#ifndef METRONOME_BASE_JSON_H
+#define METRONOME_BASE_JSON_H
 
 #include "base/status.h"
 

@@ -1,4 +1,4 @@
-#include "server/json.h"
+#include "base/json.h"
 
 #include "base/utf8.h"
 
