@@ -34,7 +34,15 @@ struct tokenizer_parts {
     bool add_bos;
 };
 struct status tokenizer_from_parts(const struct tokenizer_parts *parts, struct tokenizer **out);
+
+/* From a Hugging Face model directory: tokenizer.json, and beside it, where they are there, tokenizer_config.json,
+ * special_tokens_map.json, generation_config.json and config.json (bos, eos, what ends a generation) and
+ * chat_template.jinja. What tokenizer.json asks for that is not built is refused with the component's name. */
+struct status tokenizer_from_directory(const char *path, struct tokenizer **out);
 void tokenizer_destroy(struct tokenizer *tokenizer);
+
+/* The chat template that came in the directory, borrowed; 0 bytes if there was none, or the source was another. */
+struct gguf_string tokenizer_chat_template(const struct tokenizer *tokenizer);
 
 uint32_t tokenizer_vocabulary(const struct tokenizer *tokenizer);
 uint32_t tokenizer_bos(const struct tokenizer *tokenizer); /* TOKEN_NONE if there is none */
