@@ -46,8 +46,15 @@ struct backend {
     void (*sleep_until_ns)(struct device *device, uint64_t time_ns);
 
     void (*embed)(struct stream *stream, float *out, struct weight table, const uint32_t *ids, uint32_t n);
+    void (*add_rows)(struct stream *stream, float *out, const float *table, uint32_t rows, const uint32_t *ids,
+                     uint32_t n, uint32_t dim);
+    void (*scale)(struct stream *stream, float *x, float factor, uint32_t n, uint32_t dim);
     void (*rmsnorm)(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
                     uint32_t dim);
+    void (*rmsnorm_add)(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                        uint32_t dim);
+    void (*layernorm)(struct stream *stream, float *out, const float *x, const float *gain, const float *bias,
+                      float epsilon, uint32_t n, uint32_t dim);
     void (*matmul)(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x,
                    size_t x_stride, uint32_t n);
     void (*rope_angles)(struct stream *stream, float *angles, const uint32_t *positions, const float *frequency,
@@ -57,8 +64,11 @@ struct backend {
     void (*kv_store)(struct stream *stream, const struct kv_batch *batch, uint32_t layer, const float *k,
                      size_t k_stride, const float *v, size_t v_stride);
     void (*attention)(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
-                      const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale);
-    void (*silu_mul)(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim);
+                      const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale, uint32_t window);
+    void (*gated)(struct stream *stream, enum activation activation, float *out, const float *gate, const float *up,
+                  uint32_t n, uint32_t dim);
+    void (*activate)(struct stream *stream, enum activation activation, float *out, const float *x, uint32_t n,
+                     uint32_t dim);
     void (*gather)(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
     void (*argmax)(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
 };

@@ -34,12 +34,47 @@ void op_embed(struct stream *stream, float *out, struct weight table, const uint
     }
 }
 
+void op_add_rows(struct stream *stream, float *out, const float *table, uint32_t rows, const uint32_t *ids, uint32_t n,
+                 uint32_t dim) {
+    const struct backend *backend = backend_of(stream);
+    if (n > 0) {
+        CHECK(out && table && rows > 0 && ids && dim > 0);
+        backend->add_rows(stream, out, table, rows, ids, n, dim);
+    }
+}
+
+void op_scale(struct stream *stream, float *x, float factor, uint32_t n, uint32_t dim) {
+    const struct backend *backend = backend_of(stream);
+    if (n > 0) {
+        CHECK(x && dim > 0);
+        backend->scale(stream, x, factor, n, dim);
+    }
+}
+
 void op_rmsnorm(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
                 uint32_t dim) {
     const struct backend *backend = backend_of(stream);
     if (n > 0) {
         CHECK(out && x && gain && dim > 0 && epsilon >= 0);
         backend->rmsnorm(stream, out, x, gain, epsilon, n, dim);
+    }
+}
+
+void op_rmsnorm_add(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                    uint32_t dim) {
+    const struct backend *backend = backend_of(stream);
+    if (n > 0) {
+        CHECK(out && x && out != x && gain && dim > 0 && epsilon >= 0);
+        backend->rmsnorm_add(stream, out, x, gain, epsilon, n, dim);
+    }
+}
+
+void op_layernorm(struct stream *stream, float *out, const float *x, const float *gain, const float *bias,
+                  float epsilon, uint32_t n, uint32_t dim) {
+    const struct backend *backend = backend_of(stream);
+    if (n > 0) {
+        CHECK(out && x && gain && bias && dim > 0 && epsilon >= 0);
+        backend->layernorm(stream, out, x, gain, bias, epsilon, n, dim);
     }
 }
 
@@ -90,22 +125,32 @@ void op_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t l
 }
 
 void op_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
-                  const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale) {
+                  const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale, uint32_t window) {
     const struct backend *backend = backend_of(stream);
     if (batch->rows > 0) {
         size_t width = (size_t)query_heads * batch->shape.head_dim;
         check_batch(batch, layer);
         CHECK(query_heads > 0 && query_heads % batch->shape.kv_heads == 0);
         CHECK(out && q && out_stride >= width && q_stride >= width);
-        backend->attention(stream, out, out_stride, q, q_stride, batch, layer, query_heads, scale);
+        backend->attention(stream, out, out_stride, q, q_stride, batch, layer, query_heads, scale, window);
     }
 }
 
-void op_silu_mul(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim) {
+void op_gated(struct stream *stream, enum activation activation, float *out, const float *gate, const float *up,
+              uint32_t n, uint32_t dim) {
     const struct backend *backend = backend_of(stream);
     if (n > 0) {
-        CHECK(out && gate && up && dim > 0);
-        backend->silu_mul(stream, out, gate, up, n, dim);
+        CHECK(out && gate && up && dim > 0 && (unsigned)activation < ACTIVATIONS);
+        backend->gated(stream, activation, out, gate, up, n, dim);
+    }
+}
+
+void op_activate(struct stream *stream, enum activation activation, float *out, const float *x, uint32_t n,
+                 uint32_t dim) {
+    const struct backend *backend = backend_of(stream);
+    if (n > 0) {
+        CHECK(out && x && dim > 0 && (unsigned)activation < ACTIVATIONS);
+        backend->activate(stream, activation, out, x, n, dim);
     }
 }
 

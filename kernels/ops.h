@@ -25,10 +25,28 @@ struct weight {
 /* out (n, table.columns) = table rows `ids` (n). Ids must be below table.rows. */
 void op_embed(struct stream *stream, float *out, struct weight table, const uint32_t *ids, uint32_t n);
 
+/* out (n, dim) += rows `ids` (n) of table (rows, dim), which is plain f32 and not packed: learned positions. Ids must
+ * be below `rows`. */
+void op_add_rows(struct stream *stream, float *out, const float *table, uint32_t rows, const uint32_t *ids, uint32_t n,
+                 uint32_t dim);
+
+/* x (n, dim) *= factor, in place: Gemma's embeddings. */
+void op_scale(struct stream *stream, float *x, float factor, uint32_t n, uint32_t dim);
+
 /* out (n, dim) = x / sqrt(mean(x^2) + epsilon) * gain (dim). Zhang and Sennrich, arXiv 1910.07467.
  * out may be x. */
 void op_rmsnorm(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
                 uint32_t dim);
+
+/* out (n, dim) += x / sqrt(mean(x^2) + epsilon) * gain (dim): a norm after a block, on its way into the residual.
+ * out is not x. */
+void op_rmsnorm_add(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                    uint32_t dim);
+
+/* out (n, dim) = (x - mean(x)) / sqrt(variance(x) + epsilon) * gain (dim) + bias (dim). Ba et al. arXiv 1607.06450.
+ * The variance is the mean square of x - mean(x). out may be x. */
+void op_layernorm(struct stream *stream, float *out, const float *x, const float *gain, const float *bias,
+                  float epsilon, uint32_t n, uint32_t dim);
 
 /* One product of a matmul: out (n, weight.rows) = x . weight^T (+ bias), or added to what out holds. */
 struct matmul_part {
@@ -105,14 +123,27 @@ void op_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t l
 
 /* Causal attention over the paged cache, grouped queries (Ainslie et al. arXiv 2305.13245), online softmax in the
  * fixed order of positions: out (rows, heads, head_dim) = softmax(q.k * scale) v. Rows' own k and v are stored
- * already. */
+ * already. A `window` above 0 is how many positions a row sees, its own the last of them (Beltagy et al. arXiv
+ * 2004.05150); with 0 it sees all up to its own. */
 void op_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
-                  const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale);
+                  const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale, uint32_t window);
 
 /* ---- the rest ---- */
 
-/* out (n, dim) = silu(gate) * up, silu(x) = x / (1 + exp(-x)). out may be gate or up. */
-void op_silu_mul(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim);
+enum activation {
+    ACTIVATION_SILU,      /* x / (1 + exp(-x)) */
+    ACTIVATION_GELU_TANH, /* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), Hendrycks and Gimpel arXiv 1606.08415 */
+    ACTIVATION_RELU,      /* max(x, 0) */
+    ACTIVATIONS,
+};
+
+/* out (n, dim) = activation(gate) * up. Shazeer, arXiv 2002.05202. out may be gate or up. */
+void op_gated(struct stream *stream, enum activation activation, float *out, const float *gate, const float *up,
+              uint32_t n, uint32_t dim);
+
+/* out (n, dim) = activation(x). out may be x. */
+void op_activate(struct stream *stream, enum activation activation, float *out, const float *x, uint32_t n,
+                 uint32_t dim);
 
 /* out (n, dim) = x rows `rows` (n): the rows whose logits are wanted. */
 void op_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);

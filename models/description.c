@@ -258,8 +258,7 @@ static uint64_t up_ns(const struct model_description *d, const struct cost_model
 
 static uint64_t activation_ns(const struct model_description *d, const struct cost_model *cost, uint32_t n) {
     const uint32_t dim = d->shape.feed_forward;
-    return d->feed_forward_matrices == 3 ? cost_silu_mul_ns(cost, n, dim)
-                                         : cost_bytes_ns(cost, 2.0 * F32 * n * dim); /* read and written in place */
+    return d->feed_forward_matrices == 3 ? cost_gated_ns(cost, n, dim) : cost_activate_ns(cost, n, dim);
 }
 
 static uint64_t rope_ns(const struct model_description *d, const struct cost_model *cost, uint32_t heads, uint32_t n) {
@@ -271,7 +270,7 @@ static uint64_t rest_of_layer_ns(const struct model_description *d, const struct
                                  const struct kv_segment *segments, uint32_t count) {
     const struct kv_shape kv = description_kv_shape(d, KV_F16);
     const uint32_t n = count_rows(segments, count);
-    return cost_attention_ns(cost, &kv, segments, count, d->shape.query_heads) +
+    return cost_attention_ns(cost, &kv, segments, count, d->shape.query_heads, 0) +
            product_ns(d, cost, MATRIX_OUTPUT, 1, true, n) + cost_rmsnorm_ns(cost, n, d->shape.width) +
            up_ns(d, cost, n) + activation_ns(d, cost, n) + product_ns(d, cost, MATRIX_DOWN, 1, true, n);
 }

@@ -288,7 +288,7 @@ static void run_attention(struct forward *forward, const struct layer *layer, co
     const size_t query_width = (size_t)shape->query_heads * shape->head_dim;
     float *attention = floats(forward, forward->places.attention);
     op_attention(forward->stream, attention, query_width, floats(forward, forward->places.query), query_width,
-                 &rows->batch, layer->index, shape->query_heads, 1 / sqrtf((float)shape->head_dim));
+                 &rows->batch, layer->index, shape->query_heads, 1 / sqrtf((float)shape->head_dim), 0);
     struct products output;
     output.count = 0;
     add_product(&output, forward, layer, LAYER_ATTENTION_OUTPUT, NULL, rows->residual, true);
@@ -306,7 +306,7 @@ static void run_feed_forward(struct forward *forward, const struct layer *layer,
     add_product(&products, forward, layer, LAYER_GATE, NULL, gate, false);
     add_product(&products, forward, layer, LAYER_UP, NULL, up, false);
     multiply(forward, &products, rows->normed, rows->count);
-    op_silu_mul(forward->stream, gate, gate, up, rows->count, shape->feed_forward);
+    op_gated(forward->stream, ACTIVATION_SILU, gate, gate, up, rows->count, shape->feed_forward);
     products.count = 0;
     add_product(&products, forward, layer, LAYER_DOWN, NULL, rows->residual, true);
     multiply(forward, &products, gate, rows->count);

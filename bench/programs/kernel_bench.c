@@ -194,7 +194,7 @@ static void bench_attention(struct bench *bench, uint32_t sequences, uint32_t ro
         store = seconds < store ? seconds : store;
         started_ns = clock_now_ns();
         for (uint32_t layer = 0; layer < LAYERS; layer++) {
-            op_attention(bench->stream, bench->out[0], WIDTH, bench->x, WIDTH, &batch, layer, QUERY_HEADS, 0.125f);
+            op_attention(bench->stream, bench->out[0], WIDTH, bench->x, WIDTH, &batch, layer, QUERY_HEADS, 0.125f, 0);
         }
         seconds = seconds_of(bench, started_ns);
         best = seconds < best ? seconds : best;

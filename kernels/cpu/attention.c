@@ -90,6 +90,7 @@ struct attention_call {
     size_t q_stride;
     uint32_t query_heads;
     float scale;
+    uint32_t window;
 
     /* The cut. A segment's tiles are (run of tile_rows rows, last run first) x (kv head) x (part of its query heads),
      * and the tiles of all segments are numbered through; math->tile_starts has each segment's first. */
@@ -162,6 +163,7 @@ static struct attention_tile tile_of(const struct attention_call *call, uint32_t
         .rows = rows < call->tile_rows ? rows : call->tile_rows,
         .heads = heads < call->tile_heads ? heads : call->tile_heads,
         .first_position = segment->first_position + first,
+        .window = call->window,
         .blocks = call->batch.block_table + (size_t)segment->table * call->batch.table_stride,
         .key_offset = keys,
         .value_offset = keys + shape->kv_heads * head_bytes(shape),
@@ -191,9 +193,10 @@ static void tile_task(void *context, uint32_t index, uint32_t worker) {
     const struct attention_tile tile = tile_of(call, index);
     const struct attention_scratch scratch = scratch_of(call->device->math, worker);
     kernels->load_queries(&tile, &scratch);
-    for (uint32_t span = 0; span < span_count(&tile); span++) {
-        kernels->span(&tile, span, &scratch, span == 0 ? scratch.state : scratch.span);
-        if (span > 0) {
+    const uint32_t first = attention_first_span(&tile);
+    for (uint32_t span = first; span < span_count(&tile); span++) {
+        kernels->span(&tile, span, &scratch, span == first ? scratch.state : scratch.span);
+        if (span > first) {
             kernels->merge(&tile, scratch.state, scratch.span, span);
         }
     }
@@ -210,7 +213,7 @@ static void span_task(void *context, uint32_t index, uint32_t worker) {
     const uint32_t number = index / call->spans, span = index % call->spans;
     const struct attention_tile tile = tile_of(call, number);
     const struct attention_scratch scratch = scratch_of(call->device->math, worker);
-    if (span < span_count(&tile)) {
+    if (span >= attention_first_span(&tile) && span < span_count(&tile)) {
         kernels->load_queries(&tile, &scratch);
         kernels->span(&tile, span, &scratch, partial_of(call, number, span));
     }
@@ -221,10 +224,12 @@ static void merge_task(void *context, uint32_t index, uint32_t worker) {
     const struct attention_call *call = context;
     const struct attention_kernels *kernels = call->device->math->attention;
     const struct attention_tile tile = tile_of(call, index);
-    for (uint32_t span = 1; span < span_count(&tile); span++) {
-        kernels->merge(&tile, partial_of(call, index, 0), partial_of(call, index, span), span);
+    const uint32_t first = attention_first_span(&tile);
+    float *merged = partial_of(call, index, first);
+    for (uint32_t span = first + 1; span < span_count(&tile); span++) {
+        kernels->merge(&tile, merged, partial_of(call, index, span), span);
     }
-    kernels->finish(&tile, partial_of(call, index, 0));
+    kernels->finish(&tile, merged);
 }
 
 static void run_attention(struct cpu_stream *stream, void *arguments) {
@@ -245,7 +250,7 @@ static void run_attention(struct cpu_stream *stream, void *arguments) {
 }
 
 void cpu_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
-                   const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale) {
+                   const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale, uint32_t window) {
     const struct attention_call call = {.batch = *batch,
                                         .layer = layer,
                                         .out = out,
@@ -253,7 +258,8 @@ void cpu_attention(struct stream *stream, float *out, size_t out_stride, const f
                                         .q = q,
                                         .q_stride = q_stride,
                                         .query_heads = query_heads,
-                                        .scale = scale};
+                                        .scale = scale,
+                                        .window = window};
     if (batch->rows > 0) {
         cpu_enqueue(stream, run_attention, &call, sizeof call);
     }

@@ -10,13 +10,14 @@
  * state (maximum, sum, values):
  *   score   of a position: fused multiply-adds of (q * scale) and k over the dimensions in order, begun at 0;
  *   maximum of the scores of the positions that the row may see;
- *   weight  of a position: exp(score - maximum); 0 beyond the row's own position;
+ *   weight  of a position: exp(score - maximum); 0 beyond the row's own position and before its window;
  *   sum     of the weights: lane t adds the weights of positions t, t + 16, ... in order; then the 16 lanes are
  *           folded in halves (8, 4, 2, 1);
  *   values  for each dimension fused multiply-adds of weight and v over the positions in order, begun at 0.
- * Spans are merged in their order (attention_merge), and the output is values * (1 / sum). Nothing of this depends on
- * which other rows are computed beside, nor on who computes which span. What lies beyond a row's position (another
- * row's key, or what a former owner left in the block, NaN included) is never multiplied into it. */
+ * Spans are merged in their order (attention_merge), from the first that the row sees any of, and the output is values
+ * * (1 / sum). Nothing of this depends on which other rows are computed beside, nor on who computes which span. What
+ * lies beyond a row's position (another row's key, or what a former owner left in the block, NaN included) is never
+ * multiplied into it. */
 #ifndef METRONOME_KERNELS_CPU_ATTENTION_H
 #define METRONOME_KERNELS_CPU_ATTENTION_H
 
@@ -35,6 +36,7 @@ struct attention_tile {
     uint32_t head_dim; /* a multiple of 8 */
     uint32_t rows, heads;
     uint32_t first_position;         /* of the first row */
+    uint32_t window;                 /* positions that a row sees, its own the last; 0: all up to its own */
     const uint64_t *blocks;          /* addresses of the sequence's KV blocks */
     size_t key_offset, value_offset; /* of this layer and kv head in each block */
     const float *q;                  /* the first query; the next head's follows, the next row's is q_stride on */
@@ -43,6 +45,16 @@ struct attention_tile {
     size_t out_stride;
     float scale;
 };
+
+/* The first position that a row sees, and the first span of which any of the tile's rows sees something. A tile has
+ * fewer rows than a span has positions, so every row sees some of the first two. */
+static inline uint32_t attention_first_seen(const struct attention_tile *tile, uint32_t row) {
+    const uint32_t position = tile->first_position + row;
+    return tile->window > 0 && position >= tile->window ? position + 1 - tile->window : 0;
+}
+static inline uint32_t attention_first_span(const struct attention_tile *tile) {
+    return attention_first_seen(tile, 0) / ATTENTION_SPAN;
+}
 
 /* What one worker works in. Arrays are for ATTENTION_QUERIES queries. */
 struct attention_scratch {
@@ -62,11 +74,12 @@ struct attention_kernels {
     void (*load_queries)(const struct attention_tile *tile, const struct attention_scratch *scratch);
 
     /* Computes span `span` of all the tile's queries into `state`. Rows whose position lies before the span are left
-     * out: their part of `state` is untouched. */
+     * out: their part of `state` is untouched. Rows whose window begins after the span get an empty state, whose
+     * maximum is -infinity. */
     void (*span)(const struct attention_tile *tile, uint32_t span, const struct attention_scratch *scratch,
                  float *state);
 
-    /* Merges the state of span `span` > 0 into `into`, which holds the spans before it. */
+    /* Merges the state of span `span`, not the tile's first, into `into`, which holds the spans before it. */
     void (*merge)(const struct attention_tile *tile, float *into, const float *state, uint32_t span);
 
     /* Writes the output from the merged state. */

@@ -66,7 +66,8 @@ static float *state_values(const struct attention_tile *tile, float *state) {
     return state + 2 * tile->rows * tile->heads;
 }
 
-/* The first row that sees any of a span, and how many of the span's positions a row sees. */
+/* The rows that see any of a span, first .. end - 1, and the positions of the span that a row sees, from .. seen - 1.
+ */
 static uint32_t first_row_of(const struct attention_tile *tile, uint32_t span) {
     const uint32_t start = span * ATTENTION_SPAN;
     return tile->first_position >= start ? 0 : start - tile->first_position;
@@ -74,6 +75,17 @@ static uint32_t first_row_of(const struct attention_tile *tile, uint32_t span) {
 static uint32_t seen_of(const struct attention_tile *tile, uint32_t span, uint32_t row) {
     const uint32_t seen = tile->first_position + row + 1 - span * ATTENTION_SPAN;
     return AT_MOST(seen, ATTENTION_SPAN);
+}
+static uint32_t end_row_of(const struct attention_tile *tile, uint32_t span) {
+    uint32_t end = tile->rows;
+    while (tile->window > 0 && attention_first_seen(tile, end - 1) >= (span + 1) * ATTENTION_SPAN) {
+        end--; /* at least the tile's first row sees some of the first span, and all rows of the later ones */
+    }
+    return end;
+}
+static uint32_t from_of(const struct attention_tile *tile, uint32_t span, uint32_t row) {
+    const uint32_t first = attention_first_seen(tile, row), start = span * ATTENTION_SPAN;
+    return first > start ? first - start : 0;
 }
 
 static void load_queries(const struct attention_tile *tile, const struct attention_scratch *scratch) {
@@ -130,11 +142,12 @@ INLINE void prefetch(const struct attention_tile *tile, uint32_t position, size_
     }
 }
 
-/* All scores of a few queries: whole blocks up to `seen` positions of the span that begins at `start`. */
+/* All scores of a few queries: whole blocks with the positions from .. seen - 1 of the span that begins at `start`. */
 INLINE void scores_of_queries(const int queries, const enum kv_type type, const struct attention_tile *tile,
-                              uint32_t start, uint32_t seen, bool first_pass, const float *q, float *scores) {
+                              uint32_t start, uint32_t from, uint32_t seen, bool first_pass, const float *q,
+                              float *scores) {
     const uint32_t positions = (seen + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
-    uint32_t at = 0;
+    uint32_t at = from / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
     for (; at + SCORE_VECTORS * LANES <= positions; at += SCORE_VECTORS * LANES) {
         /* The first pass over the keys asks for keys some blocks on, and for the values that are next. */
         for (uint32_t block = 0; first_pass && block < SCORE_VECTORS * LANES; block += KV_BLOCK_TOKENS) {
@@ -148,11 +161,11 @@ INLINE void scores_of_queries(const int queries, const enum kv_type type, const 
     }
 }
 
-INLINE void compute_scores(const enum kv_type type, const struct attention_tile *tile, uint32_t start, uint32_t seen,
-                           const float *q, float *scores, uint32_t count) {
+INLINE void compute_scores(const enum kv_type type, const struct attention_tile *tile, uint32_t start, uint32_t from,
+                           uint32_t seen, const float *q, float *scores, uint32_t count) {
     uint32_t taken;
     for (uint32_t query = 0; query < count; query += taken) {
-        WITH_QUERIES(count - query, taken, scores_of_queries, type, tile, start, seen, query == 0,
+        WITH_QUERIES(count - query, taken, scores_of_queries, type, tile, start, from, seen, query == 0,
                      q + query * tile->head_dim, scores + query * ATTENTION_SPAN);
     }
 }
@@ -173,26 +186,28 @@ INLINE float fold_16(f32v v[BLOCK_VECTORS], const bool maximum) {
     return lane[0];
 }
 
-/* Scores to weights in place, for the first `seen` positions of a span; positions up to the block's end become 0. */
-static void weigh(float *scores, int seen, float *maximum, float *sum) {
+/* Scores to weights in place, for the positions from .. seen - 1 of a span; what else their blocks hold becomes 0. */
+static void weigh(float *scores, int from, int seen, float *maximum, float *sum) {
+    const int begin = from / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
     f32v most[BLOCK_VECTORS], total[BLOCK_VECTORS];
     UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) {
         most[v] = f32_set(-INFINITY);
         total[v] = f32_set(0);
     }
-    for (int at = 0; at < seen; at += KV_BLOCK_TOKENS) {
+    for (int at = begin; at < seen; at += KV_BLOCK_TOKENS) {
         UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) {
             const int first = at + v * LANES;
             const f32v score = f32_keep_first(f32_load(scores + first), seen - first, f32_set(-INFINITY));
-            most[v] = f32_max(most[v], score);
+            most[v] = f32_max(most[v], f32_keep_first(f32_set(-INFINITY), from - first, score));
         }
     }
     *maximum = fold_16(most, true);
-    for (int at = 0; at < seen; at += KV_BLOCK_TOKENS) {
+    for (int at = begin; at < seen; at += KV_BLOCK_TOKENS) {
         UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) {
             const int first = at + v * LANES;
             const f32v exponent = f32_sub(f32_load(scores + first), f32_set(*maximum));
-            const f32v weight = f32_keep_first(f32_exp_negative(exponent), seen - first, f32_set(0));
+            const f32v seen_weight = f32_keep_first(f32_exp_negative(exponent), seen - first, f32_set(0));
+            const f32v weight = f32_keep_first(f32_set(0), from - first, seen_weight);
             f32_store(scores + first, weight);
             total[v] = f32_add(total[v], weight);
         }
@@ -270,28 +285,55 @@ INLINE void add_values(const enum kv_type type, const struct attention_tile *til
 
 /* ---- one span, and the merge ---- */
 
+/* The state of having seen nothing, for the rows from `row` on. */
+static void clear_state(const struct attention_tile *tile, uint32_t row, float *state) {
+    const uint32_t head_dim = tile->head_dim;
+    for (uint32_t query = row * tile->heads; query < tile->rows * tile->heads; query++) {
+        state[query] = -INFINITY;
+        state_sums(tile, state)[query] = 0;
+        memset(state_values(tile, state) + query * head_dim, 0, head_dim * sizeof *state);
+    }
+}
+
+/* Adds to the values of each row what it sees of the span. In the middle, what all rows see, all rows together;
+ * before and after that, row by row, what only it and its predecessors, or its successors, see. */
+INLINE void add_values_of_rows(const enum kv_type type, const struct attention_tile *tile, uint32_t span,
+                               uint32_t first, uint32_t end, const float *weights, float *values) {
+    const uint32_t start = span * ATTENTION_SPAN, heads = tile->heads, queries = (end - first) * heads;
+    uint32_t from = from_of(tile, span, end - 1), to = seen_of(tile, span, first);
+    to = to > from ? to : from; /* or nothing is common */
+    for (uint32_t row = first; row < end; row++) {
+        const uint32_t query = (row - first) * heads, seen = seen_of(tile, span, row);
+        add_values(type, tile, start, from_of(tile, span, row), AT_MOST(seen, from), weights + query * ATTENTION_SPAN,
+                   values + query * tile->head_dim, heads);
+    }
+    if (seen_of(tile, span, first) > from) {
+        add_values(type, tile, start, from, to, weights, values, queries);
+    }
+    for (uint32_t row = first; row < end; row++) {
+        const uint32_t query = (row - first) * heads;
+        add_values(type, tile, start, to, seen_of(tile, span, row), weights + query * ATTENTION_SPAN,
+                   values + query * tile->head_dim, heads);
+    }
+}
+
 INLINE void span_of_type(const enum kv_type type, const struct attention_tile *tile, uint32_t span,
                          const struct attention_scratch *scratch, float *state) {
-    const uint32_t start = span * ATTENTION_SPAN, head_dim = tile->head_dim, heads = tile->heads;
-    const uint32_t first = first_row_of(tile, span), queries = (tile->rows - first) * heads;
+    const uint32_t head_dim = tile->head_dim, heads = tile->heads;
+    const uint32_t first = first_row_of(tile, span), end = end_row_of(tile, span), queries = (end - first) * heads;
     float *maximum = state + first * heads, *sum = state_sums(tile, state) + first * heads;
     float *values = state_values(tile, state) + first * heads * head_dim;
 
-    compute_scores(type, tile, start, seen_of(tile, span, tile->rows - 1), scratch->queries + first * heads * head_dim,
-                   scratch->scores, queries);
+    compute_scores(type, tile, span * ATTENTION_SPAN, from_of(tile, span, first), seen_of(tile, span, end - 1),
+                   scratch->queries + first * heads * head_dim, scratch->scores, queries);
     for (uint32_t query = 0; query < queries; query++) {
-        weigh(scratch->scores + query * ATTENTION_SPAN, (int)seen_of(tile, span, first + query / heads),
+        const uint32_t row = first + query / heads;
+        weigh(scratch->scores + query * ATTENTION_SPAN, (int)from_of(tile, span, row), (int)seen_of(tile, span, row),
               &maximum[query], &sum[query]);
     }
-    /* What all rows see, all rows together; then for each row what only it and its successors see. */
-    const uint32_t common = seen_of(tile, span, first);
     memset(values, 0, (size_t)queries * head_dim * sizeof *values);
-    add_values(type, tile, start, 0, common, scratch->scores, values, queries);
-    for (uint32_t row = first + 1; row < tile->rows; row++) {
-        const uint32_t query = (row - first) * heads;
-        add_values(type, tile, start, common, seen_of(tile, span, row), scratch->scores + query * ATTENTION_SPAN,
-                   values + query * head_dim, heads);
-    }
+    add_values_of_rows(type, tile, span, first, end, scratch->scores, values);
+    clear_state(tile, end, state);
 }
 
 static void span_f16(const struct attention_tile *tile, uint32_t span, const struct attention_scratch *scratch,
@@ -319,10 +361,22 @@ static float exp_negative(float x) {
     return lane[0];
 }
 
+/* A row's first span is merged into nothing: it is copied, so that it has the bits of a tile of its own. */
+static void copy_state(const struct attention_tile *tile, uint32_t query, float *into, const float *state) {
+    const uint32_t queries = tile->rows * tile->heads, head_dim = tile->head_dim;
+    into[query] = state[query];
+    into[queries + query] = state[queries + query];
+    memcpy(into + 2 * queries + query * head_dim, state + 2 * queries + query * head_dim, head_dim * sizeof *into);
+}
+
 /* (m, s, a) + (m', s', a') = (M, s' * f' + s * f, a' * f' + a * f) with M = max(m, m'), f = exp(m - M). */
 static void merge(const struct attention_tile *tile, float *into, const float *state, uint32_t span) {
     const uint32_t queries = tile->rows * tile->heads, head_dim = tile->head_dim;
     for (uint32_t query = first_row_of(tile, span) * tile->heads; query < queries; query++) {
+        if (tile->window > 0 && into[query] == -INFINITY) {
+            copy_state(tile, query, into, state);
+            continue;
+        }
         const float before = into[query], here = state[query], both = before > here ? before : here;
         const float before_factor = exp_negative(before - both), here_factor = exp_negative(here - both);
         float *sum = into + queries + query, *values = into + 2 * queries + query * head_dim;

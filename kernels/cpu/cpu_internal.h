@@ -67,11 +67,19 @@ void cpu_parallel(struct cpu_device *device, uint32_t tasks, cpu_task *task, voi
 /* simple.c */
 void cpu_rmsnorm(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
                  uint32_t dim);
+void cpu_rmsnorm_add(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                     uint32_t dim);
+void cpu_layernorm(struct stream *stream, float *out, const float *x, const float *gain, const float *bias,
+                   float epsilon, uint32_t n, uint32_t dim);
 void cpu_rope_angles(struct stream *stream, float *angles, const uint32_t *positions, const float *frequency,
                      float magnitude, uint32_t n, uint32_t pairs);
 void cpu_rope(struct stream *stream, float *x, size_t x_stride, const float *angles, enum rope_style style, uint32_t n,
               uint32_t heads, uint32_t head_dim, uint32_t pairs);
-void cpu_silu_mul(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim);
+void cpu_gated(struct stream *stream, enum activation activation, float *out, const float *gate, const float *up,
+               uint32_t n, uint32_t dim);
+void cpu_activate(struct stream *stream, enum activation activation, float *out, const float *x, uint32_t n,
+                  uint32_t dim);
+void cpu_scale(struct stream *stream, float *x, float factor, uint32_t n, uint32_t dim);
 void cpu_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
 void cpu_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
 
@@ -83,12 +91,14 @@ void cpu_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t
                 uint32_t n);
 /* An id that is not below table.rows makes the stream fail (STATUS_DEVICE, with the row, the id and the bound). */
 void cpu_embed(struct stream *stream, float *out, struct weight table, const uint32_t *ids, uint32_t n);
+void cpu_add_rows(struct stream *stream, float *out, const float *table, uint32_t rows, const uint32_t *ids, uint32_t n,
+                  uint32_t dim); /* the same */
 
 /* attention*.c */
 void cpu_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t layer, const float *k, size_t k_stride,
                   const float *v, size_t v_stride);
 void cpu_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
-                   const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale);
+                   const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale, uint32_t window);
 
 /* Allocates the scratch of matmul and attention for these limits into device->math, which is NULL; called from
  * device_prepare() with nothing in flight. Release frees it (NULL is allowed) and sets it to NULL. */

@@ -10,9 +10,12 @@
 /* Each works on one row of its namesake in ops.h. */
 struct row_kernels {
     void (*rmsnorm)(float *out, const float *x, const float *gain, float epsilon, uint32_t dim);
+    void (*rmsnorm_add)(float *out, const float *x, const float *gain, float epsilon, uint32_t dim);
+    void (*layernorm)(float *out, const float *x, const float *gain, const float *bias, float epsilon, uint32_t dim);
     void (*rope)(float *x, const float *angles, enum rope_style style, uint32_t heads, uint32_t head_dim,
                  uint32_t pairs);
-    void (*silu_mul)(float *out, const float *gate, const float *up, uint32_t dim);
+    void (*gated)(enum activation activation, float *out, const float *gate, const float *up, uint32_t dim);
+    void (*activate)(enum activation activation, float *out, const float *x, uint32_t dim);
     uint32_t (*argmax)(const float *logits, uint32_t vocabulary);
 };
 

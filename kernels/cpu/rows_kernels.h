@@ -27,8 +27,23 @@ INLINE f32v f32_divide(f32v a, f32v b) {
 #define WIDE 64
 #define VECTORS (WIDE / LANES)
 
+/* What a sum adds for each value. */
+enum term { TERM_VALUE, TERM_SQUARE, TERM_SQUARE_ABOUT };
+
+/* One vector of values, of which the first `count` lanes are there, added to `sum`. */
+INLINE f32v add_term(const enum term term, f32v sum, f32v value, f32v about, int count) {
+    if (term == TERM_VALUE) {
+        return f32_add(sum, value);
+    }
+    if (term == TERM_SQUARE_ABOUT) {
+        value = f32_keep_first(f32_sub(value, about), count, f32_set(0));
+    }
+    return f32_fma(value, value, sum);
+}
+
 /* Lane i takes values i, i + 64, ...; then the lanes are halved onto each other. */
-static float sum_of_squares(const float *x, uint32_t count) {
+INLINE float sum_of(const enum term term, const float *x, float centre, uint32_t count) {
+    const f32v about = f32_set(centre);
     f32v sums[VECTORS];
     for (int v = 0; v < VECTORS; v++) {
         sums[v] = f32_set(0);
@@ -37,13 +52,12 @@ static float sum_of_squares(const float *x, uint32_t count) {
     for (; i + WIDE <= count; i += WIDE) {
         UNROLL
         for (int v = 0; v < VECTORS; v++) {
-            f32v value = f32_load(x + i + v * LANES);
-            sums[v] = f32_fma(value, value, sums[v]);
+            sums[v] = add_term(term, sums[v], f32_load(x + i + v * LANES), about, LANES);
         }
     }
     for (int v = 0; i < count; v++, i += LANES) {
-        f32v value = f32_load_first(x + i, (int)(count - i));
-        sums[v] = f32_fma(value, value, sums[v]);
+        const int left = (int)(count - i);
+        sums[v] = add_term(term, sums[v], f32_load_first(x + i, left), about, left);
     }
     float lanes[WIDE];
     for (int v = 0; v < VECTORS; v++) {
@@ -58,7 +72,7 @@ static float sum_of_squares(const float *x, uint32_t count) {
 }
 
 static void rmsnorm(float *out, const float *x, const float *gain, float epsilon, uint32_t dim) {
-    const f32v scale = f32_set(1.0f / sqrtf(sum_of_squares(x, dim) / (float)dim + epsilon));
+    const f32v scale = f32_set(1.0f / sqrtf(sum_of(TERM_SQUARE, x, 0, dim) / (float)dim + epsilon));
     uint32_t i = 0;
     for (; i + LANES <= dim; i += LANES) {
         f32_store(out + i, f32_mul(f32_mul(f32_load(x + i), scale), f32_load(gain + i)));
@@ -67,6 +81,36 @@ static void rmsnorm(float *out, const float *x, const float *gain, float epsilon
         int left = (int)(dim - i);
         f32v value = f32_mul(f32_load_first(x + i, left), scale);
         f32_store_first(out + i, f32_mul(value, f32_load_first(gain + i, left)), left);
+    }
+}
+
+static void rmsnorm_add(float *out, const float *x, const float *gain, float epsilon, uint32_t dim) {
+    const f32v scale = f32_set(1.0f / sqrtf(sum_of(TERM_SQUARE, x, 0, dim) / (float)dim + epsilon));
+    uint32_t i = 0;
+    for (; i + LANES <= dim; i += LANES) {
+        const f32v value = f32_mul(f32_mul(f32_load(x + i), scale), f32_load(gain + i));
+        f32_store(out + i, f32_add(f32_load(out + i), value));
+    }
+    if (i < dim) {
+        int left = (int)(dim - i);
+        const f32v value = f32_mul(f32_mul(f32_load_first(x + i, left), scale), f32_load_first(gain + i, left));
+        f32_store_first(out + i, f32_add(f32_load_first(out + i, left), value), left);
+    }
+}
+
+static void layernorm(float *out, const float *x, const float *gain, const float *bias, float epsilon, uint32_t dim) {
+    const float centre = sum_of(TERM_VALUE, x, 0, dim) / (float)dim;
+    const float variance = sum_of(TERM_SQUARE_ABOUT, x, centre, dim) / (float)dim;
+    const f32v mean = f32_set(centre), scale = f32_set(1.0f / sqrtf(variance + epsilon));
+    uint32_t i = 0;
+    for (; i + LANES <= dim; i += LANES) {
+        const f32v value = f32_mul(f32_sub(f32_load(x + i), mean), scale);
+        f32_store(out + i, f32_fma(value, f32_load(gain + i), f32_load(bias + i)));
+    }
+    if (i < dim) {
+        int left = (int)(dim - i);
+        const f32v value = f32_mul(f32_sub(f32_load_first(x + i, left), mean), scale);
+        f32_store_first(out + i, f32_fma(value, f32_load_first(gain + i, left), f32_load_first(bias + i, left)), left);
     }
 }
 
@@ -100,25 +144,64 @@ static void rope(float *x, const float *angles, enum rope_style style, uint32_t 
     }
 }
 
-/* x / (1 + exp(-x)) as (max(x, 0) + min(x, 0) e) / (1 + e) with e = exp(-|x|), which nothing overflows. */
-INLINE f32v silu(f32v x) {
-    const f32v zero = f32_set(0);
-    const f32v above = f32_max(zero, x);
+/* x / (1 + exp(-s)), where s has the sign of x: (max(x, 0) + min(x, 0) e) / (1 + e) with e = exp(-|s|), which nothing
+ * overflows. s is x (SiLU) or 2 sqrt(2 / pi) (x + 0.044715 x^3) (GELU). NaN stays NaN. */
+INLINE f32v activated(const enum activation activation, f32v x) {
+    const f32v zero = f32_set(0), above = f32_max(zero, x);
+    if (activation == ACTIVATION_RELU) {
+        return above;
+    }
     const f32v below = f32_max(zero, f32_sub(zero, x));
-    const f32v e = f32_exp_negative(f32_sub(zero, f32_add(above, below)));
+    f32v magnitude = f32_add(above, below);
+    if (activation == ACTIVATION_GELU_TANH) {
+        const f32v cubic = f32_fma(f32_mul(magnitude, magnitude), f32_set(0.07135481282f), f32_set(1.59576912161f));
+        magnitude = f32_mul(magnitude, cubic);
+    }
+    const f32v e = f32_exp_negative(f32_sub(zero, magnitude));
     return f32_divide(f32_sub(above, f32_mul(below, e)), f32_add(f32_set(1), e));
 }
 
-static void silu_mul(float *out, const float *gate, const float *up, uint32_t dim) {
+INLINE void gated_by(const enum activation activation, float *out, const float *gate, const float *up, uint32_t dim) {
     uint32_t i = 0;
     for (; i + LANES <= dim; i += LANES) {
-        f32_store(out + i, f32_mul(silu(f32_load(gate + i)), f32_load(up + i)));
+        f32_store(out + i, f32_mul(activated(activation, f32_load(gate + i)), f32_load(up + i)));
     }
     if (i < dim) {
         int left = (int)(dim - i);
-        f32v value = silu(f32_load_first(gate + i, left));
+        f32v value = activated(activation, f32_load_first(gate + i, left));
         f32_store_first(out + i, f32_mul(value, f32_load_first(up + i, left)), left);
     }
+}
+
+INLINE void activate_by(const enum activation activation, float *out, const float *x, uint32_t dim) {
+    uint32_t i = 0;
+    for (; i + LANES <= dim; i += LANES) {
+        f32_store(out + i, activated(activation, f32_load(x + i)));
+    }
+    if (i < dim) {
+        int left = (int)(dim - i);
+        f32_store_first(out + i, activated(activation, f32_load_first(x + i, left)), left);
+    }
+}
+
+/* Calls function(activation, ...) with a constant for the activation. */
+#define WITH_ACTIVATION(activation, function, ...)         \
+    do {                                                   \
+        if ((activation) == ACTIVATION_SILU) {             \
+            function(ACTIVATION_SILU, __VA_ARGS__);        \
+        } else if ((activation) == ACTIVATION_GELU_TANH) { \
+            function(ACTIVATION_GELU_TANH, __VA_ARGS__);   \
+        } else {                                           \
+            function(ACTIVATION_RELU, __VA_ARGS__);        \
+        }                                                  \
+    } while (0)
+
+static void gated(enum activation activation, float *out, const float *gate, const float *up, uint32_t dim) {
+    WITH_ACTIVATION(activation, gated_by, out, gate, up, dim);
+}
+
+static void activate(enum activation activation, float *out, const float *x, uint32_t dim) {
+    WITH_ACTIVATION(activation, activate_by, out, x, dim);
 }
 
 /* -infinity for values that are all NaN: f32_max(NaN, b) is b. */
@@ -171,6 +254,14 @@ static uint32_t argmax(const float *logits, uint32_t vocabulary) {
     return 0; /* all of them are NaN */
 }
 
-const struct row_kernels ROW_KERNELS = {.rmsnorm = rmsnorm, .rope = rope, .silu_mul = silu_mul, .argmax = argmax};
+const struct row_kernels ROW_KERNELS = {
+    .rmsnorm = rmsnorm,
+    .rmsnorm_add = rmsnorm_add,
+    .layernorm = layernorm,
+    .rope = rope,
+    .gated = gated,
+    .activate = activate,
+    .argmax = argmax,
+};
 
 #endif

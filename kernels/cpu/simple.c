@@ -87,6 +87,83 @@ void cpu_rmsnorm(struct stream *stream, float *out, const float *x, const float 
     cpu_enqueue(stream, run_rmsnorm, &op, sizeof op);
 }
 
+static void rmsnorm_add_rows(void *context, uint32_t index, uint32_t worker) {
+    (void)worker;
+    const struct rmsnorm *op = context;
+    EACH_ROW(op, index) {
+        size_t at = (size_t)row * op->dim;
+        op->share.kernels->rmsnorm_add(op->out + at, op->x + at, op->gain, op->epsilon, op->dim);
+    }
+}
+
+static void run_rmsnorm_add(struct cpu_stream *stream, void *arguments) {
+    run_share(stream, arguments, rmsnorm_add_rows);
+}
+
+void cpu_rmsnorm_add(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                     uint32_t dim) {
+    struct rmsnorm op = {share_of(stream, n, dim), out, x, gain, epsilon, dim};
+    cpu_enqueue(stream, run_rmsnorm_add, &op, sizeof op);
+}
+
+/* ---- layernorm ---- */
+
+struct layernorm {
+    struct share share;
+    float *out;
+    const float *x, *gain, *bias;
+    float epsilon;
+    uint32_t dim;
+};
+
+static void layernorm_rows(void *context, uint32_t index, uint32_t worker) {
+    (void)worker;
+    const struct layernorm *op = context;
+    EACH_ROW(op, index) {
+        size_t at = (size_t)row * op->dim;
+        op->share.kernels->layernorm(op->out + at, op->x + at, op->gain, op->bias, op->epsilon, op->dim);
+    }
+}
+
+static void run_layernorm(struct cpu_stream *stream, void *arguments) {
+    run_share(stream, arguments, layernorm_rows);
+}
+
+void cpu_layernorm(struct stream *stream, float *out, const float *x, const float *gain, const float *bias,
+                   float epsilon, uint32_t n, uint32_t dim) {
+    struct layernorm op = {share_of(stream, n, dim), out, x, gain, bias, epsilon, dim};
+    cpu_enqueue(stream, run_layernorm, &op, sizeof op);
+}
+
+/* ---- scale ---- */
+
+struct scale {
+    struct share share;
+    float *x;
+    float factor;
+    uint32_t dim;
+};
+
+static void scale_rows(void *context, uint32_t index, uint32_t worker) {
+    (void)worker;
+    const struct scale *op = context;
+    EACH_ROW(op, index) {
+        float *x = op->x + (size_t)row * op->dim;
+        for (uint32_t i = 0; i < op->dim; i++) {
+            x[i] *= op->factor;
+        }
+    }
+}
+
+static void run_scale(struct cpu_stream *stream, void *arguments) {
+    run_share(stream, arguments, scale_rows);
+}
+
+void cpu_scale(struct stream *stream, float *x, float factor, uint32_t n, uint32_t dim) {
+    struct scale op = {share_of(stream, n, dim), x, factor, dim};
+    cpu_enqueue(stream, run_scale, &op, sizeof op);
+}
+
 /* ---- rope ---- */
 
 struct rope_angles {
@@ -152,31 +229,52 @@ void cpu_rope(struct stream *stream, float *x, size_t x_stride, const float *ang
     cpu_enqueue(stream, run_rope, &op, sizeof op);
 }
 
-/* ---- silu_mul ---- */
+/* ---- gated, activate ---- */
 
-struct silu_mul {
+struct activation_op {
     struct share share;
+    enum activation activation;
     float *out;
-    const float *gate, *up;
+    const float *gate, *up; /* activate has no `up` */
     uint32_t dim;
 };
 
-static void silu_mul_rows(void *context, uint32_t index, uint32_t worker) {
+static void gated_rows(void *context, uint32_t index, uint32_t worker) {
     (void)worker;
-    const struct silu_mul *op = context;
+    const struct activation_op *op = context;
     EACH_ROW(op, index) {
         size_t at = (size_t)row * op->dim;
-        op->share.kernels->silu_mul(op->out + at, op->gate + at, op->up + at, op->dim);
+        op->share.kernels->gated(op->activation, op->out + at, op->gate + at, op->up + at, op->dim);
     }
 }
 
-static void run_silu_mul(struct cpu_stream *stream, void *arguments) {
-    run_share(stream, arguments, silu_mul_rows);
+static void run_gated(struct cpu_stream *stream, void *arguments) {
+    run_share(stream, arguments, gated_rows);
 }
 
-void cpu_silu_mul(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim) {
-    struct silu_mul op = {share_of(stream, n, dim), out, gate, up, dim};
-    cpu_enqueue(stream, run_silu_mul, &op, sizeof op);
+void cpu_gated(struct stream *stream, enum activation activation, float *out, const float *gate, const float *up,
+               uint32_t n, uint32_t dim) {
+    struct activation_op op = {share_of(stream, n, dim), activation, out, gate, up, dim};
+    cpu_enqueue(stream, run_gated, &op, sizeof op);
+}
+
+static void activate_rows(void *context, uint32_t index, uint32_t worker) {
+    (void)worker;
+    const struct activation_op *op = context;
+    EACH_ROW(op, index) {
+        size_t at = (size_t)row * op->dim;
+        op->share.kernels->activate(op->activation, op->out + at, op->gate + at, op->dim);
+    }
+}
+
+static void run_activate(struct cpu_stream *stream, void *arguments) {
+    run_share(stream, arguments, activate_rows);
+}
+
+void cpu_activate(struct stream *stream, enum activation activation, float *out, const float *x, uint32_t n,
+                  uint32_t dim) {
+    struct activation_op op = {share_of(stream, n, dim), activation, out, x, NULL, dim};
+    cpu_enqueue(stream, run_activate, &op, sizeof op);
 }
 
 /* ---- gather ---- */

@@ -57,6 +57,14 @@ uint64_t cost_rmsnorm_ns(const struct cost_model *model, uint32_t n, uint32_t di
     return cost_bytes_ns(model, 2 * F32 * n * dim);
 }
 
+uint64_t cost_rmsnorm_add_ns(const struct cost_model *model, uint32_t n, uint32_t dim) {
+    return cost_bytes_ns(model, 3 * F32 * n * dim);
+}
+
+uint64_t cost_add_rows_ns(const struct cost_model *model, uint32_t n, uint32_t dim) {
+    return cost_bytes_ns(model, 3 * F32 * n * dim);
+}
+
 /* Operations and bytes are summed as whole numbers, which is exact, so that a matrix cut into slabs costs what it costs
  * whole. */
 uint64_t cost_matmul_ns(const struct cost_model *model, const struct matmul_part *parts, uint32_t count, uint32_t n) {
@@ -86,8 +94,19 @@ uint64_t cost_kv_store_ns(const struct cost_model *model, const struct kv_shape 
     return cost_bytes_ns(model, 2 * (F32 + 2) * rows * shape->kv_heads * shape->head_dim);
 }
 
+/* The sum of max(0, first + i * step - threshold) over i < count. */
+static uint64_t sum_above(uint64_t first, uint64_t step, uint64_t count, uint64_t threshold) {
+    uint64_t skipped = first >= threshold ? 0 : (threshold - first + step - 1) / step;
+    if (skipped >= count) {
+        return 0;
+    }
+    uint64_t left = count - skipped, least = first + skipped * step - threshold;
+    return left * least + step * (left * (left - 1) / 2);
+}
+
 uint64_t cost_attention_ns(const struct cost_model *model, const struct kv_shape *shape,
-                           const struct kv_segment *segments, uint32_t segment_count, uint32_t query_heads) {
+                           const struct kv_segment *segments, uint32_t segment_count, uint32_t query_heads,
+                           uint32_t window) {
     uint64_t pairs = 0;     /* of a query row and a position it sees */
     uint64_t positions = 0; /* whose keys and values are read, once for each tile of rows */
     uint64_t all_rows = 0;
@@ -97,6 +116,10 @@ uint64_t cost_attention_ns(const struct cost_model *model, const struct kv_shape
         pairs += rows * first + rows * (rows + 1) / 2;
         positions += whole_tiles * first + COST_ATTENTION_ROWS * (whole_tiles * (whole_tiles + 1) / 2) + first + rows;
         all_rows += rows;
+        if (window > 0) { /* less what lies before each row's window, and before each tile's first row's */
+            pairs -= sum_above(first + 1, 1, rows, window);
+            positions -= sum_above(first + 1, COST_ATTENTION_ROWS, rows > 0 ? whole_tiles + 1 : 0, window);
+        }
     }
     double flop_ns = model->compute == COMPUTE_F32 ? model->ns_per_f32_flop : model->ns_per_f16_flop;
     double width = (double)query_heads * shape->head_dim;
@@ -105,8 +128,12 @@ uint64_t cost_attention_ns(const struct cost_model *model, const struct kv_shape
                        (double)positions * kv_bytes + 2 * F32 * (double)all_rows * width);
 }
 
-uint64_t cost_silu_mul_ns(const struct cost_model *model, uint32_t n, uint32_t dim) {
+uint64_t cost_gated_ns(const struct cost_model *model, uint32_t n, uint32_t dim) {
     return cost_bytes_ns(model, 3 * F32 * n * dim);
+}
+
+uint64_t cost_activate_ns(const struct cost_model *model, uint32_t n, uint32_t dim) {
+    return cost_bytes_ns(model, 2 * F32 * n * dim);
 }
 
 uint64_t cost_gather_ns(const struct cost_model *model, uint32_t n, uint32_t dim) {

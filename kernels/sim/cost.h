@@ -35,7 +35,9 @@ size_t cost_packed_bytes(enum tensor_type type, uint32_t rows, uint32_t columns)
 uint64_t cost_bytes_ns(const struct cost_model *model, double bytes);
 
 uint64_t cost_embed_ns(const struct cost_model *model, enum tensor_type type, uint32_t columns, uint32_t n);
-uint64_t cost_rmsnorm_ns(const struct cost_model *model, uint32_t n, uint32_t dim);
+uint64_t cost_add_rows_ns(const struct cost_model *model, uint32_t n, uint32_t dim);
+uint64_t cost_rmsnorm_ns(const struct cost_model *model, uint32_t n, uint32_t dim); /* layernorm, too */
+uint64_t cost_rmsnorm_add_ns(const struct cost_model *model, uint32_t n, uint32_t dim);
 
 /* `data`, `bias`, `out` and `out_stride` of the parts are not looked at. */
 uint64_t cost_matmul_ns(const struct cost_model *model, const struct matmul_part *parts, uint32_t count, uint32_t n);
@@ -44,12 +46,15 @@ uint64_t cost_rope_ns(const struct cost_model *model, uint32_t n, uint32_t heads
 uint64_t cost_kv_store_ns(const struct cost_model *model, const struct kv_shape *shape, uint32_t rows);
 
 /* Rows of a segment are taken COST_ATTENTION_ROWS at a time, each such tile reading the keys and values before it
- * once, as FlashAttention-2 does (Dao, arXiv 2307.08691). Takes time in proportion to the segments. */
+ * once, as FlashAttention-2 does (Dao, arXiv 2307.08691), as far as its rows' windows reach. Takes time in proportion
+ * to the segments. */
 #define COST_ATTENTION_ROWS 64
 uint64_t cost_attention_ns(const struct cost_model *model, const struct kv_shape *shape,
-                           const struct kv_segment *segments, uint32_t segment_count, uint32_t query_heads);
+                           const struct kv_segment *segments, uint32_t segment_count, uint32_t query_heads,
+                           uint32_t window);
 
-uint64_t cost_silu_mul_ns(const struct cost_model *model, uint32_t n, uint32_t dim);
+uint64_t cost_gated_ns(const struct cost_model *model, uint32_t n, uint32_t dim);
+uint64_t cost_activate_ns(const struct cost_model *model, uint32_t n, uint32_t dim); /* scale, too */
 uint64_t cost_gather_ns(const struct cost_model *model, uint32_t n, uint32_t dim);
 uint64_t cost_argmax_ns(const struct cost_model *model, uint32_t n, uint32_t vocabulary);
 

@@ -20,10 +20,33 @@ void sim_embed(struct stream *stream, float *out, struct weight table, const uin
     sim_busy(stream, SIM_EMBED, cost_embed_ns(cost_of(stream), table.type, table.columns, n));
 }
 
+void sim_add_rows(struct stream *stream, float *out, const float *table, uint32_t rows, const uint32_t *ids, uint32_t n,
+                  uint32_t dim) {
+    (void)out, (void)table, (void)rows, (void)ids;
+    sim_busy(stream, SIM_ADD_ROWS, cost_add_rows_ns(cost_of(stream), n, dim));
+}
+
+void sim_scale(struct stream *stream, float *x, float factor, uint32_t n, uint32_t dim) {
+    (void)x, (void)factor;
+    sim_busy(stream, SIM_SCALE, cost_activate_ns(cost_of(stream), n, dim));
+}
+
 void sim_rmsnorm(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
                  uint32_t dim) {
     (void)out, (void)x, (void)gain, (void)epsilon;
     sim_busy(stream, SIM_RMSNORM, cost_rmsnorm_ns(cost_of(stream), n, dim));
+}
+
+void sim_rmsnorm_add(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                     uint32_t dim) {
+    (void)out, (void)x, (void)gain, (void)epsilon;
+    sim_busy(stream, SIM_RMSNORM_ADD, cost_rmsnorm_add_ns(cost_of(stream), n, dim));
+}
+
+void sim_layernorm(struct stream *stream, float *out, const float *x, const float *gain, const float *bias,
+                   float epsilon, uint32_t n, uint32_t dim) {
+    (void)out, (void)x, (void)gain, (void)bias, (void)epsilon;
+    sim_busy(stream, SIM_LAYERNORM, cost_rmsnorm_ns(cost_of(stream), n, dim));
 }
 
 void sim_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride,
@@ -50,9 +73,16 @@ void sim_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t 
     sim_busy(stream, SIM_KV_STORE, cost_kv_store_ns(cost_of(stream), &batch->shape, batch->rows));
 }
 
-void sim_silu_mul(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim) {
-    (void)out, (void)gate, (void)up;
-    sim_busy(stream, SIM_SILU_MUL, cost_silu_mul_ns(cost_of(stream), n, dim));
+void sim_gated(struct stream *stream, enum activation activation, float *out, const float *gate, const float *up,
+               uint32_t n, uint32_t dim) {
+    (void)activation, (void)out, (void)gate, (void)up;
+    sim_busy(stream, SIM_GATED, cost_gated_ns(cost_of(stream), n, dim));
+}
+
+void sim_activate(struct stream *stream, enum activation activation, float *out, const float *x, uint32_t n,
+                  uint32_t dim) {
+    (void)activation, (void)out, (void)x;
+    sim_busy(stream, SIM_ACTIVATE, cost_activate_ns(cost_of(stream), n, dim));
 }
 
 /* ---- ops that say which rows there are ---- */
@@ -60,23 +90,24 @@ void sim_silu_mul(struct stream *stream, float *out, const float *gate, const fl
 /* Whether `batch` is the one that the latest attention, of a layer below, had: segments do not change while an
  * iteration runs, so what it cost then it costs now. */
 static bool same_batch(const struct sim_tokens *tokens, const struct kv_batch *batch, uint32_t layer,
-                       uint32_t query_heads) {
+                       uint32_t query_heads, uint32_t window) {
     const struct kv_batch *before = &tokens->batch;
     return layer > tokens->layer && batch->segments_host == before->segments_host &&
            batch->segment_count == before->segment_count && batch->rows == before->rows &&
-           query_heads == tokens->query_heads && batch->shape.kv_heads == before->shape.kv_heads &&
-           batch->shape.head_dim == before->shape.head_dim;
+           query_heads == tokens->query_heads && window == tokens->window &&
+           batch->shape.kv_heads == before->shape.kv_heads && batch->shape.head_dim == before->shape.head_dim;
 }
 
 void sim_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
-                   const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale) {
+                   const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale, uint32_t window) {
     (void)out, (void)out_stride, (void)q, (void)q_stride, (void)scale;
     struct sim_tokens *tokens = &sim_of(stream)->tokens;
-    if (!same_batch(tokens, batch, layer, query_heads)) {
-        tokens->attention_ns =
-            cost_attention_ns(cost_of(stream), &batch->shape, batch->segments_host, batch->segment_count, query_heads);
+    if (!same_batch(tokens, batch, layer, query_heads, window)) {
+        tokens->attention_ns = cost_attention_ns(cost_of(stream), &batch->shape, batch->segments_host,
+                                                 batch->segment_count, query_heads, window);
         tokens->batch = *batch;
         tokens->query_heads = query_heads;
+        tokens->window = window;
     }
     tokens->layer = layer;
     tokens->gathered = NULL;

@@ -23,13 +23,18 @@
 /* What happens on a stream, for the log. */
 enum sim_what {
     SIM_EMBED,
+    SIM_ADD_ROWS,
+    SIM_SCALE,
     SIM_RMSNORM,
+    SIM_RMSNORM_ADD,
+    SIM_LAYERNORM,
     SIM_MATMUL,
     SIM_ROPE_ANGLES,
     SIM_ROPE,
     SIM_KV_STORE,
     SIM_ATTENTION,
-    SIM_SILU_MUL,
+    SIM_GATED,
+    SIM_ACTIVATE,
     SIM_GATHER,
     SIM_ARGMAX,
     SIM_COPY_TO_DEVICE,
@@ -93,8 +98,8 @@ struct sim_tokens {
     struct kv_batch batch;    /* of the latest attention; segments_host is NULL before the first */
     const uint32_t *gathered; /* ids of the latest gather since then, NULL if there is none */
     uint32_t gathered_count;
-    uint32_t layer, query_heads; /* of the latest attention */
-    uint64_t attention_ns;       /* its cost */
+    uint32_t layer, query_heads, window; /* of the latest attention */
+    uint64_t attention_ns;               /* its cost */
 
     float *logits; /* (logit_rows, logit_columns) of the latest argmax; NULL: there are none */
     uint32_t logit_rows, logit_columns;
@@ -152,8 +157,15 @@ uint64_t sim_now_ns(const struct device *device);
 void sim_sleep_until_ns(struct device *device, uint64_t time_ns);
 
 void sim_embed(struct stream *stream, float *out, struct weight table, const uint32_t *ids, uint32_t n);
+void sim_add_rows(struct stream *stream, float *out, const float *table, uint32_t rows, const uint32_t *ids, uint32_t n,
+                  uint32_t dim);
+void sim_scale(struct stream *stream, float *x, float factor, uint32_t n, uint32_t dim);
 void sim_rmsnorm(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
                  uint32_t dim);
+void sim_rmsnorm_add(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                     uint32_t dim);
+void sim_layernorm(struct stream *stream, float *out, const float *x, const float *gain, const float *bias,
+                   float epsilon, uint32_t n, uint32_t dim);
 void sim_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride,
                 uint32_t n);
 void sim_rope_angles(struct stream *stream, float *angles, const uint32_t *positions, const float *frequency,
@@ -163,8 +175,11 @@ void sim_rope(struct stream *stream, float *x, size_t x_stride, const float *ang
 void sim_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t layer, const float *k, size_t k_stride,
                   const float *v, size_t v_stride);
 void sim_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
-                   const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale);
-void sim_silu_mul(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim);
+                   const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale, uint32_t window);
+void sim_gated(struct stream *stream, enum activation activation, float *out, const float *gate, const float *up,
+               uint32_t n, uint32_t dim);
+void sim_activate(struct stream *stream, enum activation activation, float *out, const float *x, uint32_t n,
+                  uint32_t dim);
 void sim_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
 void sim_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
 

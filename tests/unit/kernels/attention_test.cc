@@ -28,11 +28,11 @@ struct Sequence {
 
 // What the rows first .. length - 1 of a sequence ought to give.
 std::vector<float> expected(const Heads &heads, const Sequence &sequence, enum kv_type type, float scale,
-                            uint32_t first = 0) {
+                            uint32_t first = 0, uint32_t window = 0) {
     const size_t row = heads.query * heads.dim;
     std::vector<float> out((sequence.length - first) * row);
     ref_attention(out.data(), &sequence.q[first * row], sequence.k.data(), sequence.v.data(), type,
-                  sequence.length - first, first, heads.query, heads.kv, heads.dim, scale);
+                  sequence.length - first, first, heads.query, heads.kv, heads.dim, scale, window);
     return out;
 }
 
@@ -71,7 +71,7 @@ class Cache {
     }
 
     // One iteration: stores the runs' keys and values and attends; results go to `out` of each sequence.
-    void iterate(const std::vector<Run> &runs, float scale) {
+    void iterate(const std::vector<Run> &runs, float scale, uint32_t window = 0) {
         const size_t q_row = heads_.query * heads_.dim, kv_row = heads_.kv * heads_.dim, out_stride = q_row + 3;
         std::vector<struct kv_segment> segments;
         std::vector<float> q, k, v;
@@ -96,7 +96,8 @@ class Cache {
         batch.block_table = table_.at();
         batch.table_stride = table_stride_;
         op_kv_store(bench_.stream, &batch, 1, device_k.at(), kv_row, device_v.at(), kv_row);
-        op_attention(bench_.stream, result.at(), out_stride, device_q.at(), q_row, &batch, 1, heads_.query, scale);
+        op_attention(bench_.stream, result.at(), out_stride, device_q.at(), q_row, &batch, 1, heads_.query, scale,
+                     window);
         const std::vector<float> all = result.read();
         size_t row = 0;
         for (const Run &run : runs) {
@@ -108,7 +109,7 @@ class Cache {
     }
 
     // Every sequence whole, `chunk` rows an iteration; sequences share iterations.
-    void prefill(uint32_t chunk, float scale) {
+    void prefill(uint32_t chunk, float scale, uint32_t window = 0) {
         for (uint32_t first = 0; first < longest(); first += chunk) {
             std::vector<Run> runs;
             for (size_t i = 0; i < sequences_.size(); i++) {
@@ -116,7 +117,7 @@ class Cache {
                     runs.push_back({i, first, std::min(chunk, sequences_[i].length - first)});
                 }
             }
-            iterate(runs, scale);
+            iterate(runs, scale, window);
         }
     }
 
@@ -254,6 +255,54 @@ TEST(Attention, ARowDependsOnNeitherChunksNorNeighboursNorThreads) {
             cache.iterate({{0, row, 1}}, 0.5f);
         }
         EXPECT_TRUE(same_bits(cache.out[0], whole.out[0])) << setting.name() << " decode";
+    }
+}
+
+// Windows shorter than a tile, than a block, than a span, and longer; their begin crosses spans inside a tile.
+TEST(Attention, AWindowHidesWhatLiesBeforeIt) {
+    for (const Setting &setting : settings_with(2)) {
+        Random random(17);
+        const Heads heads = std::string(setting.isa) == "scalar" ? Heads{2, 1, 8} : Heads{4, 2, 24};
+        const std::vector<Sequence> sequences = sequences_of(random, heads, {560, 30});
+        for (uint32_t window : {1, 7, 100, 256, 290}) {
+            SCOPED_TRACE(setting.name() + " window " + std::to_string(window));
+            Cache whole(setting, heads, KV_F16, sequences);
+            whole.prefill(560, 0.5f, window);
+            for (size_t i = 0; i < sequences.size(); i++) {
+                EXPECT_LE(relative_error(whole.out[i], expected(heads, sequences[i], KV_F16, 0.5f, 0, window)), 1e-5);
+            }
+            Cache chunks(setting, heads, KV_F16, sequences);
+            chunks.prefill(13, 0.5f, window);
+            for (size_t i = 0; i < sequences.size(); i++) {
+                EXPECT_TRUE(same_bits(chunks.out[i], whole.out[i])) << "chunks, sequence " << i;
+            }
+            Setting alone = setting;
+            alone.threads = 1;
+            Cache cache(alone, heads, KV_F16, sequences);
+            cache.iterate({{0, 0, 540}}, 0.5f, window);
+            for (uint32_t row = 540; row < 560; row++) {
+                cache.iterate({{0, row, 1}}, 0.5f, window);
+            }
+            EXPECT_TRUE(same_bits(cache.out[0], whole.out[0])) << "decode";
+        }
+    }
+}
+
+// Keys and values before the window that are not numbers do not reach a row.
+TEST(Attention, WhatLiesBeforeTheWindowIsNotSeen) {
+    Random random(18);
+    const Heads heads = {4, 1, 16};
+    const std::vector<Sequence> clean = sequences_of(random, heads, {300});
+    std::vector<Sequence> spoilt = clean;
+    std::fill(spoilt[0].k.begin(), spoilt[0].k.begin() + 20 * 16, NAN);
+    std::fill(spoilt[0].v.begin(), spoilt[0].v.begin() + 20 * 16, INFINITY);
+    for (const Setting &setting : settings_with(1)) {
+        Cache a(setting, heads, KV_F16, clean), b(setting, heads, KV_F16, spoilt);
+        a.prefill(300, 0.5f, 9);
+        b.prefill(300, 0.5f, 9);
+        a.out[0].erase(a.out[0].begin(), a.out[0].begin() + 28 * 64);
+        b.out[0].erase(b.out[0].begin(), b.out[0].begin() + 28 * 64);
+        EXPECT_TRUE(same_bits(a.out[0], b.out[0])) << setting.name();
     }
 }
 

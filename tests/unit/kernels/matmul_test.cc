@@ -343,4 +343,24 @@ TEST(Embed, RefusesAnIdOutsideTheTable) {
     EXPECT_NE(std::string(status.message).find("id 20 of a table of 20"), std::string::npos) << status.message;
 }
 
+TEST(AddRows, RefusesARowOutsideTheTable) {
+    struct device_config config = cpu_config();
+    Device cpu(config);
+    float *table = cpu.alloc<float>(20 * 32), *out = cpu.alloc<float>(64);
+    uint32_t *ids = cpu.alloc<uint32_t>(2);
+    std::fill(table, table + 20 * 32, 1.0f);
+    std::fill(out, out + 64, 1.0f);
+    ids[0] = 19;
+    ids[1] = 20;
+    struct stream *stream = cpu.stream(STREAM_COMPUTE);
+    op_add_rows(stream, out, table, 20, ids, 1, 32);
+    ASSERT_OK(stream_sync(stream));
+    EXPECT_EQ(out[31], 2);
+    EXPECT_EQ(out[32], 1);
+    op_add_rows(stream, out, table, 20, ids, 2, 32);
+    const struct status status = stream_sync(stream);
+    EXPECT_EQ(status.code, STATUS_DEVICE);
+    EXPECT_NE(std::string(status.message).find("id 20 of a table of 20"), std::string::npos) << status.message;
+}
+
 } // namespace

@@ -67,6 +67,95 @@ Problem draw_rmsnorm(Random &random) {
     return p;
 }
 
+Problem draw_rmsnorm_add(Random &random) {
+    Problem p;
+    uint32_t n = p.rows = draw_rows(random), dim = draw_width(random);
+    float scale = (float)random.pick({1, 100, 10000}) / 100;
+    auto x = random.normals((size_t)n * dim, scale), gain = random.normals(dim), into = random.normals((size_t)n * dim);
+    const float epsilon = 1e-6f;
+    p.shape = shape({n, dim});
+    p.run = [=](Bench &bench, uint32_t first, uint32_t count) {
+        Buffer<float> in(bench, rows_of(x, dim, first, count)), g(bench, gain);
+        Buffer<float> out(bench, rows_of(into, dim, first, count));
+        op_rmsnorm_add(bench.stream, out.at(), in.at(), g.at(), epsilon, count, dim);
+        return out.read();
+    };
+    p.reference = [=] {
+        std::vector<float> out = into;
+        ref_rmsnorm_add(out.data(), x.data(), gain.data(), epsilon, n, dim);
+        return out;
+    };
+    return p;
+}
+
+// The mean may lie far from the values' spread.
+Problem draw_layernorm(Random &random) {
+    Problem p;
+    uint32_t n = p.rows = draw_rows(random), dim = 2 + draw_width(random);
+    auto x = random.normals((size_t)n * dim), gain = random.normals(dim), bias = random.normals(dim);
+    const float centre = (float)random.pick({0, 1, 10}), epsilon = 1e-5f;
+    for (float &value : x) {
+        value += centre;
+    }
+    bool in_place = random.below(2);
+    p.shape = shape({n, dim}) + " about " + std::to_string(centre) + (in_place ? ", in place" : "");
+    p.run = [=](Bench &bench, uint32_t first, uint32_t count) {
+        Buffer<float> in(bench, rows_of(x, dim, first, count)), g(bench, gain), b(bench, bias);
+        Buffer<float> out(bench, (size_t)count * dim);
+        Buffer<float> &to = in_place ? in : out;
+        op_layernorm(bench.stream, to.at(), in.at(), g.at(), b.at(), epsilon, count, dim);
+        return to.read();
+    };
+    p.reference = [=] {
+        std::vector<float> out(x.size());
+        ref_layernorm(out.data(), x.data(), gain.data(), bias.data(), epsilon, n, dim);
+        return out;
+    };
+    return p;
+}
+
+Problem draw_add_rows(Random &random) {
+    Problem p;
+    uint32_t n = p.rows = draw_rows(random), dim = draw_width(random), rows = 1 + random.below(40);
+    auto table = random.normals((size_t)rows * dim), into = random.normals((size_t)n * dim);
+    std::vector<uint32_t> ids(n);
+    for (uint32_t &id : ids) {
+        id = random.below(rows);
+    }
+    p.shape = shape({n, dim}) + " of " + std::to_string(rows);
+    p.run = [=](Bench &bench, uint32_t first, uint32_t count) {
+        Buffer<float> from(bench, table), out(bench, rows_of(into, dim, first, count));
+        Buffer<uint32_t> which(bench, std::vector<uint32_t>(&ids[first], &ids[first] + count));
+        op_add_rows(bench.stream, out.at(), from.at(), rows, which.at(), count, dim);
+        return out.read();
+    };
+    p.reference = [=] {
+        std::vector<float> out = into;
+        ref_add_rows(out.data(), table.data(), ids.data(), n, dim);
+        return out;
+    };
+    return p;
+}
+
+Problem draw_scale(Random &random) {
+    Problem p;
+    uint32_t n = p.rows = draw_rows(random), dim = draw_width(random);
+    auto x = random.normals((size_t)n * dim);
+    const float factor = random.normals(1)[0];
+    p.shape = shape({n, dim});
+    p.run = [=](Bench &bench, uint32_t first, uint32_t count) {
+        Buffer<float> values(bench, rows_of(x, dim, first, count));
+        op_scale(bench.stream, values.at(), factor, count, dim);
+        return values.read();
+    };
+    p.reference = [=] {
+        std::vector<float> out = x;
+        ref_scale(out.data(), factor, n, dim);
+        return out;
+    };
+    return p;
+}
+
 Problem draw_rope_angles(Random &random) {
     Problem p;
     uint32_t n = p.rows = draw_rows(random), pairs = random.pick({1, 16, 32, 64, 1 + random.below(100)});
@@ -118,7 +207,7 @@ Problem draw_rope(Random &random) {
     return p;
 }
 
-Problem draw_silu_mul(Random &random) {
+template <enum activation ACTIVATION> Problem draw_gated(Random &random) {
     Problem p;
     uint32_t n = p.rows = draw_rows(random), dim = draw_width(random);
     auto gate = random.normals((size_t)n * dim, (float)random.pick({1, 10})), up = random.normals((size_t)n * dim);
@@ -128,12 +217,33 @@ Problem draw_silu_mul(Random &random) {
         Buffer<float> g(bench, rows_of(gate, dim, first, count)), u(bench, rows_of(up, dim, first, count));
         Buffer<float> own(bench, (size_t)count * dim);
         Buffer<float> &out = into == 0 ? own : into == 1 ? g : u;
-        op_silu_mul(bench.stream, out.at(), g.at(), u.at(), count, dim);
+        op_gated(bench.stream, ACTIVATION, out.at(), g.at(), u.at(), count, dim);
         return out.read();
     };
     p.reference = [=] {
         std::vector<float> out(gate.size());
-        ref_silu_mul(out.data(), gate.data(), up.data(), n, dim);
+        ref_gated(ACTIVATION, out.data(), gate.data(), up.data(), n, dim);
+        return out;
+    };
+    return p;
+}
+
+template <enum activation ACTIVATION> Problem draw_activate(Random &random) {
+    Problem p;
+    uint32_t n = p.rows = draw_rows(random), dim = draw_width(random);
+    auto x = random.normals((size_t)n * dim, (float)random.pick({1, 10}));
+    x[random.below(n) * dim] = 1; // something to compare with, should all be below 0
+    bool in_place = random.below(2);
+    p.shape = shape({n, dim}) + (in_place ? ", in place" : "");
+    p.run = [=](Bench &bench, uint32_t first, uint32_t count) {
+        Buffer<float> in(bench, rows_of(x, dim, first, count)), own(bench, (size_t)count * dim);
+        Buffer<float> &out = in_place ? in : own;
+        op_activate(bench.stream, ACTIVATION, out.at(), in.at(), count, dim);
+        return out.read();
+    };
+    p.reference = [=] {
+        std::vector<float> out(x.size());
+        ref_activate(ACTIVATION, out.data(), x.data(), n, dim);
         return out;
     };
     return p;
@@ -191,9 +301,21 @@ Problem draw_argmax(Random &random) {
 }
 
 const Op OPS[] = {
-    {"rmsnorm", 3e-7, draw_rmsnorm}, {"rope_angles", 1e-7, draw_rope_angles},
-    {"rope", 1e-7, draw_rope},       {"silu_mul", 3e-7, draw_silu_mul},
-    {"gather", 0, draw_gather},      {"argmax", 0, draw_argmax},
+    {"rmsnorm", 3e-7, draw_rmsnorm},
+    {"rmsnorm_add", 3e-7, draw_rmsnorm_add},
+    {"layernorm", 3e-6, draw_layernorm},
+    {"add_rows", 1e-7, draw_add_rows},
+    {"scale", 1e-7, draw_scale},
+    {"rope_angles", 1e-7, draw_rope_angles},
+    {"rope", 1e-7, draw_rope},
+    {"gated_silu", 3e-7, draw_gated<ACTIVATION_SILU>},
+    {"gated_gelu_tanh", 3e-7, draw_gated<ACTIVATION_GELU_TANH>},
+    {"gated_relu", 1e-7, draw_gated<ACTIVATION_RELU>},
+    {"activate_silu", 3e-7, draw_activate<ACTIVATION_SILU>},
+    {"activate_gelu_tanh", 3e-7, draw_activate<ACTIVATION_GELU_TANH>},
+    {"activate_relu", 0, draw_activate<ACTIVATION_RELU>},
+    {"gather", 0, draw_gather},
+    {"argmax", 0, draw_argmax},
 };
 
 void PrintTo(const Op &op, std::ostream *out) {
@@ -268,25 +390,34 @@ TEST(Argmax, TiesGoToTheLowestIndexAndNaNNeverWins) {
     }
 }
 
-// Element by element, over the whole range in which exp() matters and beyond.
-TEST(SiluMul, IsAccurateEverywhere) {
+// Element by element, over the whole range in which exp() matters and beyond. Far below 0 GELU's exponent is large, and
+// so is the relative error of a result that is next to nothing.
+TEST(Activations, AreAccurateEverywhere) {
     std::vector<float> gate;
     for (int i = -8760; i <= 8760; i++) {
         gate.push_back((float)i * 0.0137f); // -120 to 120
+        gate.push_back((float)i * 0.001f);
     }
     for (float x : {0.0f, -0.0f, 1e-30f, -1e-30f, 1e30f, -1e30f, 3e38f, -3e38f}) {
         gate.push_back(x);
     }
-    std::vector<float> up(gate.size(), 1), reference(gate.size());
-    ref_silu_mul(reference.data(), gate.data(), up.data(), 1, (uint32_t)gate.size());
-    for (const Setting &setting : every_setting()) {
-        SCOPED_TRACE(setting.name());
-        Bench bench(setting);
-        Buffer<float> g(bench, gate), u(bench, up), out(bench, gate.size());
-        op_silu_mul(bench.stream, out.at(), g.at(), u.at(), 1, (uint32_t)gate.size());
-        std::vector<float> got = out.read();
-        for (size_t i = 0; i < gate.size(); i++) {
-            ASSERT_NEAR(got[i], reference[i], 4e-7 * std::fabs(reference[i]) + 1e-35) << "silu(" << gate[i] << ")";
+    const uint32_t count = (uint32_t)gate.size();
+    std::vector<float> up(count, 1), reference(count);
+    for (enum activation activation : {ACTIVATION_SILU, ACTIVATION_GELU_TANH, ACTIVATION_RELU}) {
+        ref_gated(activation, reference.data(), gate.data(), up.data(), 1, count);
+        for (const Setting &setting : every_setting()) {
+            SCOPED_TRACE(setting.name());
+            Bench bench(setting);
+            Buffer<float> g(bench, gate), u(bench, up), out(bench, count), plain(bench, count);
+            op_gated(bench.stream, activation, out.at(), g.at(), u.at(), 1, count);
+            op_activate(bench.stream, activation, plain.at(), g.at(), 1, count);
+            std::vector<float> got = out.read();
+            ASSERT_TRUE(same_bits(got, plain.read()));
+            for (size_t i = 0; i < count; i++) {
+                double relative = activation == ACTIVATION_GELU_TANH && gate[i] < -2 ? 1e-5 : 5e-7;
+                ASSERT_NEAR(got[i], reference[i], relative * std::fabs(reference[i]) + 1e-35)
+                    << "activation " << activation << " of " << gate[i];
+            }
         }
     }
 }
@@ -299,10 +430,14 @@ TEST(Ops, NaNStaysNaN) {
         std::vector<float> x(100, 1), ones(100, 1);
         x[37] = nan;
         Buffer<float> in(bench, x), other(bench, ones), out(bench, x.size());
-        op_silu_mul(bench.stream, out.at(), in.at(), other.at(), 1, 100);
-        std::vector<float> silu = out.read();
-        EXPECT_TRUE(std::isnan(silu[37]));
-        EXPECT_FALSE(std::isnan(silu[36]) || std::isnan(silu[38]));
+        for (enum activation activation : {ACTIVATION_SILU, ACTIVATION_GELU_TANH, ACTIVATION_RELU}) {
+            op_gated(bench.stream, activation, out.at(), in.at(), other.at(), 1, 100);
+            std::vector<float> got = out.read();
+            EXPECT_TRUE(std::isnan(got[37])) << activation;
+            EXPECT_FALSE(std::isnan(got[36]) || std::isnan(got[38])) << activation;
+        }
+        op_layernorm(bench.stream, out.at(), in.at(), other.at(), other.at(), 1e-5f, 1, 100);
+        EXPECT_TRUE(std::isnan(out.read()[0])) << "a NaN spoils its whole row";
         op_rmsnorm(bench.stream, out.at(), in.at(), other.at(), 1e-5f, 1, 100);
         EXPECT_TRUE(std::isnan(out.read()[0])) << "a NaN spoils its whole row";
     }
@@ -311,7 +446,12 @@ TEST(Ops, NaNStaysNaN) {
 TEST(Ops, NoRowsIsNoWork) {
     Bench bench(every_setting().front());
     op_rmsnorm(bench.stream, nullptr, nullptr, nullptr, 1e-5f, 0, 64);
-    op_silu_mul(bench.stream, nullptr, nullptr, nullptr, 0, 64);
+    op_rmsnorm_add(bench.stream, nullptr, nullptr, nullptr, 1e-5f, 0, 64);
+    op_layernorm(bench.stream, nullptr, nullptr, nullptr, nullptr, 1e-5f, 0, 64);
+    op_add_rows(bench.stream, nullptr, nullptr, 0, nullptr, 0, 64);
+    op_scale(bench.stream, nullptr, 1, 0, 64);
+    op_gated(bench.stream, ACTIVATION_SILU, nullptr, nullptr, nullptr, 0, 64);
+    op_activate(bench.stream, ACTIVATION_RELU, nullptr, nullptr, 0, 64);
     op_argmax(bench.stream, nullptr, nullptr, 0, 64);
     EXPECT_OK(stream_sync(bench.stream));
 }

@@ -124,14 +124,14 @@ class SimRig {
         return static_cast<T *>(address);
     }
 
-    // Puts an op of exactly `ns` > launch on a compute stream: memory moves 1000 bytes a ns, silu_mul 12 an element.
+    // Puts an op of exactly `ns` > launch on a compute stream: memory moves 1000 bytes a ns, gated 12 an element.
     // The elements are not looked at.
     void busy(struct stream *stream, uint64_t ns) {
         const uint64_t work = ns - sim_cost_model(device)->launch_ns;
         if (!scratch_) {
             scratch_ = memory<float>(16);
         }
-        op_silu_mul(stream, scratch_, scratch_, scratch_, 1, static_cast<uint32_t>(work * 1000 / 12));
+        op_gated(stream, ACTIVATION_SILU, scratch_, scratch_, scratch_, 1, static_cast<uint32_t>(work * 1000 / 12));
         // 12 does not divide 1000: the cost rounds to the nearest nanosecond, and that is the one asked for.
     }
     // Puts `bytes` (moved in as many ns) on a stream.

@@ -196,16 +196,26 @@ TEST(SimCost, AStreamTakesWhatTheCostsSay) {
             op_rope_angles(stream, f, ids, f, 1, n, pairs);
             op_rope(stream, f, heads * 128, f, ROPE_HALVES, n, heads, 128, pairs);
             op_kv_store(stream, &batch, 0, f, 1024, f, 1024);
-            op_attention(stream, f, heads * 128, f, heads * 128, &batch, 0, heads, 1);
-            op_attention(stream, f, heads * 128, f, heads * 128, &batch, 1, heads, 1); // known from the layer below
-            op_silu_mul(stream, f, f, f, n, dim);
+            op_attention(stream, f, heads * 128, f, heads * 128, &batch, 0, heads, 1, 0);
+            op_attention(stream, f, heads * 128, f, heads * 128, &batch, 1, heads, 1, 0); // known from the layer below
+            const uint32_t window = pick(2000);
+            op_attention(stream, f, heads * 128, f, heads * 128, &batch, 1, heads, 1, window);
+            op_add_rows(stream, f, f, 8, ids, n, dim);
+            op_scale(stream, f, 2, n, dim);
+            op_rmsnorm_add(stream, f, f + 64, f, 0, n, dim);
+            op_layernorm(stream, f, f, f, f, 0, n, dim);
+            op_activate(stream, ACTIVATION_RELU, f, f, n, dim);
+            op_gated(stream, ACTIVATION_SILU, f, f, f, n, dim);
             op_gather(stream, f, f, ids, n, dim);
             stream_copy(stream, f, f + 4, 16, COPY_DEVICE_TO_DEVICE);
             sum += cost_embed_ns(cost, type, dim, n) + cost_rmsnorm_ns(cost, n, dim);
             sum += cost_matmul_ns(cost, parts, 3, n) + cost_rope_angles_ns(cost, n, pairs);
             sum += cost_rope_ns(cost, n, heads, 128, pairs) + cost_kv_store_ns(cost, &batch.shape, n + 1);
-            sum += 2 * cost_attention_ns(cost, &batch.shape, segments, 2, heads);
-            sum += cost_silu_mul_ns(cost, n, dim) + cost_gather_ns(cost, n, dim) + cost_device_copy_ns(cost, 16);
+            sum += 2 * cost_attention_ns(cost, &batch.shape, segments, 2, heads, 0);
+            sum += cost_attention_ns(cost, &batch.shape, segments, 2, heads, window);
+            sum += cost_add_rows_ns(cost, n, dim) + cost_rmsnorm_add_ns(cost, n, dim);
+            sum += cost_rmsnorm_ns(cost, n, dim) + 2 * cost_activate_ns(cost, n, dim);
+            sum += cost_gated_ns(cost, n, dim) + cost_gather_ns(cost, n, dim) + cost_device_copy_ns(cost, 16);
         }
         must(stream_sync(stream));
         EXPECT_EQ(rig.now(), sum) << name;
@@ -239,14 +249,29 @@ TEST(SimCost, FollowsTheRoofline) {
     // Decoding: 2000 positions of 2 * 8 * 128 * 2 bytes, q and out of 32 * 128 * 4.
     const struct kv_shape kv = {1, 8, 128, KV_F16};
     const struct kv_segment decode = {1, 0, 1, 1999, 0};
-    EXPECT_EQ(cost_attention_ns(&fast, &kv, &decode, 1, 32), 100u + (2000u * 4096 + 32768) / 1000 + 1);
+    EXPECT_EQ(cost_attention_ns(&fast, &kv, &decode, 1, 32, 0), 100u + (2000u * 4096 + 32768) / 1000 + 1);
     // 128 rows from position 0 in two tiles, of 64 and 128 positions; 128 * 129 / 2 pairs.
     const struct kv_segment prefill = {1, 0, 128, 0, 0};
-    EXPECT_EQ(cost_attention_ns(&fast, &kv, &prefill, 1, 32), 100u + (192u * 4096 + 128u * 32768) / 1000 + 1);
+    EXPECT_EQ(cost_attention_ns(&fast, &kv, &prefill, 1, 32, 0), 100u + (192u * 4096 + 128u * 32768) / 1000 + 1);
     // A thousand tiles take time in proportion to their pairs.
     const struct kv_segment longer = {1, 0, 64000, 0, 0};
     const double pairs = 64000.0 * 64001 / 2;
-    EXPECT_NEAR(static_cast<double>(cost_attention_ns(&fast, &kv, &longer, 1, 32)), pairs * 4 * 4096 / 1e5, 1000);
+    EXPECT_NEAR(static_cast<double>(cost_attention_ns(&fast, &kv, &longer, 1, 32, 0)), pairs * 4 * 4096 / 1e5, 1000);
+    // A window: a tile reads from where its first row's begins. Counted row by row.
+    for (uint32_t window : {1u, 63u, 64u, 100u, 1050u, 5000u}) {
+        const struct kv_segment windowed = {1, 0, 200, 1000, 0};
+        uint64_t positions = 0, seen = 0;
+        for (uint32_t row = 0; row < 200; row++) {
+            const uint32_t before = 1000 + row + 1 > window ? 1000 + row + 1 - window : 0;
+            positions += row % 64 == 0 ? 1000 + std::min(row + 64, 200u) - before : 0;
+            seen += 1000 + row + 1 - before;
+        }
+        const double bytes = static_cast<double>(positions) * 4096 + 200 * 32768;
+        const double compute_ns = static_cast<double>(seen) * 4 * 4096 / 1e5;
+        EXPECT_NEAR(static_cast<double>(cost_attention_ns(&fast, &kv, &windowed, 1, 32, window)),
+                    100 + std::max(bytes / 1000, compute_ns), 1)
+            << window;
+    }
     EXPECT_EQ(cost_transfer_ns(1, 0), UINT64_MAX);
     EXPECT_EQ(cost_transfer_ns(0, 0), 0u);
     EXPECT_EQ(cost_copy_ns(SIZE_MAX, 1e-3, 5), UINT64_MAX);
@@ -289,7 +314,7 @@ class SimTokens : public testing::Test {
             batch.rows += segment.rows;
         }
         batch.block_table = reinterpret_cast<const uint64_t *>(logits);
-        op_attention(stream, logits, 64, logits, 64, &batch, layer, 1, 1);
+        op_attention(stream, logits, 64, logits, 64, &batch, layer, 1, 1, 0);
     }
     void gather(const std::vector<uint32_t> &wanted) {
         std::copy(wanted.begin(), wanted.end(), host);
@@ -484,8 +509,8 @@ TEST(SimLog, HasALineForEachThing) {
     EXPECT_STREQ(text, "1000 1510 1 copy_to_device 500\n"
                        "1510 1510 1 record 0\n"
                        "12 1510 0 wait 0\n"
-                       "1510 1570 0 silu_mul 0\n"
-                       "1570 1610 0 silu_mul 0\n"
+                       "1510 1570 0 gated 0\n"
+                       "1570 1610 0 gated 0\n"
                        "1000 1610 - wait 0\n");
     free(text);
 }
@@ -547,11 +572,11 @@ class Decoder {
         op_matmul(compute_, qkv, 3, f_, 576, batch);
         op_rope(compute_, f_, 576, f_, ROPE_HALVES, batch, 9, 64, 32);
         op_kv_store(compute_, &batch_, layer, f_, 192, f_, 192);
-        op_attention(compute_, f_, 576, f_, 576, &batch_, layer, 9, 1);
+        op_attention(compute_, f_, 576, f_, 576, &batch_, layer, 9, 1, 0);
         op_matmul(compute_, qkv, 1, f_, 576, batch);
         op_rmsnorm(compute_, f_, f_, f_, 0, batch, 576);
         op_matmul(compute_, up, 2, f_, 576, batch);
-        op_silu_mul(compute_, f_, f_, f_, batch, 1536);
+        op_gated(compute_, ACTIVATION_SILU, f_, f_, f_, batch, 1536);
         op_matmul(compute_, &last, 1, f_, 1536, batch);
     }
 

@@ -33,7 +33,7 @@ class Prediction : public ::testing::Test {
     }
     // A "layer" of a given weight in time: one op whose cost the device knows.
     void compute(struct stream *stream, uint32_t size) {
-        op_silu_mul(stream, (float *)operand_, (float *)operand_, (float *)operand_, 1, size);
+        op_gated(stream, ACTIVATION_SILU, (float *)operand_, (float *)operand_, (float *)operand_, 1, size);
     }
     uint64_t cost(uint32_t size) {
         struct stream *stream;
