@@ -1,82 +1,17 @@
 /* Packing: from rows as the file has them to the groups of packed.h.
  *
- * Owns: reading GGML's blocks code by code, and placing the codes. No arithmetic on values happens here: packing
- * moves bits. Threads: any; pure. */
+ * Owns: where each code and scale goes. No arithmetic on values happens here: packing moves bits.
+ * Threads: any; pure. */
 #include "kernels/cpu/packed.h"
 
 #include "base/check.h"
+#include "kernels/blocks.h"
 #include "kernels/cpu/cpu_internal.h"
 
 #include <string.h>
 
 /* One block of 32 columns of one row: codes as packed.h numbers them. */
 typedef uint8_t block_codes[PACKED_BLOCK];
-
-/* ---- reading the file's blocks; `in` is the whole file block, `block` counts 32 columns inside it ---- */
-
-static void read_nibbles(const uint8_t *in, block_codes codes) { /* Q4_0, Q4_1: `in` is past the scales */
-    for (int i = 0; i < 16; i++) {
-        codes[i] = in[i] & 15;
-        codes[i + 16] = in[i] >> 4;
-    }
-}
-
-static void read_q8_0(const uint8_t *in, block_codes codes) {
-    for (int i = 0; i < 32; i++) {
-        codes[i] = in[2 + i] ^ 0x80;
-    }
-}
-
-static void read_q4_k(const uint8_t *in, uint32_t block, block_codes codes) {
-    const uint8_t *low = in + 16 + block / 2 * 32;
-    for (int i = 0; i < 32; i++) {
-        codes[i] = low[i] >> block % 2 * 4 & 15;
-    }
-}
-
-static void read_q5_k(const uint8_t *in, uint32_t block, block_codes codes) {
-    const uint8_t *high = in + 16, *low = in + 48 + block / 2 * 32;
-    for (int i = 0; i < 32; i++) {
-        codes[i] = (uint8_t)((low[i] >> block % 2 * 4 & 15) | (high[i] >> block & 1) << 4);
-    }
-}
-
-static void read_q6_k(const uint8_t *in, uint32_t block, block_codes codes) {
-    const uint32_t half = block / 4, quarter = block % 4;
-    const uint8_t *low = in + half * 64 + quarter % 2 * 32, *high = in + 128 + half * 32;
-    for (int i = 0; i < 32; i++) {
-        codes[i] = (uint8_t)((low[i] >> quarter / 2 * 4 & 15) | (high[i] >> 2 * quarter & 3) << 4);
-    }
-}
-
-static void read_codes(enum tensor_type type, const uint8_t *in, uint32_t block, block_codes codes) {
-    switch (type) {
-    case TENSOR_Q4_0:
-        return read_nibbles(in + 2, codes);
-    case TENSOR_Q4_1:
-        return read_nibbles(in + 4, codes);
-    case TENSOR_Q8_0:
-        return read_q8_0(in, codes);
-    case TENSOR_Q4_K:
-        return read_q4_k(in, block, codes);
-    case TENSOR_Q5_K:
-        return read_q5_k(in, block, codes);
-    default:
-        CHECK(type == TENSOR_Q6_K);
-        return read_q6_k(in, block, codes);
-    }
-}
-
-/* The 6-bit scale and minimum of sub-block `block`, as Q4_K and Q5_K fold 8 of each into 12 bytes. */
-static void read_k_scale(const uint8_t *in, uint32_t block, uint8_t *scale, uint8_t *minimum) {
-    if (block < 4) {
-        *scale = in[block] & 63;
-        *minimum = in[block + 4] & 63;
-    } else {
-        *scale = (uint8_t)((in[block + 4] & 15) | (in[block - 4] >> 6) << 4);
-        *minimum = (uint8_t)((in[block + 4] >> 4) | (in[block] >> 6) << 4);
-    }
-}
 
 /* ---- placing ---- */
 
@@ -113,7 +48,7 @@ static void place_scales(enum tensor_type type, const uint8_t *in, uint32_t row,
         memcpy(out + 2 * row, in, 2);
         memcpy(out + 32 + 2 * row, in + 2, 2);
         for (uint32_t block = 0; block < 8; block++) {
-            read_k_scale(in + 4, block, out + 64 + 16 * block + row, out + 192 + 16 * block + row);
+            block_read_k_scale(in + 4, block, out + 64 + 16 * block + row, out + 192 + 16 * block + row);
         }
         break;
     case TENSOR_Q6_K:
@@ -138,7 +73,7 @@ static void pack_quantized_row(enum tensor_type type, uint32_t columns, const ui
         uint8_t *codes_out = group + packed_scale_bytes(type);
         for (uint32_t block = 0; block < packed_unit_blocks(type); block++) {
             block_codes codes;
-            read_codes(type, in, block, codes);
+            block_read_codes(type, in, block, codes);
             place_codes(type, codes, row, codes_out);
             codes_out += packed_code_bytes(type);
         }
