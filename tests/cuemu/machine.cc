@@ -1,0 +1,339 @@
+// The machine that is emulated, the failures that tests inject, and the count of what ran.
+//
+// By default: one GPU of compute capability 8.0 with the shared memory of the smallest GPU that is built for, so that
+// what runs here fits all of them. Threads: any; one lock.
+#include "tests/cuemu/internal.h"
+
+#include "tests/cuemu/include/cuemu.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <set>
+#include <tuple>
+
+namespace {
+
+constexpr int SHARED_BYTES = 48 << 10;        // without asking
+constexpr int SHARED_BYTES_OPT_IN = 99 << 10; // sm_86 and sm_89: the least
+
+using Shape = std::tuple<unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, size_t>;
+
+struct KernelCount {
+    std::set<Shape> shapes;
+    uint64_t launches = 0, threads = 0;
+};
+
+struct Injection {
+    unsigned skip;
+    cudaError_t error;
+};
+
+struct State {
+    std::mutex lock;
+    struct cuemu_machine machine = {13000, 1, 80, UINT64_C(8) << 30};
+    std::map<std::string, Injection> injections;
+    bool kernel_fails = false;
+    cudaError_t kernel_error = cudaSuccess; // what a failing kernel breaks the device with
+    cudaError_t broken = cudaSuccess;
+    uint64_t seed = 0;
+    uint32_t delay_us = 0;
+    std::map<const void *, KernelCount> kernels;
+    std::map<const void *, int> shared_limits;
+};
+
+uint64_t number_from(const char *variable) {
+    const char *text = getenv(variable);
+    return text ? strtoull(text, nullptr, 10) : 0;
+}
+
+void write_report();
+
+State &state() {
+    static State *only = [] {
+        auto *s = new State; // never destroyed: streams' threads may outlive static objects
+        s->seed = number_from("CUEMU_SEED");
+        s->delay_us = static_cast<uint32_t>(number_from("CUEMU_DELAY_US"));
+        if (getenv("CUEMU_REPORT")) {
+            atexit(write_report);
+        }
+        return s;
+    }();
+    return *only;
+}
+
+// One line for each kernel: launches, shapes, threads, name.
+void write_report() {
+    FILE *file = fopen(getenv("CUEMU_REPORT"), "a");
+    if (!file) {
+        return;
+    }
+    std::lock_guard<std::mutex> hold(state().lock);
+    for (const auto &[kernel, count] : state().kernels) {
+        fprintf(file, "%llu\t%zu\t%llu\t%s\n", static_cast<unsigned long long>(count.launches), count.shapes.size(),
+                static_cast<unsigned long long>(count.threads), cuemu::function_name(kernel).c_str());
+    }
+    fclose(file);
+}
+
+thread_local cudaError_t last_error = cudaSuccess;
+
+struct Name {
+    cudaError_t error;
+    const char *name, *text;
+};
+
+const Name NAMES[] = {
+    {cudaSuccess, "cudaSuccess", "no error"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
+     "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
+     "no kernel image is available for execution on the device"},
+    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
+    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
+    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+    {cudaErrorSystemDriverMismatch, "cudaErrorSystemDriverMismatch",
+     "system has unsupported display driver / cuda driver combination"},
+};
+
+const Name &name_of(cudaError_t error) {
+    for (const Name &name : NAMES) {
+        if (name.error == error) {
+            return name;
+        }
+    }
+    static const Name unknown = {cudaSuccess, "cudaErrorUnknown", "unknown error"};
+    return unknown;
+}
+
+} // namespace
+
+namespace cuemu {
+
+cudaError_t enter(const char *call) {
+    State &s = state();
+    std::lock_guard<std::mutex> hold(s.lock);
+    auto injection = s.injections.find(call);
+    if (injection != s.injections.end() && injection->second.skip-- == 0) {
+        cudaError_t error = injection->second.error;
+        s.injections.erase(injection);
+        return error;
+    }
+    if (s.machine.driver_version < CUDART_VERSION / 1000 * 1000) {
+        return cudaErrorInsufficientDriver;
+    }
+    return s.machine.devices == 0 ? cudaErrorNoDevice : s.broken;
+}
+
+cudaError_t keep(cudaError_t error) {
+    if (error != cudaSuccess && error != cudaErrorNotReady) {
+        last_error = error;
+    }
+    return error;
+}
+
+bool take_kernel_failure() {
+    std::lock_guard<std::mutex> hold(state().lock);
+    bool fails = state().kernel_fails;
+    state().kernel_fails = false;
+    return fails;
+}
+
+void break_device() {
+    std::lock_guard<std::mutex> hold(state().lock);
+    state().broken = state().kernel_error;
+}
+
+bool device_broken() {
+    std::lock_guard<std::mutex> hold(state().lock);
+    return state().broken != cudaSuccess;
+}
+
+uint64_t seed() {
+    std::lock_guard<std::mutex> hold(state().lock);
+    return state().seed;
+}
+
+uint32_t delay_us() {
+    std::lock_guard<std::mutex> hold(state().lock);
+    return state().delay_us;
+}
+
+void count_launch(const Launch &launch) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    dim3 grid = launch.grid, block = launch.block;
+    KernelCount &count = state().kernels[launch.kernel];
+    count.launches++;
+    count.threads += static_cast<uint64_t>(grid.x) * grid.y * grid.z * block.x * block.y * block.z;
+    count.shapes.insert({grid.x, grid.y, grid.z, block.x, block.y, block.z, launch.shared_bytes});
+}
+
+cudaError_t set_shared_limit(const void *kernel, int bytes) {
+    cudaError_t error = enter("cudaFuncSetAttribute");
+    if (error != cudaSuccess || bytes > SHARED_BYTES_OPT_IN) {
+        return keep(error != cudaSuccess ? error : cudaErrorInvalidValue);
+    }
+    std::lock_guard<std::mutex> hold(state().lock);
+    state().shared_limits[kernel] = bytes;
+    return cudaSuccess;
+}
+
+size_t shared_limit(const void *kernel) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    auto limit = state().shared_limits.find(kernel);
+    return static_cast<size_t>(limit == state().shared_limits.end() ? SHARED_BYTES : limit->second);
+}
+
+} // namespace cuemu
+
+// ---- what tests ask for ----
+
+struct cuemu_machine cuemu_machine(void) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    return state().machine;
+}
+
+void cuemu_set_machine(struct cuemu_machine machine) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    state().machine = machine;
+}
+
+void cuemu_fail_call(const char *call, unsigned skip, cudaError_t error) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    state().injections[call] = {skip, error};
+}
+
+void cuemu_fail_kernel(cudaError_t error) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    state().kernel_fails = true;
+    state().kernel_error = error;
+}
+
+void cuemu_recover(void) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    state().broken = cudaSuccess;
+    state().kernel_fails = false;
+    state().injections.clear();
+    last_error = cudaSuccess;
+}
+
+void cuemu_set_seed(uint64_t seed) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    state().seed = seed;
+}
+
+void cuemu_set_delay_us(uint32_t most_us) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    state().delay_us = most_us;
+}
+
+struct cuemu_count cuemu_count(void) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    struct cuemu_count total = {};
+    for (const auto &[kernel, count] : state().kernels) {
+        total.kernels++;
+        total.shapes += count.shapes.size();
+        total.launches += count.launches;
+        total.threads += count.threads;
+    }
+    return total;
+}
+
+// ---- CUDA's questions about errors and the device ----
+
+const char *cudaGetErrorName(cudaError_t error) {
+    return name_of(error).name;
+}
+
+const char *cudaGetErrorString(cudaError_t error) {
+    return name_of(error).text;
+}
+
+cudaError_t cudaGetLastError(void) {
+    cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+
+cudaError_t cudaPeekAtLastError(void) {
+    return last_error;
+}
+
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = cuemu_machine().driver_version;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version) {
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    cudaError_t error = cuemu::enter("cudaGetDeviceCount");
+    *count = error == cudaSuccess ? cuemu_machine().devices : 0;
+    return cuemu::keep(error);
+}
+
+cudaError_t cudaSetDevice(int device) {
+    cudaError_t error = cuemu::enter("cudaSetDevice");
+    bool exists = device >= 0 && device < cuemu_machine().devices;
+    return cuemu::keep(error != cudaSuccess ? error : exists ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int) {
+    cudaError_t error = cuemu::enter("cudaGetDeviceProperties");
+    if (error == cudaSuccess) {
+        struct cuemu_machine machine = cuemu_machine();
+        *properties = {};
+        snprintf(properties->name, sizeof properties->name, "emulated GPU");
+        properties->totalGlobalMem = machine.memory_bytes;
+        properties->sharedMemPerBlockOptin = SHARED_BYTES_OPT_IN;
+        properties->major = machine.capability / 10;
+        properties->minor = machine.capability % 10;
+        properties->multiProcessorCount = 4;
+    }
+    return cuemu::keep(error);
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device) {
+    struct cudaDeviceProp properties;
+    cudaError_t error = cudaGetDeviceProperties(&properties, device);
+    if (error != cudaSuccess) {
+        return error;
+    }
+    switch (attribute) {
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+        *value = SHARED_BYTES;
+        break;
+    case cudaDevAttrMultiProcessorCount:
+        *value = properties.multiProcessorCount;
+        break;
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = properties.major;
+        break;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = properties.minor;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = SHARED_BYTES_OPT_IN;
+        break;
+    default:
+        return cuemu::keep(cudaErrorInvalidValue);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+    *least = 0;
+    *greatest = -5;
+    return cuemu::keep(cuemu::enter("cudaDeviceGetStreamPriorityRange"));
+}

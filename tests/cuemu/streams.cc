@@ -1,0 +1,306 @@
+// The emulator's streams: each a thread of the system with a queue, so that streams run beside each other as they do on
+// a GPU and only events order them. Kernels run where their stream does; copies are checked and made there, too.
+//
+// An event is a point of a stream: its count of commands done. Recording it again changes nothing for a wait that was
+// enqueued before. Threads: any; a stream's commands run on its own.
+#include "tests/cuemu/internal.h"
+
+#include "tests/cuemu/include/cuemu.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
+
+namespace {
+
+uint64_t now_ns() {
+    return static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+            .count());
+}
+
+// What of a stream outlives it: events and waits of other streams name points of it.
+struct Timeline {
+    std::mutex lock;
+    std::condition_variable changed;
+    uint64_t done = 0;
+
+    bool past(uint64_t point) {
+        std::lock_guard<std::mutex> hold(lock);
+        return done >= point;
+    }
+    void wait(uint64_t point) {
+        std::unique_lock<std::mutex> hold(lock);
+        changed.wait(hold, [&] { return done >= point; });
+    }
+    void advance() {
+        std::lock_guard<std::mutex> hold(lock);
+        done++;
+        changed.notify_all();
+    }
+};
+
+} // namespace
+
+struct cuemu_stream {
+    std::shared_ptr<Timeline> timeline = std::make_shared<Timeline>();
+    uint64_t enqueued = 0; // under `lock`
+    std::mutex lock;
+    std::condition_variable work;
+    std::deque<std::function<void()>> queue;
+    bool stopping = false;
+    uint64_t random;
+    std::thread thread;
+
+    uint64_t enqueue(std::function<void()> command) {
+        std::lock_guard<std::mutex> hold(lock);
+        queue.push_back(std::move(command));
+        work.notify_one();
+        return ++enqueued;
+    }
+    void wait() {
+        uint64_t point;
+        {
+            std::lock_guard<std::mutex> hold(lock);
+            point = enqueued;
+        }
+        timeline->wait(point);
+    }
+    void run() {
+        for (;;) {
+            std::function<void()> command;
+            {
+                std::unique_lock<std::mutex> hold(lock);
+                work.wait(hold, [&] { return stopping || !queue.empty(); });
+                if (queue.empty()) {
+                    return;
+                }
+                command = std::move(queue.front());
+                queue.pop_front();
+            }
+            if (uint32_t most = cuemu::delay_us()) {
+                std::this_thread::sleep_for(std::chrono::microseconds(cuemu::draw(random) % (most + 1)));
+            }
+            command();
+            timeline->advance();
+        }
+    }
+};
+
+struct cuemu_event {
+    bool timed;
+    std::mutex lock;
+    std::shared_ptr<Timeline> timeline; // NULL: never recorded
+    uint64_t point = 0;
+    std::shared_ptr<uint64_t> time_ns; // of the latest record; written by its stream before the point is past
+};
+
+namespace {
+
+struct Streams {
+    std::mutex lock;
+    std::set<cudaStream_t> all;
+    uint64_t made = 0;
+};
+
+Streams &streams() {
+    static auto *only = new Streams;
+    return *only;
+}
+
+void synchronize_all() {
+    std::set<cudaStream_t> all;
+    {
+        std::lock_guard<std::mutex> hold(streams().lock);
+        all = streams().all;
+    }
+    for (cudaStream_t stream : all) {
+        stream->wait();
+    }
+}
+
+// What a call returns after waiting: the waiting may have brought a failure to light.
+cudaError_t after(const char *call) {
+    return cuemu::keep(cuemu::enter(call));
+}
+
+} // namespace
+
+#define ENTER(call)                              \
+    do {                                         \
+        cudaError_t error_ = cuemu::enter(call); \
+        if (error_ != cudaSuccess) {             \
+            return cuemu::keep(error_);          \
+        }                                        \
+    } while (0)
+#define REFUSE_UNLESS(condition, error) \
+    do {                                \
+        if (!(condition)) {             \
+            return cuemu::keep(error);  \
+        }                               \
+    } while (0)
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int) {
+    ENTER("cudaStreamCreateWithPriority");
+    REFUSE_UNLESS(flags == cudaStreamNonBlocking, cudaErrorNotSupported); // the default stream is not emulated
+    auto *stream = new cuemu_stream;
+    std::lock_guard<std::mutex> hold(streams().lock);
+    stream->random = cuemu::seed() ^ ++streams().made << 32;
+    stream->thread = std::thread([stream] { stream->run(); });
+    streams().all.insert(stream);
+    *out = stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    ENTER("cudaStreamDestroy");
+    {
+        std::lock_guard<std::mutex> hold(streams().lock);
+        REFUSE_UNLESS(streams().all.erase(stream) == 1, cudaErrorInvalidResourceHandle);
+    }
+    {
+        std::lock_guard<std::mutex> hold(stream->lock);
+        stream->stopping = true;
+        stream->work.notify_one();
+    }
+    stream->thread.join(); // what is enqueued is done first
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    ENTER("cudaStreamSynchronize");
+    stream->wait();
+    return after("");
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    ENTER("cudaStreamQuery");
+    std::lock_guard<std::mutex> hold(stream->lock);
+    return stream->timeline->past(stream->enqueued) ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaDeviceSynchronize(void) {
+    ENTER("cudaDeviceSynchronize");
+    synchronize_all();
+    return after("");
+}
+
+cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+    ENTER("cudaMemcpyAsync");
+    bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    REFUSE_UNLESS(stream && (to_device ? cuemu::on_device(target, bytes) : !cuemu::touches_device(target, bytes)),
+                  cudaErrorInvalidValue);
+    REFUSE_UNLESS(from_device ? cuemu::on_device(source, bytes) : !cuemu::touches_device(source, bytes),
+                  cudaErrorInvalidValue);
+    stream->enqueue([=] { memmove(target, source, bytes); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *target, int value, size_t bytes, cudaStream_t stream) {
+    ENTER("cudaMemsetAsync");
+    REFUSE_UNLESS(stream && cuemu::on_device(target, bytes), cudaErrorInvalidValue);
+    stream->enqueue([=] { memset(target, value, bytes); });
+    return cudaSuccess;
+}
+
+cudaError_t cuemu::enqueue_launch(Launch launch, cudaStream_t stream) {
+    ENTER("cudaLaunchKernelEx");
+    REFUSE_UNLESS(stream, cudaErrorNotSupported);
+    dim3 grid = launch.grid, block = launch.block;
+    uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
+    REFUSE_UNLESS(threads > 0 && threads <= 1024 && block.z <= 64, cudaErrorInvalidConfiguration);
+    REFUSE_UNLESS(grid.x > 0 && grid.x <= 0x7fffffff && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535,
+                  cudaErrorInvalidConfiguration);
+    REFUSE_UNLESS(launch.shared_bytes <= shared_limit(launch.kernel), cudaErrorInvalidValue);
+    bool fails = take_kernel_failure();
+    count_launch(launch);
+    uint64_t order = seed();
+    stream->enqueue([launch = std::move(launch), fails, order] {
+        if (fails) {
+            break_device();
+        } else if (!device_broken()) {
+            run_grid(launch, order);
+        }
+    });
+    return cudaSuccess;
+}
+
+// ---- events ----
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags) {
+    ENTER("cudaEventCreateWithFlags");
+    *out = new cuemu_event;
+    (*out)->timed = !(flags & cudaEventDisableTiming);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    ENTER("cudaEventDestroy");
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    ENTER("cudaEventRecord");
+    REFUSE_UNLESS(event && stream, cudaErrorInvalidResourceHandle);
+    auto time_ns = std::make_shared<uint64_t>(0);
+    std::lock_guard<std::mutex> hold(event->lock);
+    event->time_ns = time_ns;
+    event->timeline = stream->timeline;
+    event->point = stream->enqueue([time_ns] { *time_ns = now_ns(); });
+    return cudaSuccess;
+}
+
+namespace {
+
+// The point of an event's latest record.
+std::pair<std::shared_ptr<Timeline>, uint64_t> latest(cudaEvent_t event) {
+    std::lock_guard<std::mutex> hold(event->lock);
+    return {event->timeline, event->point};
+}
+
+} // namespace
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    ENTER("cudaStreamWaitEvent");
+    auto [timeline, point] = latest(event);
+    if (timeline) {
+        stream->enqueue([timeline = timeline, point = point] { timeline->wait(point); });
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    ENTER("cudaEventQuery");
+    auto [timeline, point] = latest(event);
+    return !timeline || timeline->past(point) ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    ENTER("cudaEventSynchronize");
+    auto [timeline, point] = latest(event);
+    if (timeline) {
+        timeline->wait(point);
+    }
+    return after("");
+}
+
+// In milliseconds, to half a microsecond and to the 24 bits of a float, as the runtime has it.
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) {
+    ENTER("cudaEventElapsedTime");
+    for (cudaEvent_t event : {start, end}) {
+        auto [timeline, point] = latest(event);
+        REFUSE_UNLESS(event->timed && timeline, cudaErrorInvalidResourceHandle);
+        REFUSE_UNLESS(timeline->past(point), cudaErrorNotReady);
+    }
+    auto difference_ns = static_cast<int64_t>(*end->time_ns) - static_cast<int64_t>(*start->time_ns);
+    *ms = static_cast<float>(static_cast<double>(difference_ns / 500) * 500e-6);
+    return cudaSuccess;
+}
