@@ -1,7 +1,7 @@
 // The emulator's twin of <cuda_bf16.h>: bfloat16 and its pair as storage and conversions. Arithmetic on them is not
 // emulated. Threads: any; pure.
-#ifndef METRONOME_TESTS_CUEMU_CUDA_BF16_H
-#define METRONOME_TESTS_CUEMU_CUDA_BF16_H
+#ifndef METRONOME_TESTS_CUEMU_BF16_H
+#define METRONOME_TESTS_CUEMU_BF16_H
 
 #include <cuda_runtime.h>
 

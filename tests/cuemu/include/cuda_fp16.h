@@ -1,7 +1,7 @@
 // The emulator's twin of <cuda_fp16.h>: half and half2 as storage and conversions. Arithmetic on them is not emulated.
 // Threads: any; pure.
-#ifndef METRONOME_TESTS_CUEMU_CUDA_FP16_H
-#define METRONOME_TESTS_CUEMU_CUDA_FP16_H
+#ifndef METRONOME_TESTS_CUEMU_FP16_H
+#define METRONOME_TESTS_CUEMU_FP16_H
 
 #include <cuda_runtime.h>
 #include <immintrin.h>

@@ -3,8 +3,8 @@
 // Owns the words of the language and the device functions that kernels use: barriers, shuffles, votes, atomics, vector
 // types, intrinsics. What is not here is not emulated, and does not compile. Threads: device functions are called in
 // kernels only; all threads of a launch are fibers of one thread of the system.
-#ifndef METRONOME_TESTS_CUEMU_CUDA_RUNTIME_H
-#define METRONOME_TESTS_CUEMU_CUDA_RUNTIME_H
+#ifndef METRONOME_TESTS_CUEMU_RUNTIME_H
+#define METRONOME_TESTS_CUEMU_RUNTIME_H
 
 #include <cmath>
 #include <cstdint>

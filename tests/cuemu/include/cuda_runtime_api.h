@@ -2,8 +2,8 @@
  * the names, types and meaning of CUDA 13 (CUDA Runtime API reference). Found in place of CUDA's by the include path.
  *
  * Implemented by tests/cuemu/memory.cc and tests/cuemu/streams.cc. Threads: any. */
-#ifndef METRONOME_TESTS_CUEMU_CUDA_RUNTIME_API_H
-#define METRONOME_TESTS_CUEMU_CUDA_RUNTIME_API_H
+#ifndef METRONOME_TESTS_CUEMU_RUNTIME_API_H
+#define METRONOME_TESTS_CUEMU_RUNTIME_API_H
 
 #include <stddef.h>
 
