@@ -245,6 +245,14 @@ struct copy_arguments {
     uint64_t enqueued_ns;
 };
 
+/* When a command that the host enqueued at `enqueued_ns` could have begun, had the copies before it ended on time. */
+static uint64_t ready_since(const struct cpu_stream *stream, uint64_t enqueued_ns) {
+    if (stream->ready_ns == 0) {
+        return clock_now_ns();
+    }
+    return stream->ready_ns > enqueued_ns ? stream->ready_ns : enqueued_ns;
+}
+
 static void run_copy(struct cpu_stream *stream, void *arguments) {
     const struct copy_arguments *copy = arguments;
     struct cpu_machine *machine = stream->device->machine;
@@ -257,12 +265,7 @@ static void run_copy(struct cpu_stream *stream, void *arguments) {
         stream->ready_ns = 0;
         return;
     }
-    uint64_t ready_ns = stream->ready_ns;
-    if (ready_ns == 0) {
-        ready_ns = clock_now_ns();
-    } else if (ready_ns < copy->enqueued_ns) {
-        ready_ns = copy->enqueued_ns;
-    }
+    uint64_t ready_ns = ready_since(stream, copy->enqueued_ns);
     stream->ready_ns = link_carry(&machine->link, copy->target, copy->source, copy->bytes, ready_ns);
 }
 
@@ -304,24 +307,32 @@ void cpu_event_destroy(struct event *base) {
 struct record_arguments {
     struct cpu_event *event;
     uint64_t record;
+    uint64_t enqueued_ns;
 };
 
-/* Records of one event on two streams may be passed in either order: the time kept is the latest record's. */
+/* On a stream of copies the time is the link's, not that of a thread which may be waiting for a core: what is measured
+ * is what the link gave, as on a device whose copies no core takes part in.
+ *
+ * Records of one event on two streams may be passed in either order: the time kept is the latest record's. */
 static void run_record(struct cpu_stream *stream, void *arguments) {
-    (void)stream;
     const struct record_arguments *record = arguments;
     struct cpu_event *event = record->event;
+    uint64_t time_ns = clock_now_ns();
+    if (stream->base.kind == STREAM_COPY) {
+        time_ns = ready_since(stream, record->enqueued_ns);
+        stream->ready_ns = time_ns;
+    }
     pthread_mutex_lock(&event->lock);
     if (record->record > event->timed) {
         event->timed = record->record;
-        event->time_ns = clock_now_ns();
+        event->time_ns = time_ns;
     }
     pthread_mutex_unlock(&event->lock);
 }
 
 void cpu_event_record(struct event *base, struct stream *stream) {
     struct cpu_event *event = (struct cpu_event *)base;
-    struct record_arguments record = {.event = event, .record = ++event->records};
+    struct record_arguments record = {.event = event, .record = ++event->records, .enqueued_ns = clock_now_ns()};
     event->stream = cpu_stream_of(stream);
     event->point = enqueue(event->stream, COMMAND_MARK, run_record, &record, sizeof record);
 }
