@@ -45,11 +45,18 @@ static uint64_t later(uint64_t a, uint64_t b) {
     return a > b ? a : b;
 }
 
+/* A copy this small passes between the pieces of others, as packets do on a real link. If it took the link, from the
+ * time at which it was ready, the link would have stood still until then for a copy whose thread is late. */
+#define BETWEEN_BYTES PIECE_MIN_BYTES
+
+static uint64_t duration_ns(size_t bytes, double bytes_per_s) {
+    return (uint64_t)((double)bytes / bytes_per_s * 1e9);
+}
+
 /* Takes the link for `bytes` from `ready_ns` or from when it is free, and returns when it will have carried them. */
 static uint64_t reserve(struct link *link, size_t bytes, double bytes_per_s, uint64_t ready_ns) {
-    uint64_t duration_ns = (uint64_t)((double)bytes / bytes_per_s * 1e9);
     pthread_mutex_lock(&link->lock);
-    link->free_at_ns = later(link->free_at_ns, ready_ns) + duration_ns;
+    link->free_at_ns = later(link->free_at_ns, ready_ns) + duration_ns(bytes, bytes_per_s);
     uint64_t due_ns = link->free_at_ns;
     pthread_mutex_unlock(&link->lock);
     return due_ns;
@@ -69,8 +76,11 @@ uint64_t link_carry(struct link *link, void *target, const void *source, size_t 
         double bytes_per_s = atomic_load_explicit(&link->bytes_per_s, memory_order_relaxed);
         bool paced = bytes_per_s > 0;
         size_t piece = paced ? piece_bytes(bytes_per_s, bytes - done) : bytes - done;
-        if (paced) {
-            due_ns = reserve(link, piece, bytes_per_s, later(due_ns, now_ns - MAKE_UP_NS));
+        uint64_t from_ns = later(due_ns, now_ns - MAKE_UP_NS);
+        if (paced && bytes <= BETWEEN_BYTES) {
+            due_ns = from_ns + duration_ns(piece, bytes_per_s);
+        } else if (paced) {
+            due_ns = reserve(link, piece, bytes_per_s, from_ns);
         }
         memcpy((char *)target + done, (const char *)source + done, piece);
         done += piece;
