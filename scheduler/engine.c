@@ -342,11 +342,30 @@ static struct offload_demand demand_of(const struct engine *engine, uint64_t now
     return demand;
 }
 
+void engine_set_link(struct engine *engine, double link_bytes_per_s) {
+    pthread_mutex_lock(&engine->lock);
+    engine->link_bytes_per_s = link_bytes_per_s;
+    engine->link_changes = true;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+static void follow_link(struct engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    bool changes = engine->link_changes;
+    double link_bytes_per_s = engine->link_bytes_per_s;
+    engine->link_changes = false;
+    pthread_mutex_unlock(&engine->lock);
+    if (changes) {
+        device_set_link(engine->device, link_bytes_per_s);
+    }
+}
+
 struct status engine_step(struct engine *engine, bool *idle) {
     if (engine->fault.code != STATUS_OK) {
         *idle = true;
         return engine->fault;
     }
+    follow_link(engine);
     uint64_t begin = device_now_ns(engine->device);
     if (engine_take_submitted(engine)) {
         end_cancelled(engine);

@@ -156,6 +156,10 @@ void engine_drain(struct engine *engine); /* new submissions are refused; what i
 void engine_stop(struct engine *engine);  /* what is in flight ends with FINISH_CANCELLED; joins the thread */
 void engine_destroy(struct engine *engine);
 
+/* Changes the pace of the device's link (device_set_link()) before the next iteration. From any thread: for
+ * demonstrations and tests of a link that slows. */
+void engine_set_link(struct engine *engine, double link_bytes_per_s);
+
 /* One iteration on the calling thread; *idle says that there was nothing to do. Not after engine_start(). */
 struct status engine_step(struct engine *engine, bool *idle);
 

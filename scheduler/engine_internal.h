@@ -55,6 +55,8 @@ struct engine {
     uint64_t next_id;
     bool cancelling; /* some request was cancelled since the engine last looked */
     bool draining, stopping, started, ended;
+    bool link_changes;       /* before the next iteration, ... */
+    double link_bytes_per_s; /* ... to this pace */
     pthread_t thread;
     int wake_fd; /* eventfd: readable when there are events */
 

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/api_error.h"
+#include "server/offload_header.h"
 #include "server/openai.h"
 #include "server/reply.h"
 #include "server/service.h"
@@ -139,12 +140,29 @@ static void end_stream(struct completion *completion) {
     }
 }
 
+/* Adds the header that tells of the offloading, if the client asked for it. */
+static void tell_offload(const struct completion *completion) {
+    if (!offload_header_asked(http_request_head(completion->exchange))) {
+        return;
+    }
+    struct engine_stats stats;
+    struct text value = {0};
+    engine_stats(completion->service->runtime.engine, &stats);
+    offload_header_write(&stats.offload, &value);
+    const char *string = text_string(&value);
+    if (string) {
+        http_add_header(completion->exchange, OFFLOAD_HEADER, string);
+    }
+    text_free(&value);
+}
+
 static void end_whole(struct completion *completion) {
     struct reply_usage usage = usage_of(completion);
     for (uint32_t i = 0; i < completion->count; i++) {
         completion->choices[i] = completion->slots[i].choice; /* lent: its texts stay the slot's */
     }
     reply_write(&completion->reply, completion->choices, completion->count, &usage, &completion->scratch);
+    tell_offload(completion);
     api_respond_json(completion->exchange, &completion->scratch);
 }
 
@@ -397,6 +415,7 @@ static void begin(struct service *service, struct http_exchange *exchange, enum 
     http_on_gone(exchange, on_gone, completion);
     if (completion->request.stream) {
         http_add_header(exchange, "Cache-Control", "no-cache");
+        tell_offload(completion);
         http_stream_begin(exchange, 200, "text/event-stream; charset=utf-8");
     }
 }

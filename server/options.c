@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "kernels/ops.h"
+#include "server/link_schedule.h"
 #include "server/suggest.h"
 
 #include <errno.h>
@@ -42,6 +43,9 @@ static const struct option options[] = {
      "pinned host memory; 0: as needed"},
     {"link_gbps", OPTION_FLOAT, "GB/s", "0", 0, 100000, NULL, FIELD(link_gbps),
      "pace of copies between host and device memory on cpu and sim, 10^9 bytes a second; 0: as fast as it goes"},
+    {"link_schedule", OPTION_STRING, "", "", 0, 0, NULL, FIELD(link_schedule),
+     "changes of link_gbps while the server runs, to show a link that slows: SECONDS:GBPS,SECONDS:GBPS,... counted "
+     "from when it was ready; empty: none"},
     {"threads", OPTION_INT, "", "0", 0, 4096, NULL, FIELD(threads), "compute threads on cpu; 0: one for each core"},
     {"isa", OPTION_CHOICE, "", "auto", 0, 0, isas, FIELD(isa), "instruction set on cpu"},
     {"compute", OPTION_CHOICE, "", "int8", 0, 0, computes, FIELD(compute),
@@ -324,6 +328,11 @@ void config_show(const struct config *config, const struct option *option, struc
 struct status config_check(const struct config *config) {
     if (*config->api_key && *config->api_key_file) {
         return status_error(STATUS_INVALID, "api_key and api_key_file: set one of them, not both");
+    }
+    struct link_schedule schedule;
+    TRY(link_schedule_parse(config->link_schedule, &schedule));
+    if (schedule.count > 0 && strcmp(config->device, "cuda") == 0) {
+        return status_error(STATUS_INVALID, "link_schedule: the link of cuda is what it is; cpu and sim have a pace");
     }
     bool prefetch_group = strcmp(config->offload_policy, "prefetch-group") == 0;
     if (prefetch_group && config->offload_group < config->offload_group_streamed) {

@@ -27,6 +27,7 @@ struct config {
     char *device, *isa, *compute, *hardware;
     uint64_t device_memory, host_memory, threads;
     double link_gbps;
+    char *link_schedule;
     /* scheduler */
     uint64_t max_sequences, max_queue, max_batch_tokens, prefill_chunk, kv_tokens, seed;
     char *kv_type;

@@ -4,10 +4,12 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "server/link_schedule.h"
 #include "server/service.h"
 
 #include <errno.h>
 #include <event2/event.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,7 +25,10 @@
 struct server {
     struct service service;
     struct event_base *base;
-    struct event *on_terminate, *on_interrupt, *on_loaded, *on_engine, *drain_look;
+    struct event *on_terminate, *on_interrupt, *on_loaded, *on_engine, *drain_look, *on_link;
+    struct link_schedule schedule;
+    size_t link_step; /* the next of its steps */
+    uint64_t ready_ns;
     pthread_t loader;
     bool loading; /* the thread is to be joined */
     int loaded_fd;
@@ -67,6 +72,33 @@ static void on_engine(evutil_socket_t fd, short events, void *argument) {
     service_poll(&server->service);
 }
 
+/* Waits for the next step of link_schedule, if there is one. */
+static struct status await_link_step(struct server *server) {
+    if (server->link_step == server->schedule.count) {
+        return STATUS_SUCCESS;
+    }
+    double passed_s = (double)(clock_now_ns() - server->ready_ns) / (double)NS_PER_S;
+    double left_s = server->schedule.steps[server->link_step].at_s - passed_s;
+    left_s = left_s > 0 ? left_s : 0;
+    struct timeval wait = {.tv_sec = (time_t)left_s, .tv_usec = (suseconds_t)((left_s - floor(left_s)) * 1e6)};
+    return event_add(server->on_link, &wait) == 0
+               ? STATUS_SUCCESS
+               : status_error(STATUS_NO_MEMORY, "no memory to wait for link_schedule");
+}
+
+static void on_link(evutil_socket_t fd, short events, void *argument) {
+    (void)fd;
+    (void)events;
+    struct server *server = argument;
+    double bytes_per_s = server->schedule.steps[server->link_step++].bytes_per_s;
+    log_info("link_schedule: the link carries %g GB/s from now on", bytes_per_s / 1e9);
+    engine_set_link(server->service.runtime.engine, bytes_per_s);
+    struct status status = await_link_step(server);
+    if (status_failed(&status)) {
+        fail(server, status);
+    }
+}
+
 static void on_loaded(evutil_socket_t fd, short events, void *argument) {
     (void)fd;
     (void)events;
@@ -91,6 +123,12 @@ static void on_loaded(evutil_socket_t fd, short events, void *argument) {
         return;
     }
     service->state = SERVICE_READY;
+    server->ready_ns = clock_now_ns();
+    status = await_link_step(server);
+    if (status_failed(&status)) {
+        fail(server, status);
+        return;
+    }
     show_ready(server);
 }
 
@@ -148,8 +186,8 @@ static void stop(struct server *server) {
     http_server_destroy(service->http);
     CHECK(!service->completions);
     runtime_close(&service->runtime);
-    struct event *events[] = {server->on_terminate, server->on_interrupt, server->on_loaded, server->on_engine,
-                              server->drain_look};
+    struct event *events[] = {server->on_terminate, server->on_interrupt, server->on_loaded,
+                              server->on_engine,    server->drain_look,   server->on_link};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
         if (events[i]) {
             event_free(events[i]);
@@ -248,7 +286,9 @@ static struct status watch(struct server *server) {
     server->on_interrupt = evsignal_new(server->base, SIGINT, on_signal, server);
     server->on_loaded = event_new(server->base, server->loaded_fd, EV_READ, on_loaded, server);
     server->drain_look = event_new(server->base, -1, EV_PERSIST, on_drain_look, server);
-    bool made = server->on_terminate && server->on_interrupt && server->on_loaded && server->drain_look;
+    server->on_link = event_new(server->base, -1, 0, on_link, server);
+    bool made =
+        server->on_terminate && server->on_interrupt && server->on_loaded && server->drain_look && server->on_link;
     if (!made || event_add(server->on_terminate, NULL) || event_add(server->on_interrupt, NULL) ||
         event_add(server->on_loaded, NULL)) {
         return status_error(STATUS_NO_MEMORY, "no memory for the event loop");
@@ -266,6 +306,7 @@ static struct status begin(struct server *server) {
     if (!server->base || server->loaded_fd < 0 || !service->events || !service->model_name) {
         return status_error(STATUS_NO_MEMORY, "no memory or descriptors for the event loop");
     }
+    TRY(link_schedule_parse(service->config->link_schedule, &server->schedule));
     TRY(read_api_key(service->config, &service->api_key));
     TRY(watch(server));
     TRY(listen_for_requests(server));

@@ -1,6 +1,7 @@
 // server/metrics.c: the text that Prometheus reads.
 extern "C" {
 #include "server/metrics.h"
+#include "server/offload_header.h"
 }
 #include <cstdlib>
 #include <cstring>
@@ -149,6 +150,48 @@ TEST_F(Metrics, BeforeTheModelIsLoadedOnlyTheServersNumbersShow) {
     std::string text = write();
     EXPECT_EQ(text.find("num_requests_running"), std::string::npos);
     EXPECT_NE(text.find("metronome:http_connections{"), std::string::npos);
+}
+
+// ---- the same in a response's header ----
+
+bool asked(const std::string &header) {
+    std::string request = "GET / HTTP/1.1\r\nHost: x\r\n" + header + "\r\n\r\n";
+    http_head head;
+    EXPECT_EQ(http_parse_head(request.data(), request.size(), &head).code, 0) << request;
+    return offload_header_asked(&head);
+}
+
+TEST(OffloadHeader, IsAskedForByName) {
+    EXPECT_TRUE(asked("x-metronome-OFFLOAD: 1"));
+    EXPECT_FALSE(asked("X-Metronome-Offload: 0"));
+    EXPECT_FALSE(asked("X-Metronome-Offload: 11"));
+    EXPECT_FALSE(asked("X-Metronome: 1"));
+}
+
+TEST(OffloadHeader, TellsWhatIsInForce) {
+    struct offload_report report = {};
+    report.policy = "metronome";
+    report.why = "slo";
+    report.layers = 30;
+    report.slabs = 4;
+    report.streamed_slabs = 62;
+    report.interval = 120.0 / 62;
+    report.weight_bytes_host = 12345678;
+    report.bytes_streamed = 2345678;
+    report.predicted_ns = 12345678;
+    report.measured_ns = 12000000;
+    report.stall_ns = 400;
+    report.deadline_ns = UINT64_MAX;
+    text out = {};
+    offload_header_write(&report, &out);
+    EXPECT_STREQ(text_string(&out), "policy=metronome, why=slo, layers=30, layers_host=15.500, interval=1.935, "
+                                    "bytes_host=12345678, bytes_streamed=2345678, predicted_ms=12.346, "
+                                    "measured_ms=12.000, stall_ms=0.000");
+    text_clear(&out);
+    report.deadline_ns = 25000000;
+    offload_header_write(&report, &out);
+    EXPECT_NE(std::string(text_string(&out)).find(", deadline_ms=25.000, predicted_ms"), std::string::npos);
+    text_free(&out);
 }
 
 } // namespace

@@ -1,5 +1,6 @@
 // server/options.c, options_file.c and suggest.c: the option table, the configuration file, and their refusals.
 extern "C" {
+#include "server/link_schedule.h"
 #include "server/options.h"
 #include "server/suggest.h"
 }
@@ -195,6 +196,42 @@ TEST(Suggestion, IsTheNearestNameOrNone) {
     nearest = suggestion_for(longest.c_str());
     suggestion_offer(&nearest, "serve");
     EXPECT_EQ(nearest.best, nullptr);
+}
+
+// ---- link_schedule ----
+
+TEST_F(Config, ALinkScheduleIsRead) {
+    link_schedule schedule;
+    ASSERT_EQ(link_schedule_parse("", &schedule).code, STATUS_OK);
+    EXPECT_EQ(schedule.count, 0u);
+    ASSERT_EQ(link_schedule_parse("0:1.5,10:0.5,20.25:0", &schedule).code, STATUS_OK);
+    ASSERT_EQ(schedule.count, 3u);
+    EXPECT_EQ(schedule.steps[0].at_s, 0);
+    EXPECT_EQ(schedule.steps[1].bytes_per_s, 5e8);
+    EXPECT_EQ(schedule.steps[2].at_s, 20.25);
+    EXPECT_EQ(schedule.steps[2].bytes_per_s, 0);
+}
+
+TEST_F(Config, ABadLinkScheduleIsRefused) {
+    for (const char *bad : {"x", "10", "10:", "10:1,", "10:1:2", ":1", "10:1,10:2", "10:1,5:2", "-1:2", "1:-2", "1:nan",
+                            "nan:1", "1:1e9", "1e9:1", "1:1;2:1", "1,2"}) {
+        link_schedule schedule;
+        status result = link_schedule_parse(bad, &schedule);
+        EXPECT_EQ(result.code, STATUS_INVALID) << bad;
+        EXPECT_NE(std::string(result.message).find("SECONDS:GBPS"), std::string::npos) << result.message;
+        ASSERT_EQ(set("link_schedule", bad), "");
+        EXPECT_NE(check(), "") << bad;
+    }
+    std::string many;
+    for (int i = 0; i <= LINK_SCHEDULE_STEPS; i++) {
+        many += (i ? "," : "") + std::to_string(i) + ":1";
+    }
+    link_schedule schedule;
+    EXPECT_EQ(link_schedule_parse(many.c_str(), &schedule).code, STATUS_INVALID);
+    ASSERT_EQ(set("link_schedule", "1:1"), "");
+    EXPECT_EQ(check(), "");
+    ASSERT_EQ(set("device", "cuda"), "");
+    EXPECT_NE(check().find("cuda"), std::string::npos);
 }
 
 } // namespace
