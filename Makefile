@@ -1,8 +1,10 @@
 # Metronome's build. `make help` lists the targets. Objects go to build/VARIANT; nothing is written elsewhere.
-# V=1 prints the commands whole; VARIANT is release, asan (with UBSan), tsan or fuzz.
+# V=1 prints the commands whole; VARIANT is release, asan (with UBSan), tsan or fuzz. CUDA=1 adds the cuda device, with
+# nvcc from CUDA_HOME, and CUDA=emulated adds it on the emulator of tests/cuemu; both build into folders of their own.
 
 VARIANT ?= release
-BUILD   := build/$(VARIANT)
+CUDA    ?= 0
+BUILD   := build/$(VARIANT)$(if $(filter 1,$(CUDA)),-cuda)$(if $(filter emulated,$(CUDA)),-cuemu)
 
 CC  ?= cc
 CXX ?= c++
@@ -42,7 +44,7 @@ COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
 # A room's sources are the C files in it and in its folders, less those of programs of their own. Lowest first.
 ROOMS := base kernels offload models scheduler server bench
-sources = $(shell find $(1) -name '*.c' -not -path '*/programs/*' 2>/dev/null | LC_ALL=C sort)
+sources = $(shell find $(1) -name '*.c' -not -path '*/programs/*' -not -path 'kernels/cuda/*' 2>/dev/null | LC_ALL=C sort)
 objects = $(patsubst %.c,$(BUILD)/%.o,$(call sources,$(1)))
 MAIN := $(BUILD)/server/main.o
 
@@ -66,7 +68,7 @@ help: ## this list
 
 # Each stamp holds what the commands below depend on besides their files, and is touched only when that changes.
 stamp = @mkdir -p $(@D) && { printf '%s\n' '$(1)' | cmp -s - $@ || printf '%s\n' '$(1)' >$@; }
-FLAGS := $(CC) $(CXX) $(CPPFLAGS) $(CFLAGS) $(CXXFLAGS) $(LDFLAGS) $(ISA_avx512) $(ISA_avx2)
+FLAGS = $(CC) $(CXX) $(CPPFLAGS) $(CFLAGS) $(CXXFLAGS) $(LDFLAGS) $(ISA_avx512) $(ISA_avx2) $(CUDA) $(NVCC_FLAGS)
 $(BUILD)/flags.stamp: FORCE
 	$(call stamp,$(FLAGS))
 $(BUILD)/version.stamp: FORCE
@@ -85,8 +87,48 @@ $(BUILD)/%.o: %.c $(BUILD)/flags.stamp
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
+# ---- the cuda device: kernels/cuda, compiled for GPUs or for the emulator ----
+
+CUDA_HOME ?= /usr/local/cuda
+NVCC      := $(CUDA_HOME)/bin/nvcc
+# Real code for Ampere (A100; A10 and RTX 30), Ada and Hopper, and PTX for what comes after.
+CUDA_ARCHITECTURES ?= 80 86 89 90
+NVCC_FLAGS := -std=c++17 -O3 -fmad=false -lineinfo -Xcompiler -Wall,-Wextra,-Wno-unused-parameter,-ffp-contract=off \
+              $(foreach arch,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+              -gencode arch=compute_$(lastword $(CUDA_ARCHITECTURES)),code=compute_$(lastword $(CUDA_ARCHITECTURES))
+
+ifneq ($(filter 1 emulated,$(CUDA)),)
+CUDA_OBJECTS := $(patsubst %,$(BUILD)/%.o,$(basename $(shell find kernels/cuda -name '*.c' -o -name '*.cu' | LC_ALL=C sort)))
+$(BUILD)/kernels/device.o: CPPFLAGS += -DMETRONOME_CUDA
+endif
+
+ifeq ($(CUDA),1)
+$(BUILD)/kernels/cuda/%.o: CPPFLAGS += -isystem $(CUDA_HOME)/include
+LDLIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
+$(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(BUILD)/flags.stamp
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) -I. -MMD -MP -MF $(@:.o=.d) $(NVCC_FLAGS) -c $< -o $@
+endif
+
+ifeq ($(CUDA),emulated)
+# Kernels as C++, for any x86-64 processor of the last ten years: they lean on fused multiply-adds and half floats.
+CUEMU_FLAGS := -O2 -Wno-unknown-pragmas -mfma -mf16c
+CUEMU_OBJECTS := $(addprefix $(BUILD)/tests/cuemu/,block.o machine.o memory.o names.o streams.o)
+LDLIBS += -lstdc++
+$(BUILD)/kernels/cuda/%.o $(BUILD)/tests/cuemu/%.o: CPPFLAGS += -Itests/cuemu/include
+$(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(BUILD)/flags.stamp
+	@mkdir -p $(@D)
+	$(call say,C++,$@)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(CUEMU_FLAGS) -x c++ -c $< -o $@
+$(BUILD)/tests/cuemu/%.o: tests/cuemu/%.cc $(BUILD)/flags.stamp
+	@mkdir -p $(@D)
+	$(call say,C++,$@)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(CUEMU_FLAGS) -c $< -o $@
+endif
+
 define room_library
-$(BUILD)/lib$(1).a: $(filter-out $(MAIN),$(call objects,$(1)))
+$(BUILD)/lib$(1).a: $(filter-out $(MAIN),$(call objects,$(1)))$(if $(filter kernels,$(1)), $(CUDA_OBJECTS) $(CUEMU_OBJECTS))
 	@rm -f $$@
 	$$(call say,AR,$$@)
 	$(Q)ar rcs $$@ $$^

@@ -7,7 +7,13 @@
 
 #include <string.h>
 
+#ifdef METRONOME_CUDA
+#define DEVICES "cpu, cuda, sim"
+static const struct backend *const backends[] = {&cpu_backend, &cuda_backend, &sim_backend};
+#else
+#define DEVICES "cpu, sim"
 static const struct backend *const backends[] = {&cpu_backend, &sim_backend};
+#endif
 
 static bool link_pace_valid(double bytes_per_s) {
     return bytes_per_s == 0 || (bytes_per_s >= 1e6 && bytes_per_s <= 1e13); /* false for NaN */
@@ -17,7 +23,7 @@ struct status device_open(const struct device_config *config, struct device **ou
     CHECK(config && out);
     *out = NULL;
     if (!config->name) {
-        return status_error(STATUS_INVALID, "no device is named; this build has: cpu, sim");
+        return status_error(STATUS_INVALID, "no device is named; this build has: " DEVICES);
     }
     if (!link_pace_valid(config->link_bytes_per_s)) {
         return status_error(STATUS_INVALID, "link_gbps: %g is no pace; give 0.001 to 10000, or 0 for an unpaced link",
@@ -28,7 +34,8 @@ struct status device_open(const struct device_config *config, struct device **ou
             return backends[i]->open(config, out);
         }
     }
-    return status_error(STATUS_NOT_FOUND, "device \"%.64s\" is not in this build, which has: cpu, sim", config->name);
+    return status_error(STATUS_NOT_FOUND, "device \"%.64s\" is not in this build, which has: " DEVICES "%s",
+                        config->name, strcmp(config->name, "cuda") == 0 ? "; build with make CUDA=1" : "");
 }
 
 void device_close(struct device *device) {

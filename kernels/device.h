@@ -34,7 +34,8 @@ struct device_config {
     const char *name;        /* "cpu", "cuda" or "sim" */
     uint64_t device_memory;  /* bytes of device memory that may be allocated; 0: as much as there is */
     uint64_t host_memory;    /* bytes of pinned host memory that may be allocated; 0: as much as there is */
-    double link_bytes_per_s; /* cpu: pace of copies between host and device; 0: unpaced. sim: overrides hardware */
+    double link_bytes_per_s; /* cpu: pace of copies between host and device; 0: unpaced. sim: overrides hardware.
+                                cuda: 0 */
     uint32_t threads;        /* cpu: compute threads; 0: one for each core */
     const char *isa;         /* cpu: "auto", "avx512", "avx2" or "scalar"; NULL is auto */
     enum compute_mode compute;
@@ -120,7 +121,8 @@ struct link_count {
 };
 struct link_count device_link_count(const struct device *device);
 
-/* Changes the pace of the link from now on (cpu, sim): for tests and demonstrations of a link that slows. */
+/* Changes the pace of the link from now on: for tests and demonstrations of a link that slows. For cpu and sim; a real
+ * link has no pace to set, and asking `cuda` for one is a bug. */
 void device_set_link(struct device *device, double link_bytes_per_s);
 
 struct status event_create(struct device *device, struct event **out);

@@ -89,5 +89,6 @@ struct event {
 
 /* The backends of this build. */
 extern const struct backend cpu_backend, sim_backend;
+extern const struct backend cuda_backend; /* with `make CUDA=1` or CUDA=emulated, which define METRONOME_CUDA */
 
 #endif

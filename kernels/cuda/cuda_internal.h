@@ -35,6 +35,7 @@ enum cuda_fault_kind {
     CUDA_FAULT_NONE,
     CUDA_FAULT_CLAIMED,  /* being written */
     CUDA_FAULT_EMBED_ID, /* row, id, and the table's rows */
+    CUDA_FAULT_ADD_ROWS_ID,
 };
 
 struct cuda_machine;   /* device.c: memory, clock, counts */
@@ -109,22 +110,42 @@ void cuda_matmul_release(struct cuda_device *device);
 
 /* attention*.cu */
 void cuda_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
-                    const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale);
+                    const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale, uint32_t window);
 struct status cuda_attention_prepare(struct cuda_device *device, const struct device_limits *limits);
 void cuda_attention_release(struct cuda_device *device);
 
-/* embed.cu, norm.cu, rope.cu, kv.cu, activation.cu, rows.cu */
+/* rows.cu: what works on whole rows of tables */
 void cuda_embed(struct stream *stream, float *out, struct weight table, const uint32_t *ids, uint32_t n);
+void cuda_add_rows(struct stream *stream, float *out, const float *table, uint32_t rows, const uint32_t *ids,
+                   uint32_t n, uint32_t dim);
+void cuda_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
+
+/* norm.cu */
 void cuda_rmsnorm(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
                   uint32_t dim);
+void cuda_rmsnorm_add(struct stream *stream, float *out, const float *x, const float *gain, float epsilon, uint32_t n,
+                      uint32_t dim);
+void cuda_layernorm(struct stream *stream, float *out, const float *x, const float *gain, const float *bias,
+                    float epsilon, uint32_t n, uint32_t dim);
+
+/* elementwise.cu */
+void cuda_gated(struct stream *stream, enum activation activation, float *out, const float *gate, const float *up,
+                uint32_t n, uint32_t dim);
+void cuda_activate(struct stream *stream, enum activation activation, float *out, const float *x, uint32_t n,
+                   uint32_t dim);
+void cuda_scale(struct stream *stream, float *x, float factor, uint32_t n, uint32_t dim);
+
+/* rope.cu */
 void cuda_rope_angles(struct stream *stream, float *angles, const uint32_t *positions, const float *frequency,
                       float magnitude, uint32_t n, uint32_t pairs);
 void cuda_rope(struct stream *stream, float *x, size_t x_stride, const float *angles, enum rope_style style, uint32_t n,
                uint32_t heads, uint32_t head_dim, uint32_t pairs);
+
+/* kv_store.cu */
 void cuda_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t layer, const float *k, size_t k_stride,
                    const float *v, size_t v_stride);
-void cuda_silu_mul(struct stream *stream, float *out, const float *gate, const float *up, uint32_t n, uint32_t dim);
-void cuda_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
+
+/* argmax.cu */
 void cuda_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
 
 #ifdef __cplusplus

@@ -61,6 +61,25 @@ std::map<uintptr_t, std::string> read_symbols() {
     return symbols;
 }
 
+// "void (anonymous namespace)::norm_kernel<true>(float*, unsigned int)" is "norm_kernel<true>".
+std::string short_name(std::string name) {
+    const std::string anonymous = "(anonymous namespace)::";
+    for (size_t at; (at = name.find(anonymous)) != std::string::npos;) {
+        name.erase(at, anonymous.size());
+    }
+    int depth = 0;
+    size_t begin = 0;
+    for (size_t i = 0; i < name.size(); i++) {
+        depth += (name[i] == '<') - (name[i] == '>');
+        if (depth == 0 && name[i] == ' ') {
+            begin = i + 1; // past the type that it returns
+        } else if (depth == 0 && name[i] == '(') {
+            return name.substr(begin, i - begin);
+        }
+    }
+    return name.substr(begin);
+}
+
 } // namespace
 
 std::string cuemu::function_name(const void *function) {
@@ -71,7 +90,7 @@ std::string cuemu::function_name(const void *function) {
     }
     int error = 0;
     char *readable = abi::__cxa_demangle(at->second.c_str(), nullptr, nullptr, &error);
-    std::string name = error == 0 ? readable : at->second;
+    std::string name = short_name(error == 0 ? readable : at->second);
     free(readable);
-    return name.substr(0, name.rfind('(')); // without the parameters
+    return name;
 }

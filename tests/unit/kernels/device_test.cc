@@ -20,7 +20,6 @@ TEST(Open, RefusesWhatItCannotDoAndSaysWhy) {
         void (*spoil)(struct device_config *config);
     };
     const Bad cases[] = {
-        {"\"cuda\"", STATUS_NOT_FOUND, [](struct device_config *c) { c->name = "cuda"; }},
         {"has: cpu", STATUS_NOT_FOUND, [](struct device_config *c) { c->name = "tpu"; }},
         {"no device is named", STATUS_INVALID, [](struct device_config *c) { c->name = nullptr; }},
         {"\"sse9\"", STATUS_INVALID, [](struct device_config *c) { c->isa = "sse9"; }},
@@ -39,6 +38,24 @@ TEST(Open, RefusesWhatItCannotDoAndSaysWhy) {
         EXPECT_EQ(device, nullptr);
     }
     device_close(nullptr);
+}
+
+// Where the device is not built, or there is no GPU, the error says what to do about it.
+TEST(Open, CudaOpensOrSaysWhyNot) {
+    struct device_config config = {};
+    config.name = "cuda";
+    struct device *device = nullptr;
+    struct status status = device_open(&config, &device);
+    if (status.code == STATUS_OK) {
+        EXPECT_STREQ(device_info(device).name, "cuda");
+        device_close(device);
+    } else if (status.code == STATUS_NOT_FOUND) {
+        EXPECT_TRUE(contains(status.message, "make CUDA=1")) << status.message;
+    } else {
+        EXPECT_EQ(status.code, STATUS_DEVICE) << status.message;
+        EXPECT_TRUE(contains(status.message, "device cuda: ")) << status.message;
+        EXPECT_TRUE(contains(status.message, "--device cpu")) << status.message;
+    }
 }
 
 TEST(Open, SaysWhatItIs) {

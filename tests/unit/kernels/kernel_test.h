@@ -9,7 +9,9 @@ extern "C" {
 #include "kernels/device.h"
 #include "kernels/ops.h"
 }
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <memory>
@@ -43,6 +45,9 @@ struct Setting {
     uint32_t threads;
     enum compute_mode compute;
 
+    bool same_device(const Setting &other) const {
+        return strcmp(device, other.device) == 0;
+    }
     std::string name() const {
         return std::string(device) + "/" + isa + "/" + std::to_string(threads) +
                (compute == COMPUTE_F32 ? "/f32" : "/int8");
@@ -58,19 +63,42 @@ inline struct device_config config_of(const Setting &setting) {
     return config;
 }
 
-// Every setting that this machine can run: each instruction set, one thread and two.
-inline std::vector<Setting> every_setting(enum compute_mode compute = COMPUTE_INT8) {
+inline bool can_open(const Setting &setting) {
+    struct device_config config = config_of(setting);
+    struct device *device;
+    bool opens = device_open(&config, &device).code == STATUS_OK;
+    if (opens) {
+        device_close(device);
+    }
+    return opens;
+}
+
+// Every setting of the cpu device that this machine can run: each instruction set, one thread and two.
+inline std::vector<Setting> cpu_settings(enum compute_mode compute = COMPUTE_INT8) {
     std::vector<Setting> settings;
     for (const char *isa : {"scalar", "avx2", "avx512"}) {
         for (uint32_t threads : {1u, 2u}) {
             Setting setting = {"cpu", isa, threads, compute};
-            struct device_config config = config_of(setting);
-            struct device *device;
-            if (device_open(&config, &device).code == STATUS_OK) {
-                device_close(device);
+            if (can_open(setting)) {
                 settings.push_back(setting);
             }
         }
+    }
+    return settings;
+}
+
+// Every setting of every device present, device after device: cuda where it is built and there is a GPU or the
+// emulator. METRONOME_TEST_DEVICE narrows it to one. Bits are the same on one device, not from device to device.
+inline std::vector<Setting> every_setting(enum compute_mode compute = COMPUTE_INT8) {
+    std::vector<Setting> settings = cpu_settings(compute);
+    Setting cuda = {"cuda", "auto", 1, compute};
+    if (can_open(cuda)) {
+        settings.push_back(cuda);
+    }
+    if (const char *only = getenv("METRONOME_TEST_DEVICE")) {
+        settings.erase(std::remove_if(settings.begin(), settings.end(),
+                                      [&](const Setting &setting) { return strcmp(setting.device, only) != 0; }),
+                       settings.end());
     }
     return settings;
 }

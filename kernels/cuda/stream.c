@@ -1,0 +1,201 @@
+/* Streams, copies and events of the `cuda` device.
+ *
+ * A stream fails when CUDA refuses to enqueue on it, when what was enqueued is found to have failed, or when a kernel
+ * has reported bad input (struct cuda_fault): then nothing more is enqueued on it, and waits for it fail, too. What
+ * CUDA finds late it tells to every stream, for it gives up the whole device; a report of bad input is told by the
+ * compute streams.
+ *
+ * Compute streams have the greatest priority and copy streams the least, so that a copy inside the device does not hold
+ * up kernels. Threads: the host's. */
+#include "kernels/cuda/machine.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+
+#include <stdlib.h>
+
+struct cuda_event {
+    struct event base;
+    cudaEvent_t handle;
+    bool recorded;
+    bool computed;         /* recorded on a compute stream */
+    struct status failure; /* of the stream when it was recorded */
+};
+
+static struct cuda_event *cuda_event_of(struct event *event) {
+    return (struct cuda_event *)event;
+}
+
+struct status cuda_status(cudaError_t error, const char *call) {
+    CHECK(error != cudaSuccess);
+    return status_error(STATUS_DEVICE, "%s: %s (%s)", call, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+static void fail(struct cuda_stream *stream, struct status status) {
+    if (!status_failed(&stream->failure)) {
+        stream->failure = status;
+    }
+}
+
+bool cuda_check(struct stream *base, cudaError_t error, const char *call) {
+    struct cuda_stream *stream = cuda_stream_of(base);
+    if (error != cudaSuccess) {
+        cudaGetLastError(); /* ours now: not to be found by the next call */
+        fail(stream, cuda_status(error, call));
+    }
+    return !status_failed(&stream->failure);
+}
+
+/* What a kernel has reported, if any has. */
+static struct status reported(const struct cuda_device *device) {
+    switch (__atomic_load_n(&device->fault->kind, __ATOMIC_ACQUIRE)) {
+    case CUDA_FAULT_NONE:
+        return STATUS_SUCCESS;
+    case CUDA_FAULT_EMBED_ID:
+        return status_error(STATUS_DEVICE, "embed: row %u asks for id %u of a table of %u", device->fault->row,
+                            device->fault->value, device->fault->bound);
+    case CUDA_FAULT_ADD_ROWS_ID:
+        return status_error(STATUS_DEVICE, "add_rows: row %u asks for id %u of a table of %u", device->fault->row,
+                            device->fault->value, device->fault->bound);
+    default:
+        return status_error(STATUS_DEVICE, "a kernel was given input that it cannot use");
+    }
+}
+
+/* ---- streams ---- */
+
+struct status cuda_stream_create(struct device *device, enum stream_kind kind, struct stream **out) {
+    struct cuda_machine *machine = cuda_machine_of(device);
+    struct cuda_stream *stream = calloc(1, sizeof *stream);
+    if (!stream) {
+        return status_error(STATUS_NO_MEMORY, "no memory for a stream");
+    }
+    int priority = kind == STREAM_COMPUTE ? machine->greatest_priority : machine->least_priority;
+    cudaError_t error = cudaStreamCreateWithPriority(&stream->handle, cudaStreamNonBlocking, priority);
+    if (error != cudaSuccess) {
+        free(stream);
+        return cuda_status(error, "cudaStreamCreateWithPriority");
+    }
+    stream->base = (struct stream){.device = device, .kind = kind};
+    machine->streams++;
+    *out = &stream->base;
+    return STATUS_SUCCESS;
+}
+
+void cuda_stream_destroy(struct stream *base) {
+    struct cuda_stream *stream = cuda_stream_of(base);
+    cudaStreamSynchronize(stream->handle); /* what went wrong was there to be asked for */
+    cudaStreamDestroy(stream->handle);
+    cuda_machine_of(base->device)->streams--;
+    free(stream);
+}
+
+struct status cuda_stream_sync(struct stream *base) {
+    struct cuda_stream *stream = cuda_stream_of(base);
+    cuda_check(base, cudaStreamSynchronize(stream->handle), "cudaStreamSynchronize");
+    if (base->kind == STREAM_COMPUTE) {
+        struct status report = reported(cuda_device_of(base));
+        if (status_failed(&report)) {
+            fail(stream, report);
+        }
+    }
+    return stream->failure;
+}
+
+static void count(struct cuda_machine *machine, size_t bytes, enum copy_kind kind) {
+    if (kind == COPY_HOST_TO_DEVICE) {
+        atomic_fetch_add_explicit(&machine->host_to_device_bytes, bytes, memory_order_relaxed);
+        atomic_fetch_add_explicit(&machine->host_to_device_copies, 1, memory_order_relaxed);
+    } else if (kind == COPY_DEVICE_TO_HOST) {
+        atomic_fetch_add_explicit(&machine->device_to_host_bytes, bytes, memory_order_relaxed);
+        atomic_fetch_add_explicit(&machine->device_to_host_copies, 1, memory_order_relaxed);
+    }
+}
+
+void cuda_stream_copy(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind) {
+    static const enum cudaMemcpyKind kinds[] = {
+        [COPY_HOST_TO_DEVICE] = cudaMemcpyHostToDevice,
+        [COPY_DEVICE_TO_HOST] = cudaMemcpyDeviceToHost,
+        [COPY_DEVICE_TO_DEVICE] = cudaMemcpyDeviceToDevice,
+    };
+    count(cuda_machine_of(stream->device), bytes, kind);
+    if (cuda_stream_ready(stream)) {
+        cudaError_t error = cudaMemcpyAsync(target, source, bytes, kinds[kind], cuda_stream_of(stream)->handle);
+        cuda_check(stream, error, "cudaMemcpyAsync");
+    }
+}
+
+/* ---- events ---- */
+
+struct status cuda_event_create(struct device *device, struct event **out) {
+    struct cuda_event *event = calloc(1, sizeof *event);
+    if (!event) {
+        return status_error(STATUS_NO_MEMORY, "no memory for an event");
+    }
+    cudaError_t error = cudaEventCreateWithFlags(&event->handle, cudaEventDefault);
+    if (error != cudaSuccess) {
+        free(event);
+        return cuda_status(error, "cudaEventCreateWithFlags");
+    }
+    event->base.device = device;
+    cuda_machine_of(device)->events++;
+    *out = &event->base;
+    return STATUS_SUCCESS;
+}
+
+void cuda_event_destroy(struct event *base) {
+    struct cuda_event *event = cuda_event_of(base);
+    cudaEventDestroy(event->handle);
+    cuda_machine_of(base->device)->events--;
+    free(event);
+}
+
+void cuda_event_record(struct event *base, struct stream *stream) {
+    struct cuda_event *event = cuda_event_of(base);
+    cuda_check(stream, cudaEventRecord(event->handle, cuda_stream_of(stream)->handle), "cudaEventRecord");
+    event->recorded = true;
+    event->computed = stream->kind == STREAM_COMPUTE;
+    event->failure = cuda_stream_of(stream)->failure;
+}
+
+void cuda_stream_wait(struct stream *stream, struct event *base) {
+    struct cuda_event *event = cuda_event_of(base);
+    if (!event->recorded) {
+        return;
+    }
+    if (status_failed(&event->failure)) {
+        fail(cuda_stream_of(stream), event->failure);
+    }
+    if (cuda_stream_ready(stream)) {
+        cudaError_t error = cudaStreamWaitEvent(cuda_stream_of(stream)->handle, event->handle, 0);
+        cuda_check(stream, error, "cudaStreamWaitEvent");
+    }
+}
+
+/* On a device that has failed everything is past: who waits shall be told so. */
+bool cuda_event_query(const struct event *base) {
+    const struct cuda_event *event = (const struct cuda_event *)base;
+    return !event->recorded || cudaEventQuery(event->handle) != cudaErrorNotReady;
+}
+
+struct status cuda_event_sync(struct event *base) {
+    struct cuda_event *event = cuda_event_of(base);
+    if (!event->recorded) {
+        return STATUS_SUCCESS;
+    }
+    cudaError_t error = cudaEventSynchronize(event->handle);
+    if (error != cudaSuccess) {
+        cudaGetLastError();
+        return cuda_status(error, "cudaEventSynchronize");
+    }
+    if (status_failed(&event->failure)) {
+        return event->failure;
+    }
+    return event->computed ? reported((const struct cuda_device *)base->device) : STATUS_SUCCESS;
+}
+
+uint64_t cuda_event_time_ns(const struct event *base) {
+    const struct cuda_event *event = (const struct cuda_event *)base;
+    CHECK(event->recorded && cuda_event_query(base));
+    return cuda_clock_time_ns(&cuda_machine_of(base->device)->clock, event->handle);
+}
