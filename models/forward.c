@@ -9,7 +9,6 @@
 #include "base/bytes.h"
 #include "base/check.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 /* Where everything lies: offsets into the two allocations. The inputs come first in both, at the same offsets, the
@@ -17,7 +16,7 @@
 struct places {
     uint32_t table_stride;
     size_t tokens, positions, logit_rows, segments, last_segments, block_table; /* both */
-    size_t residual, normed, angles;                                            /* device, a row for each token */
+    size_t residual, normed, angles[ROPE_KINDS];                                /* device, a row for each token */
     size_t last_residual, last_normed, last_angles;                             /* device, a row for each logit row */
     size_t query, key, value, attention;                                        /* device; gone when ... */
     size_t gate, up;                                                            /* ... these take their place */
@@ -42,9 +41,9 @@ struct forward {
 /* Rows on their way through a layer. */
 struct rows {
     uint32_t count;
-    float *residual; /* (count, width) */
-    float *normed;   /* (count, width) */
-    float *angles;   /* (count, rope_pairs, 2) */
+    float *residual;           /* (count, width) */
+    float *normed;             /* (count, width) */
+    float *angles[ROPE_KINDS]; /* (count, rope_pairs, 2); the last rows have those of the last layer twice */
     struct kv_batch batch;
 };
 
@@ -56,7 +55,8 @@ static size_t reserve(size_t *end, size_t elements, size_t element_bytes) {
     return at;
 }
 
-static struct places place(const struct model_shape *shape, const struct forward_limits *limits) {
+static struct places place(const struct model *model, const struct forward_limits *limits) {
+    const struct model_shape *shape = &model->shape;
     struct places p = {.table_stride = (limits->context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS};
     const size_t rows = limits->rows, last = limits->logit_rows, f32 = sizeof(float), u32 = sizeof(uint32_t);
     const size_t query_width = (size_t)shape->query_heads * shape->head_dim;
@@ -75,7 +75,10 @@ static struct places place(const struct model_shape *shape, const struct forward
 
     p.residual = reserve(&end, rows * shape->width, f32);
     p.normed = reserve(&end, rows * shape->width, f32);
-    p.angles = reserve(&end, rows * shape->rope_pairs * 2, f32);
+    for (int kind = 0; kind < ROPE_KINDS; kind++) {
+        const bool used = kind == ROPE_GLOBAL || model->pass.local_rope;
+        p.angles[kind] = reserve(&end, used ? rows * shape->rope_pairs * 2 : 0, f32);
+    }
     p.last_residual = reserve(&end, last * shape->width, f32);
     p.last_normed = reserve(&end, last * shape->width, f32);
     p.last_angles = reserve(&end, last * shape->rope_pairs * 2, f32);
@@ -94,11 +97,11 @@ static struct places place(const struct model_shape *shape, const struct forward
 }
 
 size_t forward_device_bytes(const struct model *model, const struct forward_limits *limits) {
-    return place(&model->shape, limits).device_bytes;
+    return place(model, limits).device_bytes;
 }
 
 size_t forward_host_bytes(const struct model *model, const struct forward_limits *limits) {
-    return place(&model->shape, limits).host_bytes;
+    return place(model, limits).host_bytes;
 }
 
 /* ---- life ---- */
@@ -158,7 +161,7 @@ struct status forward_create(struct model *model, struct device *device, struct 
                                 .offload = offload,
                                 .limits = *limits,
                                 .kv = model_kv_shape(model, kv_type),
-                                .places = place(&model->shape, limits)};
+                                .places = place(model, limits)};
     struct status status = create(forward);
     if (status_failed(&status)) {
         forward_destroy(forward);
@@ -210,11 +213,11 @@ struct layer {
 };
 
 static const float *layer_vector(const struct layer *layer, enum layer_tensor i) {
-    return layer->layout->tensor[i] ? (const float *)(layer->slabs[0] + layer->layout->offset[i]) : NULL;
+    return layer->layout->tensor[i].rows > 0 ? (const float *)(layer->slabs[0] + layer->layout->offset[i]) : NULL;
 }
 
 static uint32_t matrix_rows(const struct layer *layer, enum layer_tensor i) {
-    return (uint32_t)layer->layout->tensor[i]->extent[1];
+    return layer->layout->tensor[i].rows;
 }
 
 /* Products of one input on their way into an op. */
@@ -226,7 +229,7 @@ struct products {
 /* The product of a layer's matrix `i` with a whole row, slab by slab, written or added to rows of its own width. */
 static void add_product(struct products *products, const struct forward *forward, const struct layer *layer,
                         enum layer_tensor i, const float *bias, float *out, bool accumulate) {
-    const struct gguf_tensor *tensor = layer->layout->tensor[i];
+    const struct model_tensor *tensor = &layer->layout->tensor[i];
     const uint32_t rows = matrix_rows(layer, i), slabs = forward->model->slabs;
     for (uint32_t slab = 0; slab < slabs; slab++) {
         const struct row_range range = layout_slab_rows(rows, slabs, slab);
@@ -250,6 +253,50 @@ static void multiply(const struct forward *forward, const struct products *produ
     }
 }
 
+/* The family's norm of `count` rows of the width. */
+static void normalize(const struct forward *forward, float *out, const float *x, const float *gain, const float *bias,
+                      uint32_t count) {
+    const struct model_shape *shape = &forward->model->shape;
+    if (forward->model->family->norm == NORM_LAYER) {
+        op_layernorm(forward->stream, out, x, gain, bias, shape->norm_epsilon, count, shape->width);
+    } else {
+        op_rmsnorm(forward->stream, out, x, gain, shape->norm_epsilon, count, shape->width);
+    }
+}
+
+/* Which angles a layer rotates by. */
+static enum rope_kind rope_kind(const struct forward *forward, const struct layer *layer) {
+    const struct pass *pass = &forward->model->pass;
+    return pass->local_rope && pass->window[layer->index] > 0 ? ROPE_LOCAL : ROPE_GLOBAL;
+}
+
+/* Normalizes queries or keys head by head, in families that do, and rotates them. */
+static void finish_heads(const struct forward *forward, const struct layer *layer, enum layer_tensor matrix,
+                         enum layer_tensor norm, const struct rows *rows, float *x, uint32_t heads) {
+    const struct model_shape *shape = &forward->model->shape;
+    const float *gain = layer_vector(layer, norm);
+    if (gain != NULL) {
+        op_rmsnorm(forward->stream, x, x, gain, shape->norm_epsilon, rows->count * heads, shape->head_dim);
+    }
+    if (shape->rope_pairs > 0) {
+        op_rope(forward->stream, x, matrix_rows(layer, matrix), rows->angles[rope_kind(forward, layer)],
+                shape->rope_style, rows->count, heads, shape->head_dim, shape->rope_pairs);
+    }
+}
+
+/* In the last layer only the rows go on whose results anybody reads. */
+static void gather_wanted(struct forward *forward, const struct layer *layer, const struct rows *all,
+                          const struct rows *wanted) {
+    const struct model_shape *shape = &forward->model->shape;
+    const uint32_t *rows = (const uint32_t *)(forward->device_memory + forward->places.logit_rows);
+    const enum rope_kind kind = rope_kind(forward, layer);
+    op_gather(forward->stream, wanted->residual, all->residual, rows, wanted->count, shape->width);
+    op_gather(forward->stream, wanted->normed, all->normed, rows, wanted->count, shape->width);
+    if (shape->rope_pairs > 0) {
+        op_gather(forward->stream, wanted->angles[kind], all->angles[kind], rows, wanted->count, shape->rope_pairs * 2);
+    }
+}
+
 /* Queries of `wanted`, keys and values of `all`, rotated, and the keys and values stored. `wanted` is `all`, or in
  * the last layer the few rows of it whose results anybody reads, which are gathered here. */
 static void run_queries_keys_values(struct forward *forward, const struct layer *layer, const struct rows *all,
@@ -257,59 +304,76 @@ static void run_queries_keys_values(struct forward *forward, const struct layer 
     const struct model_shape *shape = &forward->model->shape;
     const struct places *p = &forward->places;
     float *query = floats(forward, p->query), *key = floats(forward, p->key), *value = floats(forward, p->value);
-    struct stream *stream = forward->stream;
     struct products products;
     products.count = 0;
-    op_rmsnorm(stream, all->normed, all->residual, layer_vector(layer, LAYER_ATTENTION_NORM), shape->norm_epsilon,
-               all->count, shape->width);
+    normalize(forward, all->normed, all->residual, layer_vector(layer, LAYER_ATTENTION_NORM),
+              layer_vector(layer, LAYER_ATTENTION_NORM_BIAS), all->count);
     add_product(&products, forward, layer, LAYER_KEY, layer_vector(layer, LAYER_KEY_BIAS), key, false);
     add_product(&products, forward, layer, LAYER_VALUE, layer_vector(layer, LAYER_VALUE_BIAS), value, false);
     if (wanted != all) {
         multiply(forward, &products, all->normed, all->count);
-        const uint32_t *rows = (const uint32_t *)(forward->device_memory + p->logit_rows);
-        op_gather(stream, wanted->residual, all->residual, rows, wanted->count, shape->width);
-        op_gather(stream, wanted->normed, all->normed, rows, wanted->count, shape->width);
-        op_gather(stream, wanted->angles, all->angles, rows, wanted->count, shape->rope_pairs * 2);
+        gather_wanted(forward, layer, all, wanted);
         products.count = 0;
     }
     add_product(&products, forward, layer, LAYER_QUERY, layer_vector(layer, LAYER_QUERY_BIAS), query, false);
     multiply(forward, &products, wanted->normed, wanted->count);
-    op_rope(stream, query, matrix_rows(layer, LAYER_QUERY), wanted->angles, shape->rope_style, wanted->count,
-            shape->query_heads, shape->head_dim, shape->rope_pairs);
-    op_rope(stream, key, matrix_rows(layer, LAYER_KEY), all->angles, shape->rope_style, all->count, shape->kv_heads,
-            shape->head_dim, shape->rope_pairs);
-    op_kv_store(stream, &all->batch, layer->index, key, matrix_rows(layer, LAYER_KEY), value,
+    finish_heads(forward, layer, LAYER_QUERY, LAYER_QUERY_NORM, wanted, query, shape->query_heads);
+    finish_heads(forward, layer, LAYER_KEY, LAYER_KEY_NORM, all, key, shape->kv_heads);
+    op_kv_store(forward->stream, &all->batch, layer->index, key, matrix_rows(layer, LAYER_KEY), value,
                 matrix_rows(layer, LAYER_VALUE));
+}
+
+/* The product of x with the last matrix of a half of a layer, on its way into the residual: added as it is or, in
+ * families with norms after the halves, by way of `normed`, whose rows nobody needs any more. */
+static void add_to_residual(struct forward *forward, const struct layer *layer, enum layer_tensor matrix,
+                            enum layer_tensor bias, enum layer_tensor post_norm, const struct rows *rows,
+                            const float *x) {
+    const struct model_shape *shape = &forward->model->shape;
+    const float *gain = layer_vector(layer, post_norm);
+    struct products product;
+    product.count = 0;
+    add_product(&product, forward, layer, matrix, layer_vector(layer, bias), gain ? rows->normed : rows->residual,
+                gain == NULL);
+    multiply(forward, &product, x, rows->count);
+    if (gain != NULL) {
+        op_rmsnorm_add(forward->stream, rows->residual, rows->normed, gain, shape->norm_epsilon, rows->count,
+                       shape->width);
+    }
 }
 
 /* Attention of `rows`, whose queries are ready, added to their residual. */
 static void run_attention(struct forward *forward, const struct layer *layer, const struct rows *rows) {
     const struct model_shape *shape = &forward->model->shape;
+    const struct pass *pass = &forward->model->pass;
     const size_t query_width = (size_t)shape->query_heads * shape->head_dim;
     float *attention = floats(forward, forward->places.attention);
     op_attention(forward->stream, attention, query_width, floats(forward, forward->places.query), query_width,
-                 &rows->batch, layer->index, shape->query_heads, 1 / sqrtf((float)shape->head_dim), 0);
-    struct products output;
-    output.count = 0;
-    add_product(&output, forward, layer, LAYER_ATTENTION_OUTPUT, NULL, rows->residual, true);
-    multiply(forward, &output, attention, rows->count);
+                 &rows->batch, layer->index, shape->query_heads, pass->attention_scale, pass->window[layer->index]);
+    add_to_residual(forward, layer, LAYER_ATTENTION_OUTPUT, LAYER_ATTENTION_OUTPUT_BIAS, LAYER_POST_ATTENTION_NORM,
+                    rows, attention);
 }
 
-/* SwiGLU, Shazeer arXiv 2002.05202, added to the residual of `rows`. */
+/* Two matrices with an activation between them, or three of which one is its gate (Shazeer, arXiv 2002.05202); added
+ * to the residual of `rows`. */
 static void run_feed_forward(struct forward *forward, const struct layer *layer, const struct rows *rows) {
-    const struct model_shape *shape = &forward->model->shape;
+    const struct model *model = forward->model;
     float *gate = floats(forward, forward->places.gate), *up = floats(forward, forward->places.up);
+    const bool gated = layer->layout->tensor[LAYER_GATE].rows > 0;
     struct products products;
     products.count = 0;
-    op_rmsnorm(forward->stream, rows->normed, rows->residual, layer_vector(layer, LAYER_FEED_FORWARD_NORM),
-               shape->norm_epsilon, rows->count, shape->width);
-    add_product(&products, forward, layer, LAYER_GATE, NULL, gate, false);
-    add_product(&products, forward, layer, LAYER_UP, NULL, up, false);
+    normalize(forward, rows->normed, rows->residual, layer_vector(layer, LAYER_FEED_FORWARD_NORM),
+              layer_vector(layer, LAYER_FEED_FORWARD_NORM_BIAS), rows->count);
+    if (gated) {
+        add_product(&products, forward, layer, LAYER_GATE, layer_vector(layer, LAYER_GATE_BIAS), gate, false);
+    }
+    add_product(&products, forward, layer, LAYER_UP, layer_vector(layer, LAYER_UP_BIAS), up, false);
     multiply(forward, &products, rows->normed, rows->count);
-    op_gated(forward->stream, ACTIVATION_SILU, gate, gate, up, rows->count, shape->feed_forward);
-    products.count = 0;
-    add_product(&products, forward, layer, LAYER_DOWN, NULL, rows->residual, true);
-    multiply(forward, &products, gate, rows->count);
+    if (gated) {
+        op_gated(forward->stream, model->family->activation, up, gate, up, rows->count, model->shape.feed_forward);
+    } else {
+        op_activate(forward->stream, model->family->activation, up, up, rows->count, model->shape.feed_forward);
+    }
+    add_to_residual(forward, layer, LAYER_DOWN, LAYER_DOWN_BIAS, LAYER_POST_FEED_FORWARD_NORM, rows, up);
 }
 
 static void run_layer(struct forward *forward, uint32_t index, const struct rows *all, const struct rows *wanted) {
@@ -379,7 +443,7 @@ static struct rows all_rows(const struct forward *forward) {
         .count = in->rows,
         .residual = floats(forward, p->residual),
         .normed = floats(forward, p->normed),
-        .angles = floats(forward, p->angles),
+        .angles = {floats(forward, p->angles[ROPE_GLOBAL]), floats(forward, p->angles[ROPE_LOCAL])},
         .batch = {.shape = forward->kv,
                   .segments = (const struct kv_segment *)(forward->device_memory + p->segments),
                   .segments_host = in->segments,
@@ -396,7 +460,7 @@ static struct rows last_rows(struct forward *forward, const struct rows *all) {
     struct rows rows = {.count = forward->inputs.logit_count,
                         .residual = floats(forward, p->last_residual),
                         .normed = floats(forward, p->last_normed),
-                        .angles = floats(forward, p->last_angles),
+                        .angles = {floats(forward, p->last_angles), floats(forward, p->last_angles)},
                         .batch = all->batch};
     rows.batch.segments = (const struct kv_segment *)(forward->device_memory + p->last_segments);
     rows.batch.segments_host = (const struct kv_segment *)(forward->host_memory + p->last_segments);
@@ -406,20 +470,46 @@ static struct rows last_rows(struct forward *forward, const struct rows *all) {
 }
 
 static struct weight global_weight(const struct model *model, enum global_tensor i) {
-    return layout_weight(model->global[i], (uint32_t)model->global[i]->extent[1],
-                         model->globals + model->global_offset[i]);
+    return layout_weight(&model->global[i], model->global[i].rows, model->globals + model->global_offset[i]);
+}
+
+static const float *global_floats(const struct model *model, enum global_tensor i) {
+    return model->global[i].rows > 0 ? (const float *)(model->globals + model->global_offset[i]) : NULL;
+}
+
+/* Embeddings of the iteration's tokens, where they are, and by which angles they are rotated. */
+static void run_embedding(struct forward *forward, const struct rows *rows) {
+    const struct model *model = forward->model;
+    const struct model_shape *shape = &model->shape;
+    const uint32_t *tokens = (const uint32_t *)(forward->device_memory + forward->places.tokens);
+    const uint32_t *positions = (const uint32_t *)(forward->device_memory + forward->places.positions);
+    op_embed(forward->stream, rows->residual, global_weight(model, GLOBAL_EMBEDDING), tokens, rows->count);
+    if (model->pass.embedding_scale != 1) {
+        op_scale(forward->stream, rows->residual, model->pass.embedding_scale, rows->count, shape->width);
+    }
+    if (model->family->learned_positions) {
+        op_add_rows(forward->stream, rows->residual, global_floats(model, GLOBAL_POSITIONS),
+                    model->global[GLOBAL_POSITIONS].rows, positions, rows->count, shape->width);
+    }
+    for (int kind = 0; kind < ROPE_KINDS && shape->rope_pairs > 0; kind++) {
+        const float *frequency = (const float *)(model->globals + model->rope_offset[kind]);
+        if (kind == ROPE_GLOBAL || model->pass.local_rope) {
+            op_rope_angles(forward->stream, rows->angles[kind], positions, frequency,
+                           kind == ROPE_GLOBAL ? shape->rope_magnitude : 1, rows->count, shape->rope_pairs);
+        }
+    }
 }
 
 /* Logits and their largest for `rows`, which are the wanted ones in order. */
 static void run_head(struct forward *forward, const struct rows *rows) {
     const struct model *model = forward->model;
     const struct model_shape *shape = &model->shape;
-    const float *gain = (const float *)(model->globals + model->global_offset[GLOBAL_NORM]);
     float *logits = floats(forward, forward->places.logits);
     struct matmul_part head = {.weight = global_weight(model, shape->tied_head ? GLOBAL_EMBEDDING : GLOBAL_HEAD),
                                .out = logits,
                                .out_stride = shape->vocabulary};
-    op_rmsnorm(forward->stream, rows->normed, rows->residual, gain, shape->norm_epsilon, rows->count, shape->width);
+    normalize(forward, rows->normed, rows->residual, global_floats(model, GLOBAL_NORM),
+              global_floats(model, GLOBAL_NORM_BIAS), rows->count);
     op_matmul(forward->stream, &head, 1, rows->normed, shape->width, rows->count);
     op_argmax(forward->stream, (uint32_t *)(forward->device_memory + forward->places.argmax), logits, rows->count,
               shape->vocabulary);
@@ -448,8 +538,7 @@ static void copy_results(struct forward *forward, const bool *logits_wanted) {
 
 void forward_run(struct forward *forward, const bool *logits_wanted) {
     check_inputs(forward);
-    const struct model *model = forward->model;
-    const struct model_shape *shape = &model->shape;
+    const struct model_shape *shape = &forward->model->shape;
     const struct forward_inputs *in = &forward->inputs;
     const struct places *p = &forward->places;
     struct rows all = all_rows(forward), last = last_rows(forward, &all);
@@ -458,11 +547,7 @@ void forward_run(struct forward *forward, const bool *logits_wanted) {
     size_t input_bytes = p->block_table + (size_t)in->segment_count * p->table_stride * sizeof(uint64_t);
     stream_copy(forward->stream, forward->device_memory, forward->host_memory, input_bytes, COPY_HOST_TO_DEVICE);
     event_record(forward->begun, forward->stream);
-    op_embed(forward->stream, all.residual, global_weight(model, GLOBAL_EMBEDDING),
-             (const uint32_t *)(forward->device_memory + p->tokens), all.count);
-    op_rope_angles(forward->stream, all.angles, (const uint32_t *)(forward->device_memory + p->positions),
-                   (const float *)(model->globals + model->rope_offset), shape->rope_magnitude, all.count,
-                   shape->rope_pairs);
+    run_embedding(forward, &all);
     for (uint32_t layer = 0; layer < shape->layers; layer++) {
         run_layer(forward, layer, &all, layer + 1 == shape->layers ? wanted : &all);
     }

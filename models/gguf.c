@@ -450,14 +450,3 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *gguf, const char *
         bsearch(&address, gguf->by_name, gguf->tensor_count, sizeof *gguf->by_name, compare_tensors);
     return found ? *found : NULL;
 }
-
-void gguf_forget(const struct gguf *gguf, const struct gguf_tensor *tensor) {
-    if (!gguf->mapped) {
-        return;
-    }
-    /* Whole pages, those shared with neighbours too: a neighbour's bytes are read again when they are wanted. */
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t begin = (size_t)((const uint8_t *)tensor->data - gguf->data) & ~(page - 1);
-    size_t end = (size_t)((const uint8_t *)tensor->data - gguf->data) + tensor->bytes;
-    madvise((void *)(gguf->data + begin), end - begin, MADV_DONTNEED);
-}

@@ -81,7 +81,4 @@ size_t gguf_tensor_count(const struct gguf *gguf);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *gguf, size_t index);
 const struct gguf_tensor *gguf_find_tensor(const struct gguf *gguf, const char *name); /* NULL if absent */
 
-/* Tells the system that a tensor's file pages are not needed any more (they can be read again at any time). */
-void gguf_forget(const struct gguf *gguf, const struct gguf_tensor *tensor);
-
 #endif

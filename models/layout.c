@@ -1,212 +1,119 @@
-/* The tensors of a model: found by name, checked against the hyperparameters, and packed for a device.
+/* The tensors of a model, placed and packed for a device.
  *
- * Owns: the tables of names and extents, and the order in which tensors lie in a packed layer: one contiguous run,
- * each tensor at a multiple of 64 bytes. Layers may differ in size, since files mix types between layers.
- * Threads: any; nothing here is mutable but what the caller passes. */
+ * Owns: the order in which tensors lie in a packed layer: one contiguous run, each tensor at a multiple of 64 bytes.
+ * Layers may differ in size, since files mix types between layers. What a file has otherwise than devices want it
+ * (transposed, to be quantized, unaligned) passes through scratch memory on the way. Threads: any; nothing here is
+ * mutable but what the caller passes. */
 #include "models/model_internal.h"
 
 #include "base/bytes.h"
+#include "models/quantize.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { ALIGNMENT = 64, NAME_BYTES = 64 };
+enum { ALIGNMENT = 64 };
 
-/* What an extent of a tensor has to be. */
-enum extent { EXTENT_ONE, EXTENT_WIDTH, EXTENT_QUERY, EXTENT_KV, EXTENT_FEED_FORWARD, EXTENT_VOCABULARY, EXTENT_PAIRS };
+/* ---- rows, from the file ---- */
 
-static const char *const extent_names[] = {
-    [EXTENT_ONE] = "1",
-    [EXTENT_WIDTH] = "embedding_length",
-    [EXTENT_QUERY] = "attention.head_count * head size",
-    [EXTENT_KV] = "attention.head_count_kv * head size",
-    [EXTENT_FEED_FORWARD] = "feed_forward_length",
-    [EXTENT_VOCABULARY] = "vocab_size",
-    [EXTENT_PAIRS] = "rope.dimension_count / 2",
-};
-
-struct tensor_row {
-    const char *name;
-    enum extent rows, columns; /* rows are EXTENT_ONE: a vector, used as f32 */
-    enum presence presence;
-};
-
-static const struct tensor_row global_rows[GLOBAL_TENSORS] = {
-    [GLOBAL_EMBEDDING] = {"token_embd.weight", EXTENT_VOCABULARY, EXTENT_WIDTH, PRESENCE_REQUIRED},
-    [GLOBAL_NORM] = {"output_norm.weight", EXTENT_ONE, EXTENT_WIDTH, PRESENCE_REQUIRED},
-    [GLOBAL_HEAD] = {"output.weight", EXTENT_VOCABULARY, EXTENT_WIDTH, PRESENCE_OPTIONAL},
-    [GLOBAL_ROPE_FACTORS] = {"rope_freqs.weight", EXTENT_ONE, EXTENT_PAIRS, PRESENCE_OPTIONAL},
-};
-
-/* After "blk.N."; the biases' presence is the family's. */
-static const struct tensor_row layer_rows[LAYER_TENSORS] = {
-    [LAYER_ATTENTION_NORM] = {"attn_norm.weight", EXTENT_ONE, EXTENT_WIDTH, PRESENCE_REQUIRED},
-    [LAYER_QUERY] = {"attn_q.weight", EXTENT_QUERY, EXTENT_WIDTH, PRESENCE_REQUIRED},
-    [LAYER_QUERY_BIAS] = {"attn_q.bias", EXTENT_ONE, EXTENT_QUERY, PRESENCE_NONE},
-    [LAYER_KEY] = {"attn_k.weight", EXTENT_KV, EXTENT_WIDTH, PRESENCE_REQUIRED},
-    [LAYER_KEY_BIAS] = {"attn_k.bias", EXTENT_ONE, EXTENT_KV, PRESENCE_NONE},
-    [LAYER_VALUE] = {"attn_v.weight", EXTENT_KV, EXTENT_WIDTH, PRESENCE_REQUIRED},
-    [LAYER_VALUE_BIAS] = {"attn_v.bias", EXTENT_ONE, EXTENT_KV, PRESENCE_NONE},
-    [LAYER_ATTENTION_OUTPUT] = {"attn_output.weight", EXTENT_WIDTH, EXTENT_QUERY, PRESENCE_REQUIRED},
-    [LAYER_FEED_FORWARD_NORM] = {"ffn_norm.weight", EXTENT_ONE, EXTENT_WIDTH, PRESENCE_REQUIRED},
-    [LAYER_GATE] = {"ffn_gate.weight", EXTENT_FEED_FORWARD, EXTENT_WIDTH, PRESENCE_REQUIRED},
-    [LAYER_UP] = {"ffn_up.weight", EXTENT_FEED_FORWARD, EXTENT_WIDTH, PRESENCE_REQUIRED},
-    [LAYER_DOWN] = {"ffn_down.weight", EXTENT_WIDTH, EXTENT_FEED_FORWARD, PRESENCE_REQUIRED},
-};
-
-static uint32_t extent_value(const struct model_shape *shape, enum extent extent) {
-    switch (extent) {
-    case EXTENT_ONE:
-        return 1;
-    case EXTENT_WIDTH:
-        return shape->width;
-    case EXTENT_QUERY:
-        return shape->query_heads * shape->head_dim;
-    case EXTENT_KV:
-        return shape->kv_heads * shape->head_dim;
-    case EXTENT_FEED_FORWARD:
-        return shape->feed_forward;
-    case EXTENT_VOCABULARY:
-        return shape->vocabulary;
-    case EXTENT_PAIRS:
-        return shape->rope_pairs;
+/* Values of floats whose columns lie `step` bytes apart, as f32. */
+static void gather_floats(enum tensor_type type, const uint8_t *from, size_t step, float *out, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        tensor_dequantize_row(type, from + i * step, out + i, 1);
     }
-    return 0;
 }
 
-/* ---- finding ---- */
-
-static bool is_vector(const struct tensor_row *row) {
-    return row->rows == EXTENT_ONE;
+/* Row `row` of a tensor of floats as f32. */
+static void read_row(const struct model_tensor *tensor, uint32_t row, float *out) {
+    const uint8_t *from = tensor->data + row * tensor->row_step;
+    if (tensor->column_step > 0) {
+        gather_floats(tensor->file_type, from, tensor->column_step, out, tensor->columns);
+    } else {
+        tensor_dequantize_row(tensor->file_type, from, out, tensor->columns);
+    }
+    for (uint32_t i = 0; tensor->offset != 0 && i < tensor->columns; i++) {
+        out[i] += tensor->offset;
+    }
 }
 
-static struct status check_tensor(const struct model_shape *shape, const struct tensor_row *row,
-                                  const struct gguf_tensor *tensor, const char *name) {
-    uint32_t rows = extent_value(shape, row->rows), columns = extent_value(shape, row->columns);
-    if (tensor->extent[0] != columns || tensor->extent[1] != rows || tensor->extent[2] * tensor->extent[3] != 1) {
-        return status_error(STATUS_INVALID, "tensor '%s': is %llu x %llu, must be %u (%s) x %u (%s)", name,
-                            (unsigned long long)tensor->extent[0], (unsigned long long)tensor->extent[1], columns,
-                            extent_names[row->columns], rows, extent_names[row->rows]);
+void layout_read_plain(const struct model_tensor *tensor, float *out) {
+    for (uint32_t row = 0; row < tensor->rows; row++) {
+        read_row(tensor, row, out + (size_t)row * tensor->columns);
     }
-    if (is_vector(row) && tensor_traits(tensor->type)->block_elements != 1) {
-        return status_error(STATUS_UNSUPPORTED, "tensor '%s': type: is %s; a vector must be F32, F16 or BF16", name,
-                            tensor_traits(tensor->type)->name);
-    }
-    return STATUS_SUCCESS;
 }
 
-static struct status find_tensor(const struct model *model, const struct tensor_row *row, enum presence presence,
-                                 const char *name, const struct gguf_tensor **out) {
-    const struct gguf_tensor *tensor = gguf_find_tensor(model->gguf, name);
-    if (tensor == NULL && presence == PRESENCE_REQUIRED) {
-        return status_error(STATUS_INVALID, "tensor '%s': is missing", name);
-    }
-    if (tensor != NULL && presence == PRESENCE_NONE) {
-        tensor = NULL; /* refused with every other tensor that nothing claims */
-    }
-    if (tensor != NULL) {
-        TRY(check_tensor(&model->shape, row, tensor, name));
-    }
-    *out = tensor;
-    return STATUS_SUCCESS;
+/* Whether devices can pack a matrix from where it lies. */
+static bool lies_ready(const struct model_tensor *tensor) {
+    const struct tensor_traits *traits = tensor_traits(tensor->file_type);
+    bool aligned = traits->block_elements > 1 || (uintptr_t)tensor->data % traits->block_bytes == 0;
+    return tensor->type == tensor->file_type && tensor->column_step == 0 && aligned;
 }
 
-static enum presence layer_presence(const struct model *model, enum layer_tensor i) {
-    bool qkv_bias = i == LAYER_QUERY_BIAS || i == LAYER_KEY_BIAS || i == LAYER_VALUE_BIAS;
-    return qkv_bias ? model->family->qkv_bias : layer_rows[i].presence;
+static size_t scratch_bytes(const struct model_tensor *tensor) {
+    return tensor->rows == 0 || lies_ready(tensor)
+               ? 0
+               : tensor->rows * tensor_row_bytes(tensor->type, tensor->columns) + tensor->columns * sizeof(float);
 }
 
-static bool is_claimed(const struct model *model, const struct gguf_tensor *tensor) {
-    for (int i = 0; i < GLOBAL_TENSORS; i++) {
-        if (model->global[i] == tensor) {
-            return true;
+/* One row as its type on the device has it; `values` (columns) is scratch. */
+static void convert_row(const struct model_tensor *tensor, uint32_t row, float *values, uint8_t *out) {
+    const size_t value_bytes = tensor_traits(tensor->file_type)->block_bytes;
+    const uint8_t *from = tensor->data + row * tensor->row_step;
+    if (tensor->type != tensor->file_type) {
+        read_row(tensor, row, values);
+        quantize_row(tensor->type, values, out, tensor->columns);
+    } else if (tensor->column_step == 0) {
+        memcpy(out, from, tensor->columns * value_bytes);
+    } else {
+        for (uint32_t i = 0; i < tensor->columns; i++) {
+            memcpy(out + i * value_bytes, from + i * tensor->column_step, value_bytes);
         }
+    }
+}
+
+/* Rows of a matrix as devices pack them: where they lie, or in `scratch`. */
+static const void *ready_rows(const struct model_tensor *tensor, struct row_range rows, void *scratch) {
+    if (lies_ready(tensor)) {
+        return tensor->data + rows.first * tensor->row_step;
+    }
+    float *values = scratch;
+    uint8_t *converted = (uint8_t *)(values + tensor->columns);
+    const size_t row_bytes = tensor_row_bytes(tensor->type, tensor->columns);
+    for (uint32_t row = 0; row < rows.count; row++) {
+        convert_row(tensor, rows.first + row, values, converted + row * row_bytes);
+    }
+    return converted;
+}
+
+size_t layout_scratch_bytes(const struct model *model) {
+    size_t most = 0;
+    for (int i = 0; i < GLOBAL_TENSORS; i++) {
+        size_t bytes = layout_is_plain_global((enum global_tensor)i) ? 0 : scratch_bytes(&model->global[i]);
+        most = bytes > most ? bytes : most;
     }
     for (uint32_t layer = 0; layer < model->shape.layers; layer++) {
         for (int i = 0; i < LAYER_TENSORS; i++) {
-            if (model->layers[layer].tensor[i] == tensor) {
-                return true;
-            }
+            bool vector = layout_is_vector((enum layer_tensor)i);
+            size_t bytes = vector ? 0 : scratch_bytes(&model->layers[layer].tensor[i]);
+            most = bytes > most ? bytes : most;
         }
     }
-    return false;
-}
-
-static struct status refuse_unclaimed(const struct model *model, size_t claimed) {
-    for (size_t i = 0; claimed < gguf_tensor_count(model->gguf) && i <= claimed; i++) {
-        const struct gguf_tensor *tensor = gguf_tensor_at(model->gguf, i);
-        if (!is_claimed(model, tensor)) {
-            return status_error(STATUS_UNSUPPORTED, "tensor '%.*s': is not part of the family '%s' as it is built",
-                                tensor->name.bytes < 64 ? (int)tensor->name.bytes : 64, tensor->name.data,
-                                model->family->architecture);
-        }
-    }
-    return STATUS_SUCCESS;
-}
-
-static void count_tensor(struct model *model, const struct gguf_tensor *tensor, size_t *claimed) {
-    if (tensor != NULL) {
-        (*claimed)++;
-        model->shape.parameters += tensor->extent[0] * tensor->extent[1];
-    }
-}
-
-struct status layout_find(struct model *model) {
-    size_t claimed = 0;
-    for (int i = 0; i < GLOBAL_TENSORS; i++) {
-        const struct tensor_row *row = &global_rows[i];
-        TRY(find_tensor(model, row, row->presence, row->name, &model->global[i]));
-        count_tensor(model, model->global[i], &claimed);
-    }
-    model->shape.tied_head = model->global[GLOBAL_HEAD] == NULL;
-
-    /* A layer has at least one tensor, so a lying block_count ends here and not in a large allocation. */
-    if (model->shape.layers > gguf_tensor_count(model->gguf)) {
-        return status_error(STATUS_INVALID, "key '%s.block_count': is %u, and the file has only %zu tensors",
-                            model->family->architecture, model->shape.layers, gguf_tensor_count(model->gguf));
-    }
-    model->layers = calloc(model->shape.layers, sizeof *model->layers);
-    if (model->layers == NULL) {
-        return status_error(STATUS_NO_MEMORY, "no memory for the directory of %u layers", model->shape.layers);
-    }
-    for (uint32_t layer = 0; layer < model->shape.layers; layer++) {
-        for (int i = 0; i < LAYER_TENSORS; i++) {
-            char name[NAME_BYTES];
-            snprintf(name, sizeof name, "blk.%u.%s", layer, layer_rows[i].name);
-            TRY(find_tensor(model, &layer_rows[i], layer_presence(model, (enum layer_tensor)i), name,
-                            &model->layers[layer].tensor[i]));
-            count_tensor(model, model->layers[layer].tensor[i], &claimed);
-        }
-    }
-    return refuse_unclaimed(model, claimed);
+    return most;
 }
 
 /* ---- placing and packing ---- */
 
-static size_t packed_bytes(const struct device *device, const struct tensor_row *row,
-                           const struct gguf_tensor *tensor) {
-    if (tensor == NULL) {
-        return 0;
-    }
-    if (is_vector(row)) {
-        return bytes_align(tensor->extent[0] * sizeof(float), ALIGNMENT);
-    }
-    return device_packed_bytes(device, tensor->type, (uint32_t)tensor->extent[1], (uint32_t)tensor->extent[0]);
+static size_t plain_bytes(const struct model_tensor *tensor) {
+    return bytes_align((size_t)tensor->rows * tensor->columns * sizeof(float), ALIGNMENT);
 }
 
-static void pack(const struct device *device, const struct tensor_row *row, const struct gguf_tensor *tensor,
-                 void *packed) {
-    if (tensor == NULL) {
-        return;
-    }
-    if (is_vector(row)) {
-        memset(packed, 0, packed_bytes(device, row, tensor));
-        tensor_dequantize_row(tensor->type, tensor->data, packed, tensor->extent[0]);
-    } else {
-        device_pack(device, tensor->type, (uint32_t)tensor->extent[1], (uint32_t)tensor->extent[0], tensor->data,
-                    packed);
-    }
+static void pack_plain(const struct model_tensor *tensor, void *packed) {
+    memset(packed, 0, plain_bytes(tensor));
+    layout_read_plain(tensor, packed);
+}
+
+static void pack_rows(const struct device *device, const struct model_tensor *tensor, struct row_range rows,
+                      void *packed, void *scratch) {
+    device_pack(device, tensor->type, rows.count, tensor->columns, ready_rows(tensor, rows, scratch), packed);
 }
 
 struct row_range layout_slab_rows(uint32_t rows, uint32_t slabs, uint32_t slab) {
@@ -216,67 +123,78 @@ struct row_range layout_slab_rows(uint32_t rows, uint32_t slabs, uint32_t slab) 
     return (struct row_range){.first = (uint32_t)first, .count = first < end ? (uint32_t)(end - first) : 0};
 }
 
+/* The rows of tensor `i` in a slab: all of a vector's, which lies in the first. */
+static struct row_range rows_in_slab(const struct layer_layout *layer, int i, uint32_t slabs, uint32_t slab) {
+    const uint32_t rows = layer->tensor[i].rows;
+    if (layout_is_vector((enum layer_tensor)i)) {
+        return (struct row_range){.first = 0, .count = slab == 0 ? rows : 0};
+    }
+    return layout_slab_rows(rows, slabs, slab);
+}
+
 size_t layout_place_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
                          size_t offset[LAYER_TENSORS]) {
     size_t bytes = 0;
     for (int i = 0; i < LAYER_TENSORS; i++) {
-        const struct gguf_tensor *tensor = layer->tensor[i];
+        const struct model_tensor *tensor = &layer->tensor[i];
+        const struct row_range rows = rows_in_slab(layer, i, slabs, slab);
         offset[i] = bytes;
-        if (tensor == NULL || (is_vector(&layer_rows[i]) && slab > 0)) {
-            continue;
-        }
-        if (is_vector(&layer_rows[i])) {
-            bytes += packed_bytes(device, &layer_rows[i], tensor);
-            continue;
-        }
-        struct row_range rows = layout_slab_rows((uint32_t)tensor->extent[1], slabs, slab);
         if (rows.count > 0) {
-            bytes += device_packed_bytes(device, tensor->type, rows.count, (uint32_t)tensor->extent[0]);
+            bytes += layout_is_vector((enum layer_tensor)i)
+                         ? plain_bytes(tensor)
+                         : device_packed_bytes(device, tensor->type, rows.count, tensor->columns);
         }
     }
     return bytes;
 }
 
 void layout_pack_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
-                      const size_t offset[LAYER_TENSORS], void *packed) {
+                      const size_t offset[LAYER_TENSORS], void *packed, void *scratch) {
     for (int i = 0; i < LAYER_TENSORS; i++) {
-        const struct gguf_tensor *tensor = layer->tensor[i];
+        const struct row_range rows = rows_in_slab(layer, i, slabs, slab);
         uint8_t *target = (uint8_t *)packed + offset[i];
-        if (tensor == NULL || (is_vector(&layer_rows[i]) && slab > 0)) {
-            continue;
-        }
-        if (is_vector(&layer_rows[i])) {
-            pack(device, &layer_rows[i], tensor, target);
-            continue;
-        }
-        struct row_range rows = layout_slab_rows((uint32_t)tensor->extent[1], slabs, slab);
-        if (rows.count > 0) {
-            const uint8_t *source = tensor->data;
-            source += rows.first * tensor_row_bytes(tensor->type, tensor->extent[0]);
-            device_pack(device, tensor->type, rows.count, (uint32_t)tensor->extent[0], source, target);
+        if (rows.count > 0 && layout_is_vector((enum layer_tensor)i)) {
+            pack_plain(&layer->tensor[i], target);
+        } else if (rows.count > 0) {
+            pack_rows(device, &layer->tensor[i], rows, target, scratch);
         }
     }
 }
 
 size_t layout_global_bytes(const struct model *model, const struct device *device, enum global_tensor i) {
-    return i == GLOBAL_ROPE_FACTORS ? 0 : packed_bytes(device, &global_rows[i], model->global[i]);
+    const struct model_tensor *tensor = &model->global[i];
+    if (tensor->rows == 0 || i == GLOBAL_ROPE_FACTORS) {
+        return 0;
+    }
+    return layout_is_plain_global(i) ? plain_bytes(tensor)
+                                     : device_packed_bytes(device, tensor->type, tensor->rows, tensor->columns);
 }
 
-void layout_pack_global(const struct model *model, const struct device *device, enum global_tensor i, void *packed) {
-    pack(device, &global_rows[i], model->global[i], packed);
+void layout_pack_global(const struct model *model, const struct device *device, enum global_tensor i, void *packed,
+                        void *scratch) {
+    const struct model_tensor *tensor = &model->global[i];
+    if (layout_is_plain_global(i)) {
+        pack_plain(tensor, packed);
+    } else {
+        pack_rows(device, tensor, (struct row_range){.first = 0, .count = tensor->rows}, packed, scratch);
+    }
 }
 
 size_t layout_place_globals(const struct model *model, const struct device *device, size_t offset[GLOBAL_TENSORS],
-                            size_t *rope_offset) {
+                            size_t rope_offset[ROPE_KINDS]) {
     size_t bytes = 0;
     for (int i = 0; i < GLOBAL_TENSORS; i++) {
         offset[i] = bytes;
         bytes += layout_global_bytes(model, device, (enum global_tensor)i);
     }
-    *rope_offset = bytes;
-    return bytes + bytes_align(model->shape.rope_pairs * sizeof(float), ALIGNMENT);
+    for (int kind = 0; kind < ROPE_KINDS; kind++) {
+        rope_offset[kind] = bytes;
+        bool used = kind == ROPE_GLOBAL || model->pass.local_rope;
+        bytes += used ? bytes_align(model->shape.rope_pairs * sizeof(float), ALIGNMENT) : 0;
+    }
+    return bytes;
 }
 
-struct weight layout_weight(const struct gguf_tensor *tensor, uint32_t rows, const void *data) {
-    return (struct weight){.data = data, .type = tensor->type, .rows = rows, .columns = (uint32_t)tensor->extent[0]};
+struct weight layout_weight(const struct model_tensor *tensor, uint32_t rows, const void *data) {
+    return (struct weight){.data = data, .type = tensor->type, .rows = rows, .columns = tensor->columns};
 }

@@ -1,72 +1,132 @@
-/* A model's life: opened from its file, loaded onto a device, closed.
+/* A model's life: opened from its files, loaded onto a device, closed.
  *
- * Owns: struct model. What the keys mean is in shape.c, which tensors there are in layout.c, the pass in forward.c.
- * Threads: as models/model.h says. */
+ * Owns: struct model. What the keys mean is in shape_gguf.c and hf_config.c, which tensors there are in layout_find.c,
+ * the pass in forward.c. Threads: as models/model.h says. */
 #include "models/model_internal.h"
 
+#include "base/bytes.h"
 #include "base/check.h"
 #include "base/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* ---- opening ---- */
 
 static struct status make_frequencies(struct model *model) {
-    const struct gguf_tensor *tensor = model->global[GLOBAL_ROPE_FACTORS];
-    size_t bytes = model->shape.rope_pairs * sizeof(float);
-    float *factors = malloc(bytes);
-    model->rope_frequency = malloc(bytes);
-    if (factors == NULL || model->rope_frequency == NULL) {
-        free(factors);
-        return status_error(STATUS_NO_MEMORY, "no memory for %zu bytes of rope frequencies", bytes);
+    const uint32_t pairs = model->shape.rope_pairs;
+    const struct model_tensor *tensor = &model->global[GLOBAL_ROPE_FACTORS];
+    if (pairs == 0) {
+        return STATUS_SUCCESS;
     }
-    if (tensor != NULL) {
-        tensor_dequantize_row(tensor->type, tensor->data, factors, model->shape.rope_pairs);
+    float factors[MOST_HEAD_DIM / 2], local_magnitude;
+    if (tensor->rows > 0) {
+        layout_read_plain(tensor, factors);
     }
-    struct status status =
-        shape_rope(model->gguf, model->family, tensor ? factors : NULL, &model->shape, model->rope_frequency);
-    free(factors);
-    return status;
+    for (int kind = 0; kind < ROPE_KINDS; kind++) {
+        model->rope_frequency[kind] = malloc(pairs * sizeof(float));
+        if (model->rope_frequency[kind] == NULL) {
+            return status_error(STATUS_NO_MEMORY, "no memory for %u rope frequencies", pairs);
+        }
+    }
+    if (model->pass.local_rope) {
+        TRY(shape_rope(&model->pass.rope[ROPE_LOCAL], NULL, pairs, model->rope_frequency[ROPE_LOCAL],
+                       &local_magnitude));
+    }
+    return shape_rope(&model->pass.rope[ROPE_GLOBAL], tensor->rows > 0 ? factors : NULL, pairs,
+                      model->rope_frequency[ROPE_GLOBAL], &model->shape.rope_magnitude);
 }
 
 static struct status read_weights(struct model *model) {
+    TRY(layout_find(model));
+    return make_frequencies(model);
+}
+
+static struct status check_vocabulary(const struct model *model) {
+    uint32_t tokens = tokenizer_vocabulary(model->tokenizer);
+    if (tokens > model->shape.vocabulary) {
+        return status_error(STATUS_INVALID, "%s: has %u tokens, and the embedding %u rows",
+                            model->gguf ? "key 'tokenizer.ggml.tokens'" : "tokenizer.json", tokens,
+                            model->shape.vocabulary);
+    }
+    return STATUS_SUCCESS;
+}
+
+static struct status open_gguf(const char *path, struct model *model) {
     struct gguf_string architecture;
+    TRY(gguf_open(path, &model->gguf)); /* its errors name the file */
     struct status status = gguf_get_string(model->gguf, "general.architecture", &architecture);
     if (status_failed(&status)) {
         status.code = STATUS_INVALID; /* what is not found is the key, not the file */
         return status;
     }
-    TRY(family_find(architecture, &model->family));
-    TRY(shape_read(model->gguf, model->family, &model->shape));
-    TRY(layout_find(model));
-    return make_frequencies(model);
+    TRY(family_of_gguf(architecture, &model->family));
+    TRY(shape_from_gguf(model->gguf, model->family, &model->shape, &model->pass));
+    return read_weights(model);
 }
 
-static struct status read_tokenizer(struct model *model) {
-    TRY(tokenizer_from_gguf(model->gguf, &model->tokenizer));
-    uint32_t tokens = tokenizer_vocabulary(model->tokenizer);
-    if (tokens > model->shape.vocabulary) {
-        return status_error(STATUS_INVALID, "key 'tokenizer.ggml.tokens': has %u tokens, and the embedding %u rows",
-                            tokens, model->shape.vocabulary);
+static struct status open_directory(const char *path, struct model *model) {
+    enum { MOST_CONFIG = 1 << 20 };
+    char *text = NULL;
+    size_t bytes = 0;
+    TRY(safetensors_read_text(path, "config.json", MOST_CONFIG, &text, &bytes));
+    struct status status = shape_from_config(text, bytes, &model->family, &model->shape, &model->pass);
+    free(text);
+    TRY(status);
+    TRY(safetensors_open(path, &model->safetensors));
+    return read_weights(model);
+}
+
+static struct status read_tokenizer(const char *path, struct model *model) {
+    if (model->gguf != NULL) {
+        TRY(tokenizer_from_gguf(model->gguf, &model->tokenizer));
+    } else {
+        return status_error(STATUS_UNSUPPORTED, "%s: tokenizer.json is not read yet", path);
     }
-    return STATUS_SUCCESS;
+    return check_vocabulary(model);
 }
 
-static struct status open_file(const char *path, bool tokenizer, struct model **out) {
+/* The last part of a path, which may end in a slash. */
+static const char *last_name(const char *path, int *length) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') {
+        end--;
+    }
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/') {
+        begin--;
+    }
+    *length = end - begin < 80 ? (int)(end - begin) : 80;
+    return path + begin;
+}
+
+static struct status open_path(const char *path, bool tokenizer, struct model *model) {
+    struct stat about;
+    const bool directory = stat(path, &about) == 0 && S_ISDIR(about.st_mode);
+    struct status status = directory ? open_directory(path, model) : open_gguf(path, model);
+    if (!status_failed(&status) && tokenizer) {
+        status = read_tokenizer(path, model);
+    }
+    int length;
+    const char *name = last_name(path, &length);
+    if (directory && *model->shape.name == 0) {
+        snprintf(model->shape.name, sizeof model->shape.name, "%.*s", length, name);
+    }
+    bool opened = directory || model->gguf != NULL;
+    return opened ? status_context(status, "%.*s", length, name) : status;
+}
+
+struct status model_open_with(const char *path, const struct model_options *options, struct model **out) {
     struct model *model = calloc(1, sizeof *model);
     if (model == NULL) {
         return status_error(STATUS_NO_MEMORY, "no memory for a model");
     }
-    struct status status = gguf_open(path, &model->gguf);
-    if (!status_failed(&status)) {
-        status = read_weights(model);
-        if (!status_failed(&status) && tokenizer) {
-            status = read_tokenizer(model);
-        }
-        const char *slash = strrchr(path, '/');
-        status = status_context(status, "%.80s", slash ? slash + 1 : path);
-    }
+    model->quantize = options->quantize;
+    struct status status = open_path(path, !options->weights_only, model);
     if (status_failed(&status)) {
         model_close(model);
         return status;
@@ -76,11 +136,13 @@ static struct status open_file(const char *path, bool tokenizer, struct model **
 }
 
 struct status model_open(const char *path, struct model **out) {
-    return open_file(path, true, out);
+    const struct model_options options = {0};
+    return model_open_with(path, &options, out);
 }
 
 struct status model_open_weights(const char *path, struct model **out) {
-    return open_file(path, false, out);
+    const struct model_options options = {.weights_only = true};
+    return model_open_with(path, &options, out);
 }
 
 void model_close(struct model *model) {
@@ -91,9 +153,13 @@ void model_close(struct model *model) {
     if (model->tokenizer != NULL) {
         tokenizer_destroy(model->tokenizer);
     }
-    free(model->rope_frequency);
+    for (int kind = 0; kind < ROPE_KINDS; kind++) {
+        free(model->rope_frequency[kind]);
+    }
+    free(model->pass.window);
     free(model->layers);
     gguf_close(model->gguf);
+    safetensors_close(model->safetensors);
     free(model);
 }
 
@@ -107,6 +173,9 @@ const struct tokenizer *model_tokenizer(const struct model *model) {
 
 struct gguf_string model_chat_template(const struct model *model) {
     struct gguf_string text = {"", 0};
+    if (model->gguf == NULL) {
+        return text;
+    }
     struct status status = gguf_get_string(model->gguf, "tokenizer.chat_template", &text);
     return status_failed(&status) ? (struct gguf_string){"", 0} : text;
 }
@@ -125,8 +194,8 @@ size_t model_slab_bytes(const struct model *model, const struct device *device, 
 }
 
 size_t model_global_bytes(const struct model *model, const struct device *device) {
-    size_t offset[GLOBAL_TENSORS], rope_offset;
-    return layout_place_globals(model, device, offset, &rope_offset);
+    size_t offset[GLOBAL_TENSORS], rope_offset[ROPE_KINDS];
+    return layout_place_globals(model, device, offset, rope_offset);
 }
 
 struct kv_shape model_kv_shape(const struct model *model, enum kv_type type) {
@@ -142,16 +211,26 @@ struct loading {
     struct device *device;
     struct offload *offload;
     struct stream *stream;
-    void *packed; /* host memory for one layer or one global tensor */
+    void *packed;  /* host memory for one layer or one global tensor */
+    void *scratch; /* layout_scratch_bytes() */
     size_t slab_bytes, layer_bytes;
     struct progress bar;
     uint64_t done; /* bytes of the file */
 };
 
-static void finish_tensor(struct loading *loading, const struct gguf_tensor *tensor) {
-    if (tensor != NULL) {
-        gguf_forget(loading->model->gguf, tensor);
-        loading->done += tensor->bytes;
+/* Bytes of the file that a tensor of ours is. */
+static uint64_t share_of_file(const struct model_tensor *tensor) {
+    return tensor->rows > 0 ? tensor->rows * tensor_row_bytes(tensor->file_type, tensor->columns) : 0;
+}
+
+/* Tells the system that a tensor's file pages are not needed any more (they can be read again at any time): whole
+ * pages, those shared with neighbours too. */
+static void finish_tensor(struct loading *loading, const struct model_tensor *tensor) {
+    if (tensor->rows > 0) {
+        const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), data = (uintptr_t)tensor->file_data;
+        const uintptr_t begin = data & ~(page - 1);
+        madvise((void *)begin, data + tensor->file_bytes - begin, MADV_DONTNEED);
+        loading->done += share_of_file(tensor);
         progress_update(&loading->bar, loading->done);
     }
 }
@@ -166,12 +245,18 @@ static struct status load_globals(struct loading *loading) {
     for (int i = 0; i < GLOBAL_TENSORS; i++) {
         size_t bytes = layout_global_bytes(model, loading->device, (enum global_tensor)i);
         if (bytes > 0) {
-            layout_pack_global(model, loading->device, (enum global_tensor)i, loading->packed);
+            layout_pack_global(model, loading->device, (enum global_tensor)i, loading->packed, loading->scratch);
             TRY(send_global(loading, model->global_offset[i], loading->packed, bytes));
         }
-        finish_tensor(loading, model->global[i]);
+        finish_tensor(loading, &model->global[i]);
     }
-    return send_global(loading, model->rope_offset, model->rope_frequency, model->shape.rope_pairs * sizeof(float));
+    const size_t rope_bytes = model->shape.rope_pairs * sizeof(float);
+    if (rope_bytes > 0) {
+        TRY(send_global(loading, model->rope_offset[ROPE_GLOBAL], model->rope_frequency[ROPE_GLOBAL], rope_bytes));
+    }
+    return model->pass.local_rope
+               ? send_global(loading, model->rope_offset[ROPE_LOCAL], model->rope_frequency[ROPE_LOCAL], rope_bytes)
+               : STATUS_SUCCESS;
 }
 
 static struct status load_layers(struct loading *loading) {
@@ -183,14 +268,14 @@ static struct status load_layers(struct loading *loading) {
             size_t *offset = layer->offset + (size_t)slab * LAYER_TENSORS;
             layout_place_slab(loading->device, layer, model->slabs, slab, offset);
             layout_pack_slab(loading->device, layer, model->slabs, slab, offset,
-                             (uint8_t *)loading->packed + slab * loading->slab_bytes);
+                             (uint8_t *)loading->packed + slab * loading->slab_bytes, loading->scratch);
         }
         struct status status = offload_store_layer(loading->offload, i, loading->packed);
         if (status_failed(&status)) {
             return status_context(status, "layer %u", i);
         }
         for (int j = 0; j < LAYER_TENSORS; j++) {
-            finish_tensor(loading, layer->tensor[j]);
+            finish_tensor(loading, &layer->tensor[j]);
         }
     }
     return STATUS_SUCCESS;
@@ -207,7 +292,7 @@ static size_t largest_piece(const struct loading *loading) {
 
 static struct status load_everything(struct loading *loading) {
     struct model *model = loading->model;
-    size_t bytes = layout_place_globals(model, loading->device, model->global_offset, &model->rope_offset);
+    size_t bytes = layout_place_globals(model, loading->device, model->global_offset, model->rope_offset);
     size_t piece = largest_piece(loading);
     void *globals = NULL;
     TRY(device_alloc(loading->device, bytes, "weights outside layers (embedding, norm, head)", &globals));
@@ -217,10 +302,20 @@ static struct status load_everything(struct loading *loading) {
     if (loading->packed == NULL) {
         return status_error(STATUS_NO_MEMORY, "no host memory to pack %zu bytes of weights", piece);
     }
+    const size_t scratch = layout_scratch_bytes(model);
+    loading->scratch = aligned_alloc(64, bytes_align(scratch ? scratch : 1, 64));
+    if (loading->scratch == NULL) {
+        return status_error(STATUS_NO_MEMORY, "no host memory to convert %zu bytes of weights", scratch);
+    }
     memset(loading->packed, 0, loading->layer_bytes); /* a smaller slab leaves the end of its place as it is */
     uint64_t total = 0;
-    for (size_t i = 0; i < gguf_tensor_count(model->gguf); i++) {
-        total += gguf_tensor_at(model->gguf, i)->bytes;
+    for (int i = 0; i < GLOBAL_TENSORS; i++) {
+        total += share_of_file(&model->global[i]);
+    }
+    for (uint32_t layer = 0; layer < model->shape.layers; layer++) {
+        for (int i = 0; i < LAYER_TENSORS; i++) {
+            total += share_of_file(&model->layers[layer].tensor[i]);
+        }
     }
     progress_begin(&loading->bar, "loading weights", total);
     TRY(load_globals(loading));
@@ -245,6 +340,7 @@ struct status model_load(struct model *model, struct device *device, struct offl
             : load_everything(&loading);
     stream_destroy(loading.stream);
     free(loading.packed);
+    free(loading.scratch);
     if (status_failed(&status)) {
         model_unload(model);
     }

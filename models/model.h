@@ -1,6 +1,6 @@
 /* A model: what its file says, its weights packed for a device, and the one forward pass of every family.
  *
- * Owns: the open file, the tokenizer, the chat template, the layout of a packed layer, the activations' workspace.
+ * Owns: the open files, the tokenizer, the chat template, the layout of a packed layer, the activations' workspace.
  * A family is a row in models/families.c: the names of its tensors and the few switches of the pass.
  * Threads: model_open() and the read-only accessors from any; everything that takes a device from the engine's. */
 #ifndef METRONOME_MODELS_MODEL_H
@@ -15,7 +15,7 @@
 
 struct model;
 
-/* The hyperparameters, as the file has them. */
+/* The hyperparameters, as the file has them. rope_pairs is 0 with learned positions. */
 struct model_shape {
     char architecture[32];
     char name[96];
@@ -33,11 +33,22 @@ struct model_shape {
     uint64_t parameters;
 };
 
-/* Opens a GGUF file, checks that its family, tensor types and shapes are built, and reads the tokenizer. No device is
- * needed. STATUS_UNSUPPORTED names the architecture, tensor type or rope variant; STATUS_INVALID the field. */
-struct status model_open(const char *path, struct model **out);
+/* What becomes of matrices that a file has as floats. Embedding and head get no less than 8 bits a weight; a matrix
+ * whose columns are no multiple of 32 stays as it is. */
+enum model_quantize { QUANTIZE_NONE, QUANTIZE_Q8_0, QUANTIZE_Q4_1 };
 
-/* The same without the tokenizer, for callers that have token ids of their own: model_tokenizer() is then NULL. */
+struct model_options {
+    enum model_quantize quantize;
+    bool weights_only; /* no tokenizer: for callers with token ids of their own */
+};
+
+/* Opens a GGUF file, or a Hugging Face directory (config.json, safetensors, tokenizer.json), checks that its family,
+ * tensor types and shapes are built, and reads the tokenizer. No device is needed. STATUS_UNSUPPORTED names the
+ * architecture, tensor type or rope variant; STATUS_INVALID the field. */
+struct status model_open_with(const char *path, const struct model_options *options, struct model **out);
+struct status model_open(const char *path, struct model **out); /* with no options */
+
+/* Without the tokenizer: model_tokenizer() is then NULL. */
 struct status model_open_weights(const char *path, struct model **out);
 void model_close(struct model *model);
 

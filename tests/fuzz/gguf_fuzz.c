@@ -81,7 +81,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     for (size_t i = 0; i < gguf_tensor_count(gguf); i++) {
         const struct gguf_tensor *tensor = gguf_tensor_at(gguf, i);
         read_bytes(tensor->data, tensor->bytes);
-        gguf_forget(gguf, tensor);
     }
     gguf_close(gguf);
     return 0;
