@@ -57,16 +57,37 @@ bool arena_blocks_free_from(const struct arena *arena, uint32_t first) {
     return true;
 }
 
-uint32_t arena_blocks_in_use(const struct arena *arena) {
-    for (uint32_t word = arena->blocks / 64 + 1; word > 0 && arena->taken > 0; word--) {
-        if (word - 1 <= arena->blocks_most / 64 && arena->taken_bits[word - 1] != 0) {
-            return (word - 1) * 64 + 64 - (uint32_t)__builtin_clzll(arena->taken_bits[word - 1]);
+/* The highest block in use below `end`; `end` if there is none. */
+static uint32_t highest_below(const struct arena *arena, uint32_t end) {
+    for (uint32_t block = end; block > 0;) {
+        uint32_t word = (block - 1) / 64, bits = block - word * 64; /* of the word, so many are below */
+        uint64_t taken = arena->taken_bits[word] & (bits == 64 ? UINT64_MAX : (UINT64_C(1) << bits) - 1);
+        if (taken != 0) {
+            return word * 64 + 63 - (uint32_t)__builtin_clzll(taken);
         }
+        block = word * 64;
     }
-    return 0;
+    return end;
 }
 
-bool arena_take_block(struct arena *arena, uint64_t *address) {
+uint32_t arena_highest_block(const struct arena *arena) {
+    CHECK(arena->taken > 0);
+    return highest_below(arena, arena->blocks);
+}
+
+uint32_t arena_blocks_needed(const struct arena *arena, uint32_t moves) {
+    if (moves >= arena->taken) {
+        return arena->taken;
+    }
+    uint32_t block = highest_below(arena, arena->blocks);
+    while (moves > 0 && block >= arena->taken) { /* below arena->taken moving wins nothing */
+        block = highest_below(arena, block);
+        moves--;
+    }
+    return block < arena->taken ? arena->taken : block + 1;
+}
+
+bool arena_take_block(struct arena *arena, uint32_t *out) {
     for (uint32_t word = arena->first_maybe / 64; word * 64 < arena->blocks; word++) {
         uint64_t open = ~arena->taken_bits[word];
         if (open == 0) {
@@ -79,22 +100,15 @@ bool arena_take_block(struct arena *arena, uint64_t *address) {
         arena->taken_bits[word] |= UINT64_C(1) << (block % 64);
         arena->taken++;
         arena->first_maybe = block + 1;
-        *address = (uint64_t)(uintptr_t)arena->base + arena->bytes - ((uint64_t)block + 1) * arena->block_bytes;
+        *out = block;
         return true;
     }
     return false;
 }
 
-uint32_t arena_block_index(const struct arena *arena, uint64_t address) {
-    uint64_t from_end = (uint64_t)(uintptr_t)arena->base + arena->bytes - address;
-    CHECK(from_end % arena->block_bytes == 0 && from_end > 0 && from_end / arena->block_bytes <= arena->blocks);
-    return (uint32_t)(from_end / arena->block_bytes - 1);
-}
-
-void arena_give_block(struct arena *arena, uint64_t address) {
-    uint32_t block = arena_block_index(arena, address);
+void arena_give_block(struct arena *arena, uint32_t block) {
     uint64_t bit = UINT64_C(1) << (block % 64);
-    CHECK(arena->taken_bits[block / 64] & bit); /* given back twice otherwise */
+    CHECK(block < arena->blocks && (arena->taken_bits[block / 64] & bit)); /* given back twice otherwise */
     arena->taken_bits[block / 64] &= ~bit;
     arena->taken--;
     arena->first_maybe = block < arena->first_maybe ? block : arena->first_maybe;

@@ -42,6 +42,11 @@ static inline void *arena_slot_address(const struct arena *arena, uint32_t slot)
     return arena->base + (size_t)slot * arena->slot_bytes;
 }
 
+/* KV blocks are named by their index, counted from the arena's end: low ones are the last that the boundary reaches. */
+static inline void *arena_block_address(const struct arena *arena, uint32_t block) {
+    return arena->base + arena->bytes - ((size_t)block + 1) * arena->block_bytes;
+}
+
 /* How many KV blocks there would be with this boundary. */
 uint32_t arena_blocks_at(const struct arena *arena, uint32_t boundary);
 
@@ -51,15 +56,16 @@ void arena_set_boundary(struct arena *arena, uint32_t boundary);
 /* Are all blocks from `first` on free? */
 bool arena_blocks_free_from(const struct arena *arena, uint32_t first);
 
-/* Blocks from 0 to the last one taken: what a boundary must leave. */
-uint32_t arena_blocks_in_use(const struct arena *arena);
+/* Blocks that a boundary must leave if at most `moves` of those in use may move to free places below it: never fewer
+ * than are in use. */
+uint32_t arena_blocks_needed(const struct arena *arena, uint32_t moves);
+
+/* The highest block in use; there must be one. */
+uint32_t arena_highest_block(const struct arena *arena);
 
 /* The free block farthest from the boundary; false when all are taken. */
-bool arena_take_block(struct arena *arena, uint64_t *address);
-void arena_give_block(struct arena *arena, uint64_t address);
-
-/* The index of a block's address; below arena->blocks. */
-uint32_t arena_block_index(const struct arena *arena, uint64_t address);
+bool arena_take_block(struct arena *arena, uint32_t *block);
+void arena_give_block(struct arena *arena, uint32_t block);
 
 /* Bytes between the last slot and the last block: all that is lost. */
 size_t arena_lost_bytes(const struct arena *arena);

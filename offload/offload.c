@@ -3,8 +3,10 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "kernels/ops.h"
 #include "offload/arena.h"
 #include "offload/bus.h"
+#include "offload/kv.h"
 #include "offload/pipeline.h"
 #include "offload/tuner.h"
 
@@ -20,6 +22,7 @@ struct offload {
     struct offload_config config;
     const struct policy *policy;
     struct arena arena;
+    struct kv *kv;
     struct pipeline *pipeline;
     uint8_t *host;    /* (layers, slabs) slabs; NULL when none ever leaves the device */
     struct plan plan; /* in force */
@@ -29,12 +32,21 @@ struct offload {
     bool recorded;
     struct offload_report report; /* the parts of it that are not derived when asked */
     uint32_t bucket;
+    uint64_t kv_bytes;      /* over the link when the last iteration ended */
+    double kv_share;        /* bytes an iteration, a running average */
     struct bus *bus;        /* the seat at a shared link; NULL: the link is ours alone */
     uint64_t bus_stated_ns; /* when its candidates were stated last */
 };
 
 /* Candidates are worked out anew this often: loads change by the iteration, and a grant costs the others a look. */
 #define BUS_STATE_NS UINT64_C(50000000)
+
+/* KV blocks in use move out of the way of weights that come back, at most so many slots' worth in one iteration: inside
+ * the device that takes less time than one slot's weights on the link. */
+#define CLEARED_SLOTS 4
+
+/* Iterations that the KV's share of the link is averaged over. */
+#define KV_SHARE_ITERATIONS 8
 
 /* ---- sizes ---- */
 
@@ -70,6 +82,12 @@ static uint32_t weight_slots(const struct offload_config *config, size_t bytes) 
     return bytes > kv ? (uint32_t)((bytes - kv) / config->slab_bytes) : 0;
 }
 
+/* Slabs that must live in host memory if weights and a ring of `staging` have so many slots. */
+static uint32_t slabs_that_leave(const struct offload_config *config, uint32_t slots, uint32_t staging) {
+    uint64_t wanted = (uint64_t)total_slabs(config) + staging;
+    return slots < wanted ? (uint32_t)(wanted - slots) : 0;
+}
+
 static struct status refuse_budget(const struct offload *offload, size_t weights, size_t ring) {
     const struct offload_config *config = &offload->config;
     size_t kv = (size_t)config->kv_blocks_wanted * config->kv_block_bytes, needed = weights + ring + kv;
@@ -97,9 +115,10 @@ static struct status place_first(struct offload *offload) {
     }
     if (offload->tuned && config->options.interval == 0) {
         /* As little as the budget asks for, in a ring that any later plan can live with. */
-        uint32_t staging = config->slabs + (config->slabs > 2 ? config->slabs / 2 : 1);
-        uint32_t floor = (uint32_t)request.limits.floor_slabs;
-        uint32_t slabs = floor > 0 ? floor + staging : 0;
+        uint32_t staging = config->slabs + (config->slabs > 2 ? config->slabs / 2 : 1), slabs = 0;
+        if (config->device_memory > 0) {
+            slabs = slabs_that_leave(config, weight_slots(config, config->device_memory), staging);
+        }
         if (slabs > total_slabs(config)) {
             staging = config->slabs;
             slabs = total_slabs(config);
@@ -135,23 +154,42 @@ static void print_uses(const struct offload *offload) {
              (double)report.streamed_slabs / report.slabs, report.layers,
              bytes_format(report.weight_bytes_host, a, sizeof a), report.streamed_slabs, report.layers * report.slabs,
              bytes_format(report.host_bytes, b, sizeof b));
+    log_info("host memory %s = offloadable weights %s + parked KV %s (%u blocks)",
+             bytes_format(report.host_bytes + report.kv_host_bytes, a, sizeof a),
+             bytes_format(report.host_bytes, b, sizeof b), bytes_format(report.kv_host_bytes, c, sizeof c),
+             report.kv_host_blocks);
 }
 
-static struct status create_host_pool(struct offload *offload) {
+/* Slots for parked KV: what the option allows, and no more than could ever be parked at once. */
+static uint32_t host_blocks(const struct offload_config *config) {
+    uint64_t fits = config->kv_host_memory / config->kv_block_bytes;
+    uint32_t most =
+        config->kv_blocks_most > config->kv_blocks_wanted ? config->kv_blocks_most - config->kv_blocks_wanted : 0;
+    return fits < most ? (uint32_t)fits : most;
+}
+
+/* The two pools of host memory: every slab, if any may leave the device, and parked KV blocks. */
+static struct status create_host_pools(struct offload *offload, bool leaves) {
     const struct offload_config *config = &offload->config;
-    size_t bytes = (size_t)total_slabs(config) * config->slab_bytes;
-    if (config->host_memory > 0 && bytes > config->host_memory) {
-        char has[16], needs[16], lacks[16];
-        return status_error(
-            STATUS_NO_MEMORY, "host_memory is %s and the offloadable layers take %s: %s short. Raise host_memory",
-            bytes_format(config->host_memory, has, sizeof has), bytes_format(bytes, needs, sizeof needs),
-            bytes_format(bytes - config->host_memory, lacks, sizeof lacks));
+    size_t weights = leaves ? (size_t)total_slabs(config) * config->slab_bytes : 0;
+    size_t kv = (size_t)host_blocks(config) * config->kv_block_bytes;
+    if (config->host_memory > 0 && weights + kv > config->host_memory) {
+        char has[16], needs[16], parks[16], lacks[16];
+        return status_error(STATUS_NO_MEMORY,
+                            "host_memory is %s; the offloadable layers take %s of it and parked KV %s: %s short. Raise "
+                            "host_memory%s",
+                            bytes_format(config->host_memory, has, sizeof has),
+                            bytes_format(weights, needs, sizeof needs), bytes_format(kv, parks, sizeof parks),
+                            bytes_format(weights + kv - config->host_memory, lacks, sizeof lacks),
+                            kv > 0 ? ", or lower offload.kv_host_memory" : "");
     }
-    void *host = NULL;
-    TRY(device_alloc_host(offload->device, bytes, "the host pool of offloadable layers", &host));
-    offload->host = host;
-    offload->report.host_bytes = bytes;
-    return STATUS_SUCCESS;
+    if (leaves) {
+        void *host = NULL;
+        TRY(device_alloc_host(offload->device, weights, "the host pool of offloadable layers", &host));
+        offload->host = host;
+        offload->report.host_bytes = weights;
+    }
+    return kv_create(offload->device, &offload->arena, host_blocks(config), &offload->kv);
 }
 
 static struct status create(struct offload *offload) {
@@ -171,9 +209,7 @@ static struct status create(struct offload *offload) {
     size_t bytes = config->device_memory > 0 ? config->device_memory / 64 * 64
                                              : bytes_align((size_t)slots * config->slab_bytes + kv, 64);
     TRY(arena_create(offload->device, bytes, config->slab_bytes, config->kv_block_bytes, slots, &offload->arena));
-    if (leaves) {
-        TRY(create_host_pool(offload));
-    }
+    TRY(create_host_pools(offload, leaves));
     struct pipeline_shape shape = {.layers = config->layers, .slabs = config->slabs, .staging = offload->plan.staging};
     TRY(pipeline_create(offload->device, &shape, &offload->arena, offload->host, offload->plan.streamed,
                         &offload->pipeline));
@@ -222,6 +258,7 @@ void offload_destroy(struct offload *offload) {
     }
     bus_leave(offload->bus);
     pipeline_destroy(offload->pipeline);
+    kv_destroy(offload->kv);
     arena_destroy(&offload->arena);
     if (offload->host) {
         device_free_host(offload->device, offload->host);
@@ -265,23 +302,49 @@ struct status offload_measure_link(struct offload *offload, uint64_t *bytes_per_
 
 /* ---- an iteration ---- */
 
-/* Slots that weights and ring may take without a KV block in use having to go. */
+/* Slots that weights and ring may take without a KV block in use having to go: as many blocks as are in use must be
+ * left, wherever they lie, as far as those in the way can be moved in this iteration. */
 static uint32_t slots_left_by_blocks(const struct offload *offload) {
     const struct arena *arena = &offload->arena;
-    uint32_t used = arena_blocks_in_use(arena);
+    uint64_t moves = CLEARED_SLOTS * (arena->slot_bytes / arena->block_bytes + 1);
+    uint32_t used = arena_blocks_needed(arena, moves < UINT32_MAX ? (uint32_t)moves : UINT32_MAX);
     used = used > offload->config.kv_blocks_wanted ? used : offload->config.kv_blocks_wanted;
     return (uint32_t)((arena->bytes - (size_t)used * arena->block_bytes) / arena->slot_bytes);
 }
 
 static void change_plan(struct offload *offload, const struct plan *plan) {
+    struct arena *arena = &offload->arena;
     uint32_t slots = pipeline_slots(offload->pipeline, plan->streamed);
-    if (slots > offload->arena.boundary) {
-        arena_set_boundary(&offload->arena, slots);
+    if (slots > arena->boundary) {
+        kv_clear(offload->kv, arena_blocks_at(arena, slots));
+        kv_fence(offload->kv, pipeline_copy_stream(offload->pipeline));
+        arena_set_boundary(arena, slots);
     }
     pipeline_place(offload->pipeline, plan->streamed);
-    arena_set_boundary(&offload->arena, slots);
+    arena_set_boundary(arena, slots);
     offload->plan = *plan;
     offload->report.placements++;
+}
+
+/* Bytes a second that copies may count on: as measured last, at the start, or as configured, within the bus grant; 0:
+ * unknown. */
+static uint64_t link_rate(const struct offload *offload) {
+    uint64_t rate = offload->report.link_bytes_per_s, granted = offload->report.bus_bytes_per_s;
+    if (rate == 0) {
+        rate = offload->recorded ? offload->record.link_bytes_per_s : offload->config.link_bytes_per_s;
+    }
+    return offload->bus && granted < rate ? granted : rate;
+}
+
+/* What is left of a deadline for the weights, by what KV has lately taken of the link. An average, because the slabs
+ * that a shorter deadline brings home cross the link, too: against KV of one iteration that would help nobody. */
+static uint64_t without_kv(const struct offload *offload, uint64_t deadline_ns) {
+    uint64_t rate = link_rate(offload);
+    if (deadline_ns == UINT64_MAX || rate == 0) {
+        return deadline_ns;
+    }
+    double kv_ns = offload->kv_share * 1e9 / (double)rate;
+    return kv_ns < (double)deadline_ns - 1 ? deadline_ns - (uint64_t)kv_ns : 1;
 }
 
 /* What this engine could do with its share of the link: placements from the least that memory asks for to the most that
@@ -292,7 +355,7 @@ static struct status state_candidates(struct offload *offload, const struct plan
     alone.bus_slabs = UINT32_MAX;
     alone.near = offload->plan.streamed_slabs;
     struct plan_choice most = plan_choose(load, deadline_ns, &alone, PLAN_NESTED);
-    uint32_t least = limits->floor_slabs > 0 ? (uint32_t)limits->floor_slabs + limits->staging : 0;
+    uint32_t least = (uint32_t)(limits->floor_slabs + (int32_t)limits->staging);
     uint32_t high = most.plan.streamed_slabs > least ? most.plan.streamed_slabs : least;
     uint64_t period_ns = deadline_ns != UINT64_MAX ? deadline_ns : most.prediction.iteration_ns;
     struct grant_candidate candidates[GRANT_MAX_CANDIDATES];
@@ -330,11 +393,13 @@ static uint32_t granted_slabs(struct offload *offload, const struct plan_load *l
 static void tune(struct offload *offload, const struct offload_demand *demand) {
     double context = (double)demand->context_tokens / demand->rows;
     struct plan_load load = load_of(offload, demand->rows, context);
-    uint32_t total = total_slabs(&offload->config), slots = slots_left_by_blocks(offload);
-    struct plan_limits limits = {.max_slabs = total, .bus_slabs = UINT32_MAX, .staging = offload->plan.staging};
-    limits.floor_slabs = slots < total ? total - slots : 0;
+    uint32_t total = total_slabs(&offload->config), staging = offload->plan.staging;
+    uint32_t least = slabs_that_leave(&offload->config, slots_left_by_blocks(offload), staging);
+    struct plan_limits limits = {.floor_slabs = (int32_t)least - (int32_t)staging, /* the ring is there as it is */
+                                 .max_slabs = total,
+                                 .bus_slabs = UINT32_MAX,
+                                 .staging = staging};
     if (demand->deadline_ns == UINT64_MAX) { /* nobody waits and nothing is promised: no more than memory asks for */
-        uint32_t least = limits.floor_slabs > 0 ? (uint32_t)limits.floor_slabs + limits.staging : 0;
         limits.max_slabs = least < total ? least : total;
     }
     if (offload->bus) {
@@ -342,7 +407,7 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     }
     offload->bucket = tuner_bucket(demand->decode_rows == 0, demand->rows, (uint32_t)context);
     struct tuner_decision decision =
-        tuner_decide(&offload->tuner, offload->bucket, &load, demand->deadline_ns, &limits);
+        tuner_decide(&offload->tuner, offload->bucket, &load, without_kv(offload, demand->deadline_ns), &limits);
     if (decision.plan.streamed_slabs != offload->plan.streamed_slabs) {
         change_plan(offload, &decision.plan);
     }
@@ -394,6 +459,9 @@ void offload_begin(struct offload *offload, struct stream *compute, const struct
 }
 
 const void *const *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer) {
+    if (layer == 0) {
+        kv_wait(offload->kv, compute);
+    }
     return pipeline_acquire(offload->pipeline, compute, layer);
 }
 
@@ -401,9 +469,20 @@ void offload_release_layer(struct offload *offload, struct stream *compute, uint
     pipeline_release(offload->pipeline, compute, layer);
 }
 
+/* Counts the KV that has crossed the link since the last iteration's end. */
+static void count_kv(struct offload *offload) {
+    struct kv_counts counts = kv_counts(offload->kv);
+    uint64_t bytes = counts.bytes_out + counts.bytes_in;
+    offload->kv_share += ((double)(bytes - offload->kv_bytes) - offload->kv_share) / KV_SHARE_ITERATIONS;
+    offload->kv_bytes = bytes;
+}
+
 void offload_end(struct offload *offload, uint64_t iteration_ns) {
+    struct pipeline_busy busy;
+    bool shared = kv_traffic(offload->kv, &busy.begin_ns, &busy.end_ns);
     struct pipeline_times times;
-    pipeline_times(offload->pipeline, &times);
+    pipeline_times(offload->pipeline, shared ? &busy : NULL, &times);
+    count_kv(offload);
     struct offload_report *report = &offload->report;
     report->iterations++;
     report->bytes_streamed = times.copied_bytes;
@@ -420,7 +499,8 @@ void offload_end(struct offload *offload, uint64_t iteration_ns) {
                                                 .link_bytes = times.sample_bytes,
                                                 .link_ns = times.sample_ns,
                                                 .late_bytes = times.late_bytes,
-                                                .late_ns = times.late_ns};
+                                                .late_ns = times.late_ns,
+                                                .link_shared = shared};
         tuner_observe(&offload->tuner, &measurement);
         report->link_bytes_per_s = tuner_report(&offload->tuner).link_bytes_per_s;
     } else if (times.sample_ns > 0) {
@@ -430,16 +510,59 @@ void offload_end(struct offload *offload, uint64_t iteration_ns) {
 
 /* ---- KV blocks ---- */
 
-bool offload_kv_take(struct offload *offload, uint64_t *address) {
-    return arena_take_block(&offload->arena, address);
+bool offload_kv_take(struct offload *offload, uint32_t *handle) {
+    return kv_take(offload->kv, handle);
 }
 
-void offload_kv_give(struct offload *offload, uint64_t address) {
-    arena_give_block(&offload->arena, address);
+void offload_kv_give(struct offload *offload, uint32_t handle) {
+    kv_give(offload->kv, handle);
 }
 
 uint32_t offload_kv_free(const struct offload *offload) {
     return offload->arena.blocks - offload->arena.taken;
+}
+
+void offload_kv_addresses(struct offload *offload, const uint32_t *handles, uint32_t count, uint64_t *out) {
+    kv_addresses(offload->kv, handles, count, out);
+}
+
+bool offload_kv_pays(const struct offload *offload, uint32_t position) {
+    const struct record *record = &offload->record;
+    uint64_t rate = link_rate(offload);
+    if (rate == 0 || !offload->recorded) {
+        return true; /* the link is memory itself, or nobody has measured: computing is what is known to be slow */
+    }
+    struct record_cell cell;
+    uint32_t rows = record->rows[record->row_count - 1]; /* prefill goes in the largest chunks there are */
+    (void)record_get(record, rows, position, &cell);
+    double computed_ns = ((double)cell.layer_ns * offload->config.layers + (double)cell.outside_ns) / rows;
+    double moved_ns = 2.0 * (double)offload->config.kv_block_bytes * 1e9 / (double)rate + 2.0 * (double)record->copy_ns;
+    return moved_ns <= computed_ns * KV_BLOCK_TOKENS;
+}
+
+uint32_t offload_kv_host_free(const struct offload *offload) {
+    return kv_host_free(offload->kv);
+}
+
+bool offload_kv_park(struct offload *offload, uint32_t handle) {
+    return kv_park(offload->kv, handle);
+}
+
+bool offload_kv_fetch(struct offload *offload, uint32_t handle) {
+    return kv_fetch(offload->kv, handle);
+}
+
+uint32_t offload_kv_spare(const struct offload *offload) {
+    const struct offload_report *report = &offload->report;
+    uint64_t rate = link_rate(offload);
+    if (rate == 0 || report->iterations == 0) {
+        return UINT32_MAX;
+    }
+    uint64_t time_ns = report->deadline_ns != UINT64_MAX ? report->deadline_ns : report->measured_ns;
+    double carried = (double)rate * (double)time_ns / 1e9;
+    double weights = (double)offload->plan.streamed_slabs * (double)offload->config.slab_bytes;
+    double blocks = (carried - weights) / (double)offload->config.kv_block_bytes;
+    return blocks < 1 ? 1 : blocks < (double)UINT32_MAX ? (uint32_t)blocks : UINT32_MAX;
 }
 
 struct offload_report offload_report(const struct offload *offload) {
@@ -461,5 +584,14 @@ struct offload_report offload_report(const struct offload *offload) {
     report.lost_bytes = arena_lost_bytes(arena);
     report.kv_blocks = arena->blocks;
     report.kv_blocks_free = arena->blocks - arena->taken;
+    const struct kv_counts counts = kv_counts(offload->kv);
+    report.kv_host_blocks = counts.host_blocks;
+    report.kv_host_bytes = (size_t)counts.host_blocks * config->kv_block_bytes;
+    report.kv_parked = counts.parked;
+    report.kv_bytes_out = counts.bytes_out;
+    report.kv_bytes_in = counts.bytes_in;
+    report.kv_blocks_out = counts.blocks_out;
+    report.kv_blocks_in = counts.blocks_in;
+    report.kv_blocks_moved = counts.blocks_moved;
     return report;
 }

@@ -1,6 +1,6 @@
 /* Where each decoder layer and each KV block lives, and what moves when.
  *
- * Owns: the device arena (weights below a boundary, KV blocks above it), the host pool, the copy stream, and the
+ * Owns: the device arena (weights below a boundary, KV blocks above it), the host pools, the copy streams, and the
  * placement in force, which a policy chooses (offload/policy.h) and the pipeline carries out (offload/pipeline.h).
  * Nothing is allocated after offload_create(). Knows nothing of requests: the scheduler tells it deadlines and asks
  * it for blocks.
@@ -28,12 +28,14 @@ struct offload_config {
     size_t kv_block_bytes;     /* KV_BLOCK_TOKENS positions of every layer */
     uint32_t kv_blocks_wanted; /* at least this many, always */
     uint64_t device_memory;    /* bytes that the arena may take; 0: what layers, ring and kv_blocks_wanted need */
-    uint64_t host_memory;      /* bytes that the host pool may take; 0: no bound */
+    uint64_t host_memory;      /* bytes that the host pools may take together; 0: no bound */
+    uint64_t kv_host_memory;   /* bytes of them for KV blocks that are parked; 0: none ever is */
+    uint32_t kv_blocks_most;   /* that sequences can hold at once: no more are made room for */
     uint64_t link_bytes_per_s; /* nominal, to begin with; 0: unknown */
     const char *bus;           /* name of a link that other engines use too (offload/bus.h); NULL or "": none */
 };
 
-/* Allocates the arena and the host pool and prints, at level info, the table of named uses whose sum they are.
+/* Allocates the arena and the host pools and prints, at level info, the table of named uses whose sum they are.
  * STATUS_NO_MEMORY says what is short by how much and which option to change. */
 struct status offload_create(struct device *device, const struct offload_config *config, struct offload **out);
 void offload_destroy(struct offload *offload);
@@ -80,12 +82,30 @@ void offload_release_layer(struct offload *offload, struct stream *compute, uint
 /* After the iteration's end on the device, which took `iteration_ns`: what was measured goes to the next choice. */
 void offload_end(struct offload *offload, uint64_t iteration_ns);
 
-/* ---- KV blocks ---- */
+/* ---- KV blocks: between iterations, all but offload_kv_addresses() ---- */
 
-/* A block's device address, or false when none is free. */
-bool offload_kv_take(struct offload *offload, uint64_t *address);
-void offload_kv_give(struct offload *offload, uint64_t address);
+/* A handle to a block on the device, or false when none is free. */
+bool offload_kv_take(struct offload *offload, uint32_t *handle);
+void offload_kv_give(struct offload *offload, uint32_t handle);
 uint32_t offload_kv_free(const struct offload *offload);
+
+/* The device addresses of blocks that are on the device, or on their way. offload_begin() may move blocks: ask after
+ * it, and for every block that the iteration reads or writes, for its layers then wait for those on their way. */
+void offload_kv_addresses(struct offload *offload, const uint32_t *handles, uint32_t count, uint64_t *out);
+
+/* Is the block of `position` worth its way to host memory and back? Not if computing it again is predicted to take
+ * less time. */
+bool offload_kv_pays(const struct offload *offload, uint32_t position);
+
+/* Copies a block out to host memory, in which offload_kv_host_free() blocks have room: false if none. Its place on the
+ * device is free at once. And back again: false if no block of the device is free. */
+uint32_t offload_kv_host_free(const struct offload *offload);
+bool offload_kv_park(struct offload *offload, uint32_t handle);
+bool offload_kv_fetch(struct offload *offload, uint32_t handle);
+
+/* Blocks that the link can bring back during the next iteration without making it late, as far as that is known; one
+ * at least. */
+uint32_t offload_kv_spare(const struct offload *offload);
 
 /* Everything that is true of the offloading now: for the start-up table, /metrics and every benchmark row. */
 struct offload_report {
@@ -99,6 +119,11 @@ struct offload_report {
     size_t weight_bytes_host; /* of streamed slabs */
     size_t lost_bytes;        /* between the last weight slot and the last KV block */
     uint32_t kv_blocks, kv_blocks_free;
+    size_t kv_host_bytes;               /* the pool of parked KV blocks */
+    uint32_t kv_host_blocks, kv_parked; /* its slots, and those in use */
+    uint64_t kv_bytes_out, kv_bytes_in; /* parked and brought back so far, counted at the copy calls */
+    uint64_t kv_blocks_out, kv_blocks_in;
+    uint64_t kv_blocks_moved;        /* on the device, out of the way of weights that came back */
     uint64_t iterations, placements; /* so far: changes of placement */
     /* of the last iteration */
     uint64_t bytes_streamed; /* counted at the copy calls */

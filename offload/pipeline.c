@@ -432,7 +432,7 @@ void pipeline_place(struct pipeline *pipeline, const uint8_t *streamed) {
 
 /* ---- measurements ---- */
 
-void pipeline_times(struct pipeline *pipeline, struct pipeline_times *out) {
+void pipeline_times(struct pipeline *pipeline, const struct pipeline_busy *busy, struct pipeline_times *out) {
     *out = (struct pipeline_times){.copied_bytes = pipeline->copied_bytes, .copies = pipeline->copies};
     pipeline->copied_bytes = pipeline->copies = 0;
     if (!pipeline->host) {
@@ -446,7 +446,8 @@ void pipeline_times(struct pipeline *pipeline, struct pipeline_times *out) {
         out->layers_ns += event_time_ns(layer->ended) - started;
         if (layer->streamed > 0 && event_query(layer->copy_done)) {
             uint64_t begun = event_time_ns(layer->copy_begun), done = event_time_ns(layer->copy_done);
-            if (done > begun) {
+            bool shared = busy && begun < busy->end_ns && done > busy->begin_ns;
+            if (done > begun && !shared) {
                 out->sample_ns += done - begun;
                 out->sample_bytes += pipeline->arena->slot_bytes;
                 if (done > latest) {

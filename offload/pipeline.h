@@ -66,7 +66,12 @@ struct pipeline_times {
     uint64_t sample_bytes, sample_ns; /* of one copy a streamed layer: what the link gave while it copied */
     uint64_t late_bytes, late_ns;     /* of the last of them */
 };
-void pipeline_times(struct pipeline *pipeline, struct pipeline_times *out);
+
+/* A time in which other copies of ours were on the link: what weights got of it meanwhile is no sample. */
+struct pipeline_busy {
+    uint64_t begin_ns, end_ns;
+};
+void pipeline_times(struct pipeline *pipeline, const struct pipeline_busy *busy, struct pipeline_times *out);
 
 /* Between iterations: the rate of the link for whole slabs, and the fixed cost of a copy. What the ring holds is lost
  * and comes again. */

@@ -148,7 +148,7 @@ void tuner_observe(struct tuner *tuner, const struct tuner_measurement *measurem
         window_add(&tuner->any_layer, ratio);
         uint64_t outside = recorded->before_ns + recorded->after_ns;
         uint64_t inside = measurement->layers_ns + measurement->stall_ns;
-        if (outside > 0 && measurement->iteration_ns >= inside) {
+        if (outside > 0 && measurement->iteration_ns >= inside && !measurement->link_shared) {
             window_add(&tuner->outside[tuner->bucket], (double)(measurement->iteration_ns - inside) / (double)outside);
         }
     }
@@ -156,10 +156,10 @@ void tuner_observe(struct tuner *tuner, const struct tuner_measurement *measurem
     double late = copy_ratio(recorded, measurement->late_bytes, measurement->late_ns);
     if (all > 0) {
         observe_link(tuner, late > all * LINK_SLOWER ? late : all);
-    } else {
+    } else if (!measurement->link_shared) {
         link_unheard(tuner);
     }
-    if (!tuner->unsettled) {
+    if (!tuner->unsettled && !measurement->link_shared) {
         observe_residual(tuner, (double)measurement->iteration_ns / (double)tuner->predicted_ns);
     }
 }

@@ -76,6 +76,7 @@ struct tuner_measurement {
     uint64_t link_ns;      /* the sum of those times */
     uint64_t late_bytes;   /* of the last few among them, */
     uint64_t late_ns;      /* which say most of the link's speed now; 0: not told apart */
+    bool link_shared;      /* KV crossed the link, too: the iteration's own time says nothing of the prediction */
 };
 void tuner_observe(struct tuner *tuner, const struct tuner_measurement *measurement);
 

@@ -162,7 +162,7 @@ void finish_sequence(struct engine *engine, struct sequence *sequence, enum fini
             push_text(engine, &event, text, bytes);
         }
     }
-    give_blocks(engine, sequence);
+    release_blocks(engine, sequence, 0);
     uint64_t now = device_now_ns(engine->device);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.finished[reason]++;

@@ -1,6 +1,7 @@
 /* What runs in an iteration: every decode row first, then prefill chunks of running sequences, then new sequences as
- * far as rows and KV blocks allow. When blocks run out the sequence admitted last gives up its own (preemption by
- * recompute): it waits at the front of the queue and its tokens are computed again, to the same bits. */
+ * far as rows and KV blocks allow. When blocks run out the sequence admitted last is preempted: it waits at the front
+ * of the queue, and gives up its blocks only as others need them (blocks.c). What it has lost when its turn comes again
+ * is computed again, to the same bits. */
 #include "scheduler/engine_internal.h"
 
 /* What is left of this iteration's bounds. */
@@ -9,32 +10,14 @@ struct room {
     uint32_t logit_rows;
 };
 
-void give_blocks(struct engine *engine, struct sequence *sequence) {
-    for (uint32_t i = 0; i < sequence->block_count; i++) {
-        offload_kv_give(engine->offload, sequence->blocks[i]);
-    }
-    sequence->block_count = 0;
-}
-
-/* Takes blocks until `tokens` positions fit; false when none is left (those taken are kept). */
-static bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t tokens) {
-    uint32_t needed = (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-    while (sequence->block_count < needed) {
-        if (!offload_kv_take(engine->offload, &sequence->blocks[sequence->block_count])) {
-            return false;
-        }
-        sequence->block_count++;
-    }
-    return true;
-}
-
 static void preempt_last(struct engine *engine, struct room *room) {
     struct sequence *victim = engine->running[--engine->running_count];
     room->rows += victim->scheduled;
     room->logit_rows += victim->logit_count;
     victim->scheduled = victim->logit_count = 0;
-    victim->computed = 0;
-    give_blocks(engine, victim);
+    victim->preempted = true;
+    victim->preempted_at = victim->computed;
+    release_blocks(engine, victim, (victim->computed + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS); /* those not yet used */
     queue_push_front(&engine->waiting, victim);
     pthread_mutex_lock(&engine->lock);
     engine->pending++;
@@ -105,33 +88,58 @@ static void schedule_running(struct engine *engine, bool decoding, struct room *
     }
 }
 
+/* Would there be blocks for a waiting sequence? Each running one is left a block to grow into, or it would be preempted
+ * at once. With nothing running there always are: the cache holds a whole context. */
+static bool has_room(const struct engine *engine, const struct sequence *sequence) {
+    uint32_t needed = sequence->count / KV_BLOCK_TOKENS + 1;
+    return engine->running_count == 0 || available_blocks(engine) >= needed + engine->running_count;
+}
+
+static void admit(struct engine *engine, struct sequence *sequence) {
+    bool grown = grow_blocks(engine, sequence, sequence->count);
+    CHECK(grown);
+    queue_pop_front(&engine->waiting);
+    if (sequence->admitted_ns == 0) {
+        sequence->admitted_ns = device_now_ns(engine->device);
+    }
+    bool resumed = sequence->preempted && sequence->computed > 0 && sequence->computed == sequence->preempted_at;
+    sequence->preempted = false;
+    engine->running[engine->running_count++] = sequence;
+    pthread_mutex_lock(&engine->lock);
+    engine->pending--;
+    pthread_mutex_unlock(&engine->lock);
+    pthread_mutex_lock(&engine->stats_lock);
+    engine->stats.resumed += resumed;
+    pthread_mutex_unlock(&engine->stats_lock);
+}
+
+/* Admits from the front of the line. Parked blocks come back while others run, and the sequence is admitted after that;
+ * only if nothing else runs are they waited for. */
 static void admit_waiting(struct engine *engine, struct room *room) {
-    uint32_t admitted = 0;
-    uint64_t now = device_now_ns(engine->device);
     while (engine->waiting.count > 0 && engine->running_count < engine->config.max_sequences && room->rows > 0) {
         struct sequence *sequence = queue_at(&engine->waiting, 0);
-        /* Each running sequence is left a block to grow into, or it would be preempted at once. */
-        uint32_t needed = sequence->count / KV_BLOCK_TOKENS + 1;
-        uint32_t free_blocks = offload_kv_free(engine->offload);
-        if (engine->running_count > 0 && free_blocks < needed + engine->running_count) {
+        if (!has_room(engine, sequence)) {
             break;
         }
-        if (!grow_blocks(engine, sequence, sequence->count)) {
-            give_blocks(engine, sequence);
+        if (engine->running_count == 0) {
+            fetch_blocks(engine, sequence, UINT32_MAX);
+        }
+        if (sequence->resident < sequence->block_count) {
             break;
         }
-        queue_pop_front(&engine->waiting);
-        admitted++;
-        if (sequence->admitted_ns == 0) {
-            sequence->admitted_ns = now;
-        }
-        engine->running[engine->running_count++] = sequence;
+        admit(engine, sequence);
         schedule_rows(sequence, engine->config.prefill_chunk, room);
     }
-    if (admitted > 0) {
-        pthread_mutex_lock(&engine->lock);
-        engine->pending -= admitted;
-        pthread_mutex_unlock(&engine->lock);
+}
+
+/* Brings parked blocks of the sequence that is next in line back under this iteration's compute, as many as the link
+ * has time for. */
+static void fetch_ahead(struct engine *engine) {
+    if (engine->waiting.count > 0) {
+        struct sequence *sequence = queue_at(&engine->waiting, 0);
+        if (sequence->resident < sequence->block_count && has_room(engine, sequence)) {
+            fetch_blocks(engine, sequence, offload_kv_spare(engine->offload));
+        }
     }
 }
 
@@ -144,10 +152,6 @@ static void write_rows(struct engine *engine, struct sequence *sequence) {
                                                     .rows = sequence->scheduled,
                                                     .first_position = sequence->computed,
                                                     .table = segment};
-    uint64_t *table = inputs->block_table + (size_t)segment * inputs->table_stride;
-    for (uint32_t i = 0; i < sequence->block_count; i++) {
-        table[i] = sequence->blocks[i];
-    }
     sequence->logit_begin = inputs->logit_count;
     uint32_t first = 0;
     uint32_t logit_rows = logit_rows_of(sequence, sequence->scheduled, &first);
@@ -174,6 +178,7 @@ uint32_t compose_iteration(struct engine *engine) {
     schedule_running(engine, true, &room);
     schedule_running(engine, false, &room);
     admit_waiting(engine, &room);
+    fetch_ahead(engine);
 
     struct forward_inputs *inputs = engine->inputs;
     inputs->rows = inputs->segment_count = inputs->logit_count = 0;
@@ -183,4 +188,16 @@ uint32_t compose_iteration(struct engine *engine) {
         }
     }
     return inputs->rows;
+}
+
+void compose_block_table(struct engine *engine) {
+    struct forward_inputs *inputs = engine->inputs;
+    uint64_t *table = inputs->block_table;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        if (sequence->scheduled > 0) {
+            offload_kv_addresses(engine->offload, sequence->blocks, sequence->block_count, table);
+            table += inputs->table_stride;
+        }
+    }
 }

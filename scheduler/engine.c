@@ -59,22 +59,32 @@ static struct status resolve_config(struct engine *engine) {
     return STATUS_SUCCESS;
 }
 
+static uint64_t context_blocks(const struct engine *engine) {
+    return ((uint64_t)engine->config.context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+}
+
+/* How many KV blocks sequences can hold together: running and preempted ones are no more than may run, for a new one is
+ * admitted after all that were preempted. */
+static uint32_t most_blocks(const struct engine *engine) {
+    uint64_t most = context_blocks(engine) * engine->config.max_sequences;
+    return most < UINT32_MAX / 2 ? (uint32_t)most : UINT32_MAX / 2;
+}
+
 /* How many KV blocks to ask of the arena: at least one whole context, so that a sequence alone can always end. */
 static struct status wanted_blocks(const struct engine *engine, size_t block_bytes, uint32_t *blocks) {
     const struct engine_config *config = &engine->config;
-    uint64_t context_blocks = ((uint64_t)config->context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-    uint64_t wanted = context_blocks;
+    uint64_t least = context_blocks(engine), wanted = least;
     if (config->kv_tokens > 0) {
         wanted = (config->kv_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-        if (wanted < context_blocks) {
+        if (wanted < least) {
             return status_error(STATUS_INVALID,
                                 "kv_tokens %llu cannot hold one context of %u tokens; raise it or lower context",
                                 (unsigned long long)config->kv_tokens, config->context);
         }
     } else if (config->device_memory == 0) {
-        uint64_t most = context_blocks * config->max_sequences, fits = DEFAULT_KV_BYTES / block_bytes;
+        uint64_t most = most_blocks(engine), fits = DEFAULT_KV_BYTES / block_bytes;
         wanted = fits < most ? fits : most;
-        wanted = wanted < context_blocks ? context_blocks : wanted;
+        wanted = wanted < least ? least : wanted;
     }
     if (wanted > UINT32_MAX / 2) {
         return status_error(STATUS_INVALID, "%llu KV blocks are more than can be counted; lower kv_tokens",
@@ -112,9 +122,11 @@ static struct status create_offload(struct engine *engine) {
                                     .slab_bytes = model_slab_bytes(engine->model, engine->device, slabs),
                                     .kv_block_bytes = kv_block_bytes(&kv),
                                     .host_memory = engine->config.host_memory,
+                                    .kv_host_memory = engine->config.kv_host_memory,
                                     .bus = engine->config.offload_bus,
                                     .link_bytes_per_s = engine->config.link_bytes_per_s};
     TRY(wanted_blocks(engine, config.kv_block_bytes, &config.kv_blocks_wanted));
+    config.kv_blocks_most = most_blocks(engine);
     if (engine->config.device_memory > 0) {
         uint64_t globals = model_global_bytes(engine->model, engine->device);
         uint64_t workspace = forward_device_bytes(engine->model, &engine->limits);
@@ -378,6 +390,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
     if (compose_iteration(engine) > 0) {
         struct offload_demand demand = demand_of(engine, begin);
         offload_begin(engine->offload, forward_stream(engine->forward), &demand);
+        compose_block_table(engine);
         forward_run(engine->forward, engine->logits_wanted);
         engine->fault = forward_wait(engine->forward);
         if (engine->fault.code != STATUS_OK) {

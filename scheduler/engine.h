@@ -1,10 +1,10 @@
 /* The engine: requests in, iterations through the device, tokens out.
  *
  * Owns: one thread that owns the device and all KV state; the bounded queue of submitted requests and the bounded
- * ring of events back. Continuous batching, chunked prefill mixed with decode, preemption by recompute, sampling,
- * detokenization and stop strings. Knows nothing of sockets or JSON.
- * Threads: engine_submit(), engine_cancel(), engine_poll(), engine_stats() from one other thread (the server's);
- * engine_step() from the one that owns the device when engine_start() was not called (tests, tools). */
+ * ring of events back. Continuous batching, chunked prefill mixed with decode, preemption (KV blocks park in host
+ * memory or are computed again), sampling, detokenization and stop strings. Knows nothing of sockets or JSON. Threads:
+ * engine_submit(), engine_cancel(), engine_poll(), engine_stats() from one other thread (the server's); engine_step()
+ * from the one that owns the device when engine_start() was not called (tests, tools). */
 #ifndef METRONOME_SCHEDULER_ENGINE_H
 #define METRONOME_SCHEDULER_ENGINE_H
 
@@ -26,9 +26,10 @@ struct engine_config {
     uint32_t max_batch_tokens; /* rows of one iteration */
     uint32_t prefill_chunk;    /* most prompt tokens of one sequence in one iteration; 0: max_batch_tokens */
     enum kv_type kv_type;
-    uint64_t kv_tokens;     /* KV capacity wanted, tokens; 0: derived from device_memory, or a default */
-    uint64_t device_memory; /* bytes for weights, KV and workspace together; 0: as needed */
-    uint64_t host_memory;   /* bytes for offloaded weights; 0: no bound */
+    uint64_t kv_tokens;      /* KV capacity wanted, tokens; 0: derived from device_memory, or a default */
+    uint64_t device_memory;  /* bytes for weights, KV and workspace together; 0: as needed */
+    uint64_t host_memory;    /* bytes for offloaded weights and parked KV blocks; 0: no bound */
+    uint64_t kv_host_memory; /* bytes of it for the KV blocks of preempted sequences; 0: they are computed again */
     const char *offload_policy;
     struct policy_options offload_options;
     const char *offload_bus;     /* a link that other engines use too; NULL or "": none */
@@ -171,6 +172,8 @@ struct engine_stats {
     uint32_t kv_blocks, kv_blocks_free;
     uint64_t prompt_tokens, generation_tokens; /* processed, recomputed ones not counted */
     uint64_t iterations, preemptions;
+    uint64_t resumed;           /* preempted sequences that went on with nothing lost */
+    uint64_t recomputed_tokens; /* of the others: KV given up, to be computed again */
     uint64_t finished[FINISH_ERROR + 1];
     uint64_t iteration_ns; /* of the last iteration, wall */
     uint32_t context, max_sequences;

@@ -1,6 +1,6 @@
 /* The engine's own parts, shared by its files: engine.c (life and the loop), queues.c (the two bounded queues),
- * compose.c (what runs in an iteration), commit.c (what came out of it). Nobody else includes this.
- * Threads: fields are the engine thread's unless said. */
+ * compose.c (what runs in an iteration), blocks.c (who holds which KV block), commit.c (what came out of it). Nobody
+ * else includes this. Threads: fields are the engine thread's unless said. */
 #ifndef METRONOME_SCHEDULER_ENGINE_INTERNAL_H
 #define METRONOME_SCHEDULER_ENGINE_INTERNAL_H
 
@@ -81,7 +81,20 @@ void engine_push_event(struct engine *engine, const struct engine_event *event);
 
 /* compose.c: fills engine->inputs and each running sequence's `scheduled`; returns the number of rows. */
 uint32_t compose_iteration(struct engine *engine);
-void give_blocks(struct engine *engine, struct sequence *sequence);
+/* Then, once offload_begin() has moved what it moves: where the KV blocks of those sequences are. */
+void compose_block_table(struct engine *engine);
+
+/* blocks.c */
+/* Takes blocks until `tokens` positions fit, from waiting sequences if none is free; false when they have none either
+ * (those taken are kept). The sequence has no parked ones. */
+bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t tokens);
+/* Gives back blocks from `from` on; nothing that is still wanted may be in them. */
+void release_blocks(struct engine *engine, struct sequence *sequence, uint32_t from);
+/* Brings up to `most` parked blocks of the sequence that is first in line back, as long as there is a place for them.
+ */
+void fetch_blocks(struct engine *engine, struct sequence *sequence, uint32_t most);
+/* Blocks of the device that are free or that waiting sequences would give up. */
+uint32_t available_blocks(const struct engine *engine);
 
 /* commit.c */
 void commit_iteration(struct engine *engine);

@@ -36,7 +36,7 @@ static uint32_t fill_contexts(uint32_t most, uint32_t contexts[RECORD_MAX_CONTEX
  * one sequence, of more where none is as long. All sequences read the same blocks; what they hold does not matter to
  * the clock. */
 static void compose(struct forward_inputs *inputs, const struct forward_limits *limits, uint32_t rows, uint32_t context,
-                    const uint64_t *blocks, uint32_t block_count) {
+                    uint32_t block_count) {
     bool decoding = rows <= limits->sequences;
     uint32_t positions = least(block_count * KV_BLOCK_TOKENS, limits->context);
     uint32_t most = decoding ? 1 : least(rows, positions); /* rows of a segment */
@@ -49,14 +49,19 @@ static void compose(struct forward_inputs *inputs, const struct forward_limits *
         uint32_t segment_rows = least(rows - row, most);
         inputs->segments[i] = (struct kv_segment){
             .sequence = i, .first_row = row, .rows = segment_rows, .first_position = end - segment_rows, .table = i};
-        for (uint32_t j = 0; j < block_count; j++) {
-            inputs->block_table[(size_t)i * inputs->table_stride + j] = blocks[j];
-        }
         for (uint32_t j = 0; j < segment_rows; j++, row++) {
             inputs->tokens[row] = row % 7;
             inputs->positions[row] = end - segment_rows + j;
         }
         inputs->logit_rows[i] = row - 1;
+    }
+}
+
+/* The block table, once it is known where the blocks lie in this iteration. */
+static void compose_blocks(struct forward_inputs *inputs, struct offload *offload, const uint32_t *blocks,
+                           uint32_t block_count) {
+    for (uint32_t i = 0; i < inputs->segment_count; i++) {
+        offload_kv_addresses(offload, blocks, block_count, inputs->block_table + (size_t)i * inputs->table_stride);
     }
 }
 
@@ -66,13 +71,14 @@ static int compare_ns(const void *a, const void *b) {
 }
 
 /* One cell: medians of a few iterations, after one that warms the caches up. */
-static struct status measure_cell(struct forward *forward, struct offload *offload, uint32_t layers,
-                                  struct record_cell *out) {
+static struct status measure_cell(struct forward *forward, struct offload *offload, const uint32_t *blocks,
+                                  uint32_t block_count, struct record_cell *out) {
     uint64_t layer_ns[REPEATS], outside_ns[REPEATS];
     const struct offload_demand demand = {
         .deadline_ns = UINT64_MAX, .rows = forward_inputs(forward)->rows, .context_tokens = 1};
     for (int i = -1; i < REPEATS; i++) {
         offload_begin(offload, forward_stream(forward), &demand);
+        compose_blocks(forward_inputs(forward), offload, blocks, block_count);
         forward_run(forward, NULL);
         TRY(forward_wait(forward));
         const uint64_t elapsed = forward_elapsed_ns(forward);
@@ -80,7 +86,7 @@ static struct status measure_cell(struct forward *forward, struct offload *offlo
         const struct offload_report report = offload_report(offload);
         const uint64_t inside = report.layers_ns + report.stall_ns;
         if (i >= 0) {
-            layer_ns[i] = report.layers_ns / layers;
+            layer_ns[i] = report.layers_ns / report.layers;
             outside_ns[i] = elapsed > inside ? elapsed - inside : 0;
         }
     }
@@ -91,14 +97,13 @@ static struct status measure_cell(struct forward *forward, struct offload *offlo
 }
 
 static struct status measure_grid(struct forward *forward, struct offload *offload, const struct forward_limits *limits,
-                                  const uint64_t *blocks, uint32_t block_count, struct record *record) {
-    uint32_t layers = offload_report(offload).layers;
+                                  const uint32_t *blocks, uint32_t block_count, struct record *record) {
     struct progress bar;
     progress_begin(&bar, "measuring iterations", record->row_count * record->context_count);
     for (uint32_t i = 0; i < record->row_count; i++) {
         for (uint32_t j = 0; j < record->context_count; j++) {
-            compose(forward_inputs(forward), limits, record->rows[i], record->contexts[j], blocks, block_count);
-            TRY(measure_cell(forward, offload, layers, &record->cell[i][j]));
+            compose(forward_inputs(forward), limits, record->rows[i], record->contexts[j], block_count);
+            TRY(measure_cell(forward, offload, blocks, block_count, &record->cell[i][j]));
             progress_update(&bar, i * record->context_count + j + 1);
         }
     }
@@ -115,7 +120,7 @@ struct status profile_measure(struct forward *forward, struct offload *offload, 
     uint32_t longest = out->contexts[out->context_count - 1] + limits->rows;
     longest = least(longest, limits->context);
     uint32_t wanted = (longest + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS, taken = 0;
-    uint64_t *blocks = calloc(wanted, sizeof *blocks);
+    uint32_t *blocks = calloc(wanted, sizeof *blocks);
     if (!blocks) {
         return status_error(STATUS_NO_MEMORY, "no memory to measure iterations");
     }

@@ -20,8 +20,11 @@ struct sequence {
     uint32_t computed;       /* tokens whose KV is in the cache */
     uint32_t scored;         /* prompt tokens already reported, with echo */
     uint32_t prompt_counted; /* prompt tokens that the statistics have */
-    uint64_t *blocks;        /* (block_count) device addresses; room for `capacity` tokens */
+    uint32_t *blocks;        /* (block_count) KV handles; room for `capacity` tokens */
     uint32_t block_count;
+    uint32_t resident;     /* blocks on the device: the first ones; those after them are parked in host memory */
+    bool preempted;        /* waits to go on */
+    uint32_t preempted_at; /* `computed` when it was */
 
     struct token_counts counts; /* with penalties, else NULLs */
     struct detokenizer detokenizer;

@@ -76,6 +76,8 @@ static const struct option options[] = {
      "name of a link that other engines on this machine use too: they share it by their promises; empty: ours alone"},
     {"offload.slabs", OPTION_INT, "", "0", 0, MOST_SLABS, NULL, FIELD(offload_slabs),
      "pieces that a layer is cut into, each of which may be in host memory; 0: chosen"},
+    {"offload.kv_host_memory", OPTION_BYTES, "bytes", "256MiB", 0, 1024 * TIB, NULL, FIELD(offload_kv_host_memory),
+     "pinned host memory, at most, in which KV blocks of preempted sequences park; 0: they are computed again"},
     {"offload.record", OPTION_PATH, "", "", 0, 0, NULL, FIELD(offload_record),
      "file of what iterations cost here: read instead of measuring at the start, made anew if it is not there or was "
      "measured on something else; empty: always measured"},

@@ -21,7 +21,7 @@ struct bench {
     struct device *device;
     struct offload *offload;
     struct forward *forward;
-    uint64_t blocks[SEQUENCES][BLOCKS_EACH];
+    uint32_t blocks[SEQUENCES][BLOCKS_EACH];
     uint32_t lengths[SEQUENCES];
 };
 
@@ -61,7 +61,8 @@ static double step(struct bench *bench, uint32_t sequences, uint32_t rows) {
     for (uint32_t i = 0; i < sequences; i++) {
         in->segments[i] = (struct kv_segment){
             .sequence = i, .first_row = in->rows, .rows = rows, .first_position = bench->lengths[i], .table = i};
-        memcpy(in->block_table + (size_t)i * in->table_stride, bench->blocks[i], sizeof bench->blocks[i]);
+        offload_kv_addresses(bench->offload, bench->blocks[i], BLOCKS_EACH,
+                             in->block_table + (size_t)i * in->table_stride);
         for (uint32_t row = 0; row < rows; row++) {
             in->tokens[in->rows] =
                 (uint32_t)(random_hash(i, bench->lengths[i]) % model_shape(bench->model)->vocabulary);

@@ -132,7 +132,7 @@ class Runner {
     }
 
     void release(uint64_t sequence) {
-        for (uint64_t block : sequences_[sequence].blocks) {
+        for (uint32_t block : sequences_[sequence].blocks) {
             offload_kv_give(offload_, block);
         }
         sequences_.erase(sequence);
@@ -148,7 +148,7 @@ class Runner {
   private:
     struct Sequence {
         uint32_t length = 0;
-        std::vector<uint64_t> blocks;
+        std::vector<uint32_t> blocks;
     };
 
     void add(struct forward_inputs *in, const Piece &piece) {
@@ -157,7 +157,7 @@ class Runner {
         ASSERT_LE(in->rows + rows, options_.rows);
         ASSERT_LE(sequence.length + rows, options_.context);
         while (sequence.blocks.size() * KV_BLOCK_TOKENS < sequence.length + rows) {
-            uint64_t block;
+            uint32_t block;
             ASSERT_TRUE(offload_kv_take(offload_, &block));
             sequence.blocks.push_back(block);
         }
@@ -168,8 +168,8 @@ class Runner {
         segment.first_position = sequence.length;
         segment.table = in->segment_count;
         in->segments[in->segment_count] = segment;
-        memcpy(in->block_table + size_t(in->segment_count) * in->table_stride, sequence.blocks.data(),
-               sequence.blocks.size() * sizeof(uint64_t));
+        offload_kv_addresses(offload_, sequence.blocks.data(), uint32_t(sequence.blocks.size()),
+                             in->block_table + size_t(in->segment_count) * in->table_stride);
         in->segment_count++;
         for (uint32_t wanted : piece.wanted) {
             in->logit_rows[in->logit_count++] = in->rows + wanted;

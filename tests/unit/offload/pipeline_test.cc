@@ -127,7 +127,7 @@ TEST_F(Pipeline, EveryRingShape) {
                     ASSERT_FALSE(HasFatalFailure());
                 }
                 struct pipeline_times times;
-                pipeline_times(bench.pipeline, &times);
+                pipeline_times(bench.pipeline, nullptr, &times);
                 // Three iterations' slabs, and at most a ring's worth sent ahead for the fourth.
                 ASSERT_GE(times.copies, 3 * count);
                 ASSERT_LE(times.copies, 3 * count + staging);
@@ -197,53 +197,21 @@ TEST_F(Pipeline, AChangeCostsAtMostOneRefill) {
     bench.iterate();
     bench.iterate();
     for (uint32_t layer = 0; layer < layers; layer++) {
-        pipeline_times(bench.pipeline, &times);
+        pipeline_times(bench.pipeline, nullptr, &times);
         streamed[layer]++;
         pipeline_place(bench.pipeline, streamed.data());
         bench.iterate();
-        pipeline_times(bench.pipeline, &times);
+        pipeline_times(bench.pipeline, nullptr, &times);
         ASSERT_LE(times.copies, layers + layer + 1 + staging);
     }
     for (uint32_t layer = 0; layer < layers; layer++) {
         streamed[layer]--;
         pipeline_place(bench.pipeline, streamed.data());
         bench.iterate();
-        pipeline_times(bench.pipeline, &times);
+        pipeline_times(bench.pipeline, nullptr, &times);
         // The slab that stays again came in place of being streamed: one copy, counted.
         ASSERT_LE(times.copies, layers + (layers - layer - 1) + 1 + staging);
     }
-}
-
-TEST(Arena, BlocksAreTheOthersOfTheBoundary) {
-    struct device_config config = {};
-    config.name = "cpu";
-    struct device *device;
-    check(device_open(&config, &device));
-    struct arena arena;
-    // Blocks of 3 slots and a half: larger than a slot, and no multiple of it.
-    check(arena_create(device, 64 * 100, 64, 224, 80, &arena));
-    EXPECT_EQ(arena.blocks, 20u * 64 / 224);
-    std::vector<uint64_t> taken(arena.blocks);
-    for (uint64_t &address : taken) {
-        ASSERT_TRUE(arena_take_block(&arena, &address));
-        EXPECT_GE(address, (uint64_t)(uintptr_t)arena_slot_address(&arena, 80));
-    }
-    uint64_t none;
-    EXPECT_FALSE(arena_take_block(&arena, &none));
-    arena_give_block(&arena, taken.back()); // the one next to the boundary
-    EXPECT_TRUE(arena_blocks_free_from(&arena, arena.blocks - 1));
-    EXPECT_FALSE(arena_blocks_free_from(&arena, arena.blocks - 2));
-    arena_set_boundary(&arena, 82);
-    EXPECT_EQ(arena.blocks, 18u * 64 / 224);
-    arena_set_boundary(&arena, 10);
-    EXPECT_EQ(arena.blocks, 90u * 64 / 224);
-    EXPECT_EQ(arena_lost_bytes(&arena), 90u * 64 % 224);
-    for (size_t i = 0; i + 1 < taken.size(); i++) {
-        arena_give_block(&arena, taken[i]);
-    }
-    EXPECT_EQ(arena.taken, 0u);
-    arena_destroy(&arena);
-    device_close(device);
 }
 
 } // namespace

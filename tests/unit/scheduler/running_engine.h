@@ -1,4 +1,5 @@
-// A whole engine on the cpu device with the demo model, stepped by hand: what the engine's tests share.
+// A whole engine, stepped by hand: what the engine's tests share. On the cpu device with the demo model, if nothing
+// else is asked for.
 #ifndef METRONOME_TESTS_RUNNING_ENGINE_H
 #define METRONOME_TESTS_RUNNING_ENGINE_H
 
@@ -32,7 +33,7 @@ inline std::string model_path() {
 
 struct Options {
     uint32_t threads = 2, context = 256, max_sequences = 16, max_queue = 64, max_batch_tokens = 64, prefill_chunk = 0;
-    uint64_t kv_tokens = 4096;
+    uint64_t kv_tokens = 4096, kv_host_memory = 0, host_memory = 0;
     std::string policy = "none", bus;
     struct policy_options policy_options = {};
     uint64_t device_memory = 0;
@@ -40,13 +41,17 @@ struct Options {
     double link_gbps = 0, tpot_ms = 0;
     uint64_t copy_jitter_ns = 0;
     const struct record *record = nullptr; // measured before; nullptr: measured at the start
+    std::string device = "cpu", hardware;  // what sim stands for
+    std::string weights;                   // a model's file, to be used without a tokenizer; empty: the demo model
 };
 
 class Engine {
   public:
     explicit Engine(const Options &given) : options(given) {
         struct device_config device_config = {};
-        device_config.name = "cpu";
+        device_config.name = options.device.c_str();
+        device_config.hardware = options.hardware.empty() ? nullptr : options.hardware.c_str();
+        device_config.seed = 1;
         device_config.threads = options.threads;
         device_config.link_bytes_per_s = options.link_gbps * 1e9;
         device_config.copy_jitter_ns = options.copy_jitter_ns;
@@ -57,6 +62,8 @@ class Engine {
         config.max_batch_tokens = options.max_batch_tokens;
         config.prefill_chunk = options.prefill_chunk;
         config.kv_tokens = options.kv_tokens;
+        config.kv_host_memory = options.kv_host_memory;
+        config.host_memory = options.host_memory;
         config.offload_policy = options.policy.c_str();
         config.offload_options = options.policy_options;
         config.offload_slabs = options.slabs;
@@ -68,7 +75,8 @@ class Engine {
         config.record = options.record;
         log_set_level(LOG_WARN);
         check(device_open(&device_config, &device));
-        check(model_open(model_path().c_str(), &model));
+        check(options.weights.empty() ? model_open(model_path().c_str(), &model)
+                                      : model_open_weights(options.weights.c_str(), &model));
         check(engine_create(&config, model, device, &engine));
     }
     ~Engine() {
@@ -85,7 +93,7 @@ class Engine {
     bool all_blocks_free() const {
         struct engine_stats stats;
         engine_stats(engine, &stats);
-        return stats.kv_blocks > 0 && stats.kv_blocks_free == stats.kv_blocks;
+        return stats.kv_blocks > 0 && stats.kv_blocks_free == stats.kv_blocks && stats.offload.kv_parked == 0;
     }
     Options options; // first: the engine's configuration points into it
     struct device *device = nullptr;

@@ -1,0 +1,279 @@
+#include "offload/kv.h"
+
+#include "base/bytes.h"
+#include "base/check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Points of the stream that can be waited for: the last so many tickets. To wait for an older one is to wait for a
+ * later one that has taken its event, which comes after it on the same stream. */
+#define POINTS 128
+
+#define PARKED UINT32_C(0x80000000) /* of a place: a host slot, not a block of the device */
+#define NOBODY (PARKED - 1)
+
+struct kv {
+    struct device *device;
+    struct arena *arena;
+    struct stream *stream;
+    struct event *point[POINTS];
+    struct event *begun; /* the first copy over the link of those in flight */
+    uint8_t *host;       /* (host_blocks) slots */
+
+    uint32_t *place; /* (handles) block of the device, or PARKED and a host slot; of a free handle, the next free one */
+    uint32_t *owner; /* (blocks_most) the handle of a block in use */
+    uint64_t *last;  /* (blocks_most) the ticket of the last copy that reads or writes a block */
+    uint32_t *free_slots; /* (free_slot_count) a stack */
+    uint32_t free_slot_count;
+    uint32_t free_handle; /* the first; NOBODY: none */
+
+    uint64_t sent;   /* the last ticket */
+    uint64_t needed; /* by the addresses given out */
+    uint64_t waited; /* by compute, for certain */
+    uint64_t fenced; /* by the stream of kv_fence() */
+    bool busy;       /* `begun` is of copies not yet known to be done */
+    struct kv_counts counts;
+};
+
+/* ---- life ---- */
+
+static struct status create(struct kv *kv) {
+    size_t bytes;
+    if (!bytes_multiply(kv->counts.host_blocks, kv->arena->block_bytes, &bytes)) {
+        return status_error(STATUS_NO_MEMORY, "%u parked KV blocks do not fit an address space",
+                            kv->counts.host_blocks);
+    }
+    if (bytes > 0) {
+        void *host = NULL;
+        TRY(device_alloc_host(kv->device, bytes, "the host pool of parked KV blocks", &host));
+        kv->host = host;
+    }
+    for (uint32_t i = 0; i < POINTS; i++) {
+        TRY(event_create(kv->device, &kv->point[i]));
+    }
+    TRY(event_create(kv->device, &kv->begun));
+    return stream_create(kv->device, STREAM_COPY, &kv->stream);
+}
+
+struct status kv_create(struct device *device, struct arena *arena, uint32_t host_blocks, struct kv **out) {
+    CHECK(host_blocks < PARKED && arena->blocks_most < PARKED);
+    uint32_t handles = arena->blocks_most + host_blocks;
+    struct kv *kv = calloc(1, sizeof *kv);
+    if (!kv) {
+        return status_error(STATUS_NO_MEMORY, "no memory for the table of KV blocks");
+    }
+    *kv = (struct kv){.device = device,
+                      .arena = arena,
+                      .place = malloc((handles + 1) * sizeof *kv->place),
+                      .owner = malloc((arena->blocks_most + 1) * sizeof *kv->owner),
+                      .last = calloc(arena->blocks_most + 1, sizeof *kv->last),
+                      .free_slots = malloc((host_blocks + 1) * sizeof *kv->free_slots),
+                      .free_slot_count = host_blocks,
+                      .free_handle = handles > 0 ? 0 : NOBODY,
+                      .counts.host_blocks = host_blocks};
+    struct status status = status_error(STATUS_NO_MEMORY, "no memory for the table of %u KV blocks", handles);
+    if (kv->place && kv->owner && kv->last && kv->free_slots) {
+        status = create(kv);
+    }
+    if (status_failed(&status)) {
+        kv_destroy(kv);
+        return status;
+    }
+    for (uint32_t i = 0; i < handles; i++) {
+        kv->place[i] = i + 1 < handles ? i + 1 : NOBODY;
+    }
+    for (uint32_t i = 0; i < arena->blocks_most; i++) {
+        kv->owner[i] = NOBODY;
+    }
+    for (uint32_t i = 0; i < host_blocks; i++) {
+        kv->free_slots[i] = host_blocks - 1 - i;
+    }
+    *out = kv;
+    return STATUS_SUCCESS;
+}
+
+void kv_destroy(struct kv *kv) {
+    if (!kv) {
+        return;
+    }
+    stream_destroy(kv->stream);
+    for (uint32_t i = 0; i < POINTS; i++) {
+        event_destroy(kv->point[i]);
+    }
+    event_destroy(kv->begun);
+    if (kv->host) {
+        device_free_host(kv->device, kv->host);
+    }
+    free(kv->place);
+    free(kv->owner);
+    free(kv->last);
+    free(kv->free_slots);
+    free(kv);
+}
+
+/* ---- copies ---- */
+
+/* Puts a copy of one block on the stream and returns its ticket. */
+static uint64_t send(struct kv *kv, void *target, const void *source, enum copy_kind kind) {
+    const size_t bytes = kv->arena->block_bytes;
+    if (kind != COPY_DEVICE_TO_DEVICE && !kv->busy) {
+        event_record(kv->begun, kv->stream);
+        kv->busy = true;
+    }
+    stream_copy(kv->stream, target, source, bytes, kind);
+    event_record(kv->point[++kv->sent % POINTS], kv->stream);
+    switch (kind) {
+    case COPY_DEVICE_TO_HOST:
+        kv->counts.blocks_out++;
+        kv->counts.bytes_out += bytes;
+        break;
+    case COPY_HOST_TO_DEVICE:
+        kv->counts.blocks_in++;
+        kv->counts.bytes_in += bytes;
+        break;
+    case COPY_DEVICE_TO_DEVICE:
+        kv->counts.blocks_moved++;
+        break;
+    }
+    return kv->sent;
+}
+
+static void *slot_address(const struct kv *kv, uint32_t slot) {
+    return kv->host + (size_t)slot * kv->arena->block_bytes;
+}
+
+/* ---- blocks ---- */
+
+static void put_on_device(struct kv *kv, uint32_t handle, uint32_t block) {
+    kv->place[handle] = block;
+    kv->owner[block] = handle;
+}
+
+bool kv_take(struct kv *kv, uint32_t *handle) {
+    uint32_t block;
+    if (!arena_take_block(kv->arena, &block)) {
+        return false;
+    }
+    CHECK(kv->free_handle != NOBODY); /* there is one for each place a block may be in */
+    *handle = kv->free_handle;
+    kv->free_handle = kv->place[*handle];
+    put_on_device(kv, *handle, block);
+    return true;
+}
+
+bool kv_is_parked(const struct kv *kv, uint32_t handle) {
+    return (kv->place[handle] & PARKED) != 0;
+}
+
+static uint32_t block_of(const struct kv *kv, uint32_t handle) {
+    CHECK(handle < kv->arena->blocks_most + kv->counts.host_blocks);
+    uint32_t block = kv->place[handle];
+    CHECK(block < kv->arena->blocks && kv->owner[block] == handle); /* else it is parked, or was given back */
+    return block;
+}
+
+static void give_slot(struct kv *kv, uint32_t handle) {
+    kv->free_slots[kv->free_slot_count++] = kv->place[handle] & ~PARKED; /* who copies here next comes after on the
+                                                                            same stream */
+    kv->counts.parked--;
+}
+
+void kv_give(struct kv *kv, uint32_t handle) {
+    if (kv_is_parked(kv, handle)) {
+        give_slot(kv, handle);
+    } else {
+        uint32_t block = block_of(kv, handle);
+        kv->owner[block] = NOBODY;
+        arena_give_block(kv->arena, block);
+    }
+    kv->place[handle] = kv->free_handle;
+    kv->free_handle = handle;
+}
+
+void kv_addresses(struct kv *kv, const uint32_t *handles, uint32_t count, uint64_t *out) {
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t block = block_of(kv, handles[i]);
+        kv->needed = kv->last[block] > kv->needed ? kv->last[block] : kv->needed;
+        out[i] = (uint64_t)(uintptr_t)arena_block_address(kv->arena, block);
+    }
+}
+
+bool kv_park(struct kv *kv, uint32_t handle) {
+    if (kv->free_slot_count == 0) {
+        return false;
+    }
+    uint32_t block = block_of(kv, handle), slot = kv->free_slots[--kv->free_slot_count];
+    kv->last[block] = send(kv, slot_address(kv, slot), arena_block_address(kv->arena, block), COPY_DEVICE_TO_HOST);
+    kv->counts.parked++;
+    kv->place[handle] = PARKED | slot;
+    kv->owner[block] = NOBODY;
+    arena_give_block(kv->arena, block);
+    return true;
+}
+
+bool kv_fetch(struct kv *kv, uint32_t handle) {
+    CHECK(kv_is_parked(kv, handle));
+    uint32_t block, slot = kv->place[handle] & ~PARKED;
+    if (!arena_take_block(kv->arena, &block)) {
+        return false;
+    }
+    kv->last[block] = send(kv, arena_block_address(kv->arena, block), slot_address(kv, slot), COPY_HOST_TO_DEVICE);
+    give_slot(kv, handle);
+    put_on_device(kv, handle, block);
+    return true;
+}
+
+void kv_clear(struct kv *kv, uint32_t first) {
+    struct arena *arena = kv->arena;
+    while (arena->taken > 0 && arena_highest_block(arena) >= first) {
+        uint32_t from = arena_highest_block(arena), to;
+        bool taken = arena_take_block(arena, &to);
+        CHECK(taken && to < first);
+        kv->last[to] = kv->last[from] =
+            send(kv, arena_block_address(arena, to), arena_block_address(arena, from), COPY_DEVICE_TO_DEVICE);
+        put_on_device(kv, kv->owner[from], to);
+        kv->owner[from] = NOBODY;
+        arena_give_block(arena, from);
+    }
+}
+
+uint32_t kv_host_free(const struct kv *kv) {
+    return kv->free_slot_count;
+}
+
+/* ---- order ---- */
+
+void kv_wait(struct kv *kv, struct stream *stream) {
+    if (kv->needed > kv->waited) {
+        stream_wait(stream, kv->point[kv->needed % POINTS]);
+        kv->waited = kv->needed;
+    }
+}
+
+void kv_fence(struct kv *kv, struct stream *stream) {
+    if (kv->sent > kv->fenced) {
+        stream_wait(stream, kv->point[kv->sent % POINTS]);
+        kv->fenced = kv->sent;
+    }
+}
+
+/* ---- numbers ---- */
+
+struct kv_counts kv_counts(const struct kv *kv) {
+    return kv->counts;
+}
+
+bool kv_traffic(struct kv *kv, uint64_t *begin_ns, uint64_t *end_ns) {
+    if (!kv->busy) {
+        return false;
+    }
+    const struct event *end = kv->point[kv->sent % POINTS];
+    *begin_ns = event_query(kv->begun) ? event_time_ns(kv->begun) : 0; /* soon, that is: now is as good as any time */
+    *end_ns = UINT64_MAX;
+    if (event_query(end)) {
+        *end_ns = event_time_ns(end);
+        kv->busy = false;
+    }
+    return true;
+}
