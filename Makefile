@@ -8,7 +8,7 @@ BUILD   := build/$(VARIANT)$(if $(filter 1,$(CUDA)),-cuda)$(if $(filter emulated
 
 CC  ?= cc
 CXX ?= c++
-PKG := libevent libevent_pthreads libcjson libpcre2-8
+PKG := libevent libevent_pthreads libcjson libpcre2-8 libutf8proc
 ifeq ($(VARIANT),fuzz)
 override CC := clang
 endif
@@ -125,6 +125,9 @@ $(BUILD)/tests/cuemu/%.o: tests/cuemu/%.cc $(BUILD)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,C++,$@)
 	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(CUEMU_FLAGS) -c $< -o $@
+$(BUILD)/tests/cuemu/%_test: $(BUILD)/tests/cuemu/%_test.o $(BUILD)/libkernels.a $(BUILD)/libbase.a
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(LDFLAGS) $^ -lgtest_main -lgtest $(LDLIBS) -o $@
 endif
 
 define room_library

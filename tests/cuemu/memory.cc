@@ -17,10 +17,11 @@
 namespace {
 
 constexpr size_t PAGE = 4096;
+constexpr size_t WALL = 1 << 20;  // of addresses without memory, on both sides
 constexpr size_t ALIGNMENT = 256; // of cudaMalloc
 constexpr unsigned char GUARD = 0xff;
 
-// [PROT_NONE page][guard][bytes][guard, less than ALIGNMENT][PROT_NONE page]
+// [wall][guard][bytes][guard, less than ALIGNMENT][wall]
 struct Allocation {
     unsigned char *map;
     size_t map_bytes;
@@ -81,13 +82,13 @@ cudaError_t allocate(void **out, size_t bytes, bool device) {
     if (device && bytes > cuemu_machine().memory_bytes - h.device_bytes) {
         return cudaErrorMemoryAllocation;
     }
-    size_t inner = (bytes + ALIGNMENT + PAGE - 1) / PAGE * PAGE, total = inner + 2 * PAGE;
+    size_t inner = (bytes + ALIGNMENT + PAGE - 1) / PAGE * PAGE, total = inner + 2 * WALL;
     void *map = total < bytes ? MAP_FAILED
                               : mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) {
         return cudaErrorMemoryAllocation;
     }
-    auto *first = static_cast<unsigned char *>(map) + PAGE;
+    auto *first = static_cast<unsigned char *>(map) + WALL;
     mprotect(first, inner, PROT_READ | PROT_WRITE);
     Allocation a = {static_cast<unsigned char *>(map), total, first + (inner - bytes) / ALIGNMENT * ALIGNMENT, bytes,
                     device};
@@ -105,7 +106,7 @@ cudaError_t allocate(void **out, size_t bytes, bool device) {
 }
 
 void check(const Allocation &a, const char *kernel) {
-    const unsigned char *first = a.map + PAGE, *last = a.map + a.map_bytes - PAGE;
+    const unsigned char *first = a.map + WALL, *last = a.map + a.map_bytes - WALL;
     auto fail = [&](const unsigned char *at) {
         fprintf(stderr, "cuemu: %s: wrote %td bytes %s %zu bytes of %s memory at %p\n", kernel,
                 at < a.begin ? a.begin - at : at - (a.begin + a.bytes), at < a.begin ? "before" : "after the end of",

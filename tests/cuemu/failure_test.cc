@@ -1,0 +1,167 @@
+// The cuda device when something is wrong: machines without a driver or a GPU, calls that fail, kernels that break the
+// device. The emulator plays the machine.
+#include "tests/cuemu/include/cuemu.h"
+#include "tests/unit/kernels/kernel_test.h"
+
+namespace {
+
+bool contains(const char *text, const char *part) {
+    return std::string(text).find(part) != std::string::npos;
+}
+
+struct device_config cuda_config() {
+    struct device_config config = {};
+    config.name = "cuda";
+    return config;
+}
+
+struct status open_cuda() {
+    struct device_config config = cuda_config();
+    struct device *device = nullptr;
+    struct status status = device_open(&config, &device);
+    device_close(device);
+    return status;
+}
+
+class Failure : public ::testing::Test {
+  protected:
+    void TearDown() override {
+        cuemu_set_machine(machine);
+        cuemu_recover();
+    }
+    const struct cuemu_machine machine = cuemu_machine();
+};
+
+TEST_F(Failure, AMachineThatCannotIsToldApart) {
+    struct Case {
+        int driver, devices, capability;
+        enum status_code code;
+        const char *says;
+    };
+    const Case cases[] = {
+        {0, 0, 80, STATUS_DEVICE, "device cuda: there is no NVIDIA driver here (libcuda.so.1 was not found)"},
+        {12040, 1, 80, STATUS_DEVICE, "the NVIDIA driver is too old: it has CUDA 12.4 and this build needs 13.0"},
+        {13000, 0, 80, STATUS_DEVICE, "there is a driver and no GPU (cudaGetDeviceCount)"},
+        {13010, 1, 75, STATUS_UNSUPPORTED, "has compute capability 7.5; it takes 8.0 (Ampere) or later"},
+        {13010, 1, 90, STATUS_OK, ""},
+    };
+    for (const Case &c : cases) {
+        struct cuemu_machine other = machine;
+        other.driver_version = c.driver;
+        other.devices = c.devices;
+        other.capability = c.capability;
+        cuemu_set_machine(other);
+        struct status status = open_cuda();
+        EXPECT_EQ(status.code, c.code) << c.says;
+        EXPECT_TRUE(contains(status.message, c.says)) << status.message;
+    }
+}
+
+// Whichever call fails at the opening, it is named, and nothing is left behind (the address sanitizer looks).
+TEST_F(Failure, EveryCallOfTheOpeningMayFail) {
+    const char *const calls[] = {"cudaGetDeviceCount",
+                                 "cudaGetDeviceProperties",
+                                 "cudaSetDevice",
+                                 "cudaDeviceGetStreamPriorityRange",
+                                 "cudaHostAlloc",
+                                 "cudaStreamCreateWithPriority",
+                                 "cudaEventCreateWithFlags",
+                                 "cudaEventRecord",
+                                 "cudaEventSynchronize",
+                                 "cudaMemGetInfo"};
+    for (const char *call : calls) {
+        cuemu_fail_call(call, 0, cudaErrorLaunchFailure);
+        struct status status = open_cuda();
+        EXPECT_EQ(status.code, STATUS_DEVICE) << call;
+        EXPECT_TRUE(contains(status.message, "unspecified launch failure (cudaErrorLaunchFailure)")) << status.message;
+        EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess) << "an error left over from " << call;
+        EXPECT_OK(open_cuda());
+    }
+}
+
+TEST_F(Failure, AFullGpuSaysWhoHasTheMemory) {
+    struct cuemu_machine small = machine;
+    small.memory_bytes = 64 << 20;
+    cuemu_set_machine(small);
+    struct device_config config = cuda_config();
+    config.device_memory = 100 << 20; // more than there is
+    Bench bench(config);
+    void *first, *second;
+    ASSERT_OK(device_alloc(bench.device, 40 << 20, "the arena", &first));
+    struct status status = device_alloc(bench.device, 30 << 20, "activations", &second);
+    EXPECT_EQ(status.code, STATUS_NO_MEMORY);
+    EXPECT_STREQ(
+        status.message,
+        "activations: cudaMalloc of 30 MiB: out of memory: the GPU has 24 MiB free of 64 MiB; this process holds "
+        "40 MiB, and CUDA and other processes (nvidia-smi lists them) 0 B");
+    device_free(bench.device, first);
+    cuemu_fail_call("cudaHostAlloc", 0, cudaErrorMemoryAllocation);
+    status = device_alloc_host(bench.device, 1 << 20, "the pool", &first);
+    EXPECT_EQ(status.code, STATUS_NO_MEMORY);
+    EXPECT_STREQ(status.message, "the pool: cudaHostAlloc of 1 MiB: out of memory; lower host_memory, or free RAM");
+    EXPECT_EQ(device_info(bench.device).host_used, 0u);
+}
+
+// Every call that enqueues: its stream fails with the call's name, and does nothing more.
+TEST_F(Failure, WhatCannotBeEnqueuedFailsItsStream) {
+    const char *const calls[] = {"cudaLaunchKernelEx", "cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent"};
+    for (const char *call : calls) {
+        Bench bench(cuda_config());
+        struct stream *bystander;
+        struct event *event, *other;
+        ASSERT_OK(stream_create(bench.device, STREAM_COPY, &bystander));
+        ASSERT_OK(event_create(bench.device, &event));
+        ASSERT_OK(event_create(bench.device, &other));
+        event_record(other, bystander);
+        {
+            Buffer<float> x(bench, std::vector<float>(8, 1.0f)), y(bench, 8);
+            cuemu_fail_call(call, 0, cudaErrorLaunchFailure);
+            op_scale(bench.stream, x.at(), 2, 1, 8);
+            stream_copy(bench.stream, y.at(), x.at(), 32, COPY_DEVICE_TO_DEVICE);
+            event_record(event, bench.stream);
+            stream_wait(bench.stream, other);
+            struct status status = stream_sync(bench.stream);
+            EXPECT_EQ(status.code, STATUS_DEVICE);
+            EXPECT_TRUE(contains(status.message, call)) << status.message;
+            EXPECT_OK(stream_sync(bystander));
+            uint64_t launches = cuemu_count().launches;
+            op_scale(bench.stream, x.at(), 2, 1, 8);
+            EXPECT_EQ(cuemu_count().launches, launches) << "a failed stream goes on";
+            EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+            stream_destroy(bench.stream); // the buffers' destructors need one that works
+            ASSERT_OK(stream_create(bench.device, STREAM_COMPUTE, &bench.stream));
+        }
+        stream_destroy(bystander);
+        event_destroy(event);
+        event_destroy(other);
+    }
+}
+
+// A kernel that touches what it must not takes the whole device with it, and is found when somebody waits.
+TEST_F(Failure, ABrokenDeviceTellsEverybodyWhoWaits) {
+    struct device_config config = cuda_config();
+    Bench bench(config);
+    struct stream *copies;
+    struct event *event;
+    void *memory;
+    ASSERT_OK(stream_create(bench.device, STREAM_COPY, &copies));
+    ASSERT_OK(event_create(bench.device, &event));
+    ASSERT_OK(device_alloc(bench.device, 64, "a buffer", &memory));
+    cuemu_fail_kernel(cudaErrorIllegalAddress);
+    op_scale(bench.stream, static_cast<float *>(memory), 2, 1, 8);
+    event_record(event, bench.stream);
+    struct status status = stream_sync(bench.stream);
+    EXPECT_EQ(status.code, STATUS_DEVICE);
+    EXPECT_STREQ(status.message,
+                 "cudaStreamSynchronize: an illegal memory access was encountered (cudaErrorIllegalAddress)");
+    EXPECT_EQ(stream_sync(copies).code, STATUS_DEVICE);
+    EXPECT_EQ(event_sync(event).code, STATUS_DEVICE);
+    EXPECT_TRUE(event_query(event)) << "who waits for it shall be told, not kept";
+    event_time_ns(event);
+    cuemu_recover();
+    device_free(bench.device, memory);
+    event_destroy(event);
+    stream_destroy(copies);
+}
+
+} // namespace
