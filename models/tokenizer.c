@@ -30,8 +30,13 @@ bool tokenizer_is_end(const struct tokenizer *tokenizer, uint32_t token) {
     if (token >= tokenizer->count) {
         return false;
     }
-    if (token == tokenizer->eos || token == tokenizer->eot || token == tokenizer->eom) {
+    if (token == tokenizer->eos) {
         return true;
+    }
+    for (uint32_t i = 0; i < tokenizer->end_count; i++) {
+        if (token == tokenizer->ends[i]) {
+            return true;
+        }
     }
     if (tokenizer->types[token] != TOKEN_TYPE_CONTROL) {
         return false;
@@ -47,76 +52,33 @@ bool tokenizer_is_end(const struct tokenizer *tokenizer, uint32_t token) {
     return false;
 }
 
+struct gguf_string tokenizer_chat_template(const struct tokenizer *tokenizer) {
+    return tokenizer->chat_template;
+}
+
 struct gguf_string tokenizer_bytes(const struct tokenizer *tokenizer, uint32_t token, bool special) {
     if (token >= tokenizer->count) {
         return (struct gguf_string){.data = "", .bytes = 0};
     }
     uint8_t type = tokenizer->types[token];
-    bool shown = special || type == TOKEN_TYPE_NORMAL || type == TOKEN_TYPE_USER_DEFINED;
+    bool shown = special || type == TOKEN_TYPE_NORMAL || type == TOKEN_TYPE_USER_DEFINED || type == TOKEN_TYPE_BYTE;
     return shown ? tokenizer->texts[token] : (struct gguf_string){.data = "", .bytes = 0};
-}
-
-/* ---- special tokens in a text ---- */
-
-/* The byte of special `place` at `depth`, -1 past its end: shorter texts sort before those they begin. */
-static int special_byte(const struct tokenizer *tokenizer, size_t place, size_t depth) {
-    const struct gguf_string *text = &tokenizer->texts[tokenizer->specials[place]];
-    return depth < text->bytes ? (unsigned char)text->data[depth] : -1;
-}
-
-/* The first of specials [low, high), which are all equal before `depth`, whose byte there is at least `byte`. */
-static size_t first_special(const struct tokenizer *tokenizer, size_t low, size_t high, size_t depth, int byte) {
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (special_byte(tokenizer, middle, depth) < byte) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
-/* Where control tokens may be: nowhere, or outside the content spans. */
-struct control_area {
-    bool allowed;
-    const struct text_span *content;
-    size_t content_count;
-    size_t next; /* the first content that ends after the place where the search is */
-};
-
-static bool control_allowed(struct control_area *area, size_t begin, size_t end) {
-    while (area->next < area->content_count && area->content[area->next].end <= begin) {
-        area->next++;
-    }
-    return area->allowed && (area->next == area->content_count || area->content[area->next].begin >= end);
-}
-
-/* The longest special token at text[at..bytes) that may be there, or TOKEN_NONE: the sorted specials are narrowed
- * byte by byte to those that the text spells. */
-static uint32_t special_at(const struct tokenizer *tokenizer, const char *text, size_t bytes, size_t at,
-                           struct control_area *area) {
-    uint32_t longest = TOKEN_NONE;
-    size_t low = 0, high = tokenizer->special_count;
-    for (size_t depth = 0; at + depth < bytes && low < high; depth++) {
-        int byte = (unsigned char)text[at + depth];
-        low = first_special(tokenizer, low, high, depth, byte);
-        high = first_special(tokenizer, low, high, depth, byte + 1);
-        if (low < high && special_byte(tokenizer, low, depth + 1) < 0) {
-            uint32_t token = tokenizer->specials[low];
-            if (tokenizer->types[token] == TOKEN_TYPE_USER_DEFINED || control_allowed(area, at, at + depth + 1)) {
-                longest = token;
-            }
-        }
-    }
-    return longest;
 }
 
 uint32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t bytes) {
     struct control_area anywhere = {.allowed = true};
-    uint32_t special = special_at(tokenizer, text, bytes, 0, &anywhere);
-    if (special != TOKEN_NONE && tokenizer->texts[special].bytes == bytes) {
-        return special;
+    struct special_text whole = {.data = text, .bytes = bytes};
+    if (bytes > 0) {
+        const struct special *special = special_find(&tokenizer->specials, tokenizer->types, &whole, 0, &anywhere);
+        if (special && special->text.bytes == bytes) {
+            return special->token;
+        }
+    }
+    for (size_t i = 0; i < tokenizer->normalized_specials.count; i++) {
+        uint32_t token = tokenizer->normalized_specials.items[i].token;
+        if (tokenizer->texts[token].bytes == bytes && memcmp(tokenizer->texts[token].data, text, bytes) == 0) {
+            return token;
+        }
     }
     return text_index_find(&tokenizer->index, text, bytes);
 }
@@ -128,9 +90,10 @@ void token_list_free(struct token_list *list) {
     *list = (struct token_list){0};
 }
 
-struct status token_list_append(struct token_list *list, uint32_t id, size_t limit) {
-    if (list->count >= limit) {
-        return status_error(STATUS_NO_MEMORY, "the text has more than %zu tokens", limit);
+struct status encoder_append(struct encoder *encoder, uint32_t id) {
+    struct token_list *list = encoder->list;
+    if (list->count >= encoder->limit) {
+        return status_error(STATUS_NO_MEMORY, "the text has more than %zu tokens", encoder->limit);
     }
     if (list->count == list->capacity) {
         size_t capacity = list->capacity ? list->capacity : 128, bytes;
@@ -145,26 +108,92 @@ struct status token_list_append(struct token_list *list, uint32_t id, size_t lim
     return STATUS_SUCCESS;
 }
 
-/* Special tokens first, the leftmost and there the longest; what lies between them is merged. */
-static struct status encode_all(const struct tokenizer *tokenizer, const char *text, size_t bytes,
-                                struct control_area *area, size_t limit, struct bpe_scratch *scratch,
-                                struct token_list *list) {
-    size_t merged = 0; /* text before this is done */
-    for (size_t at = 0; at < bytes;) {
-        uint32_t special = TOKEN_NONE;
-        if (tokenizer->special_begins[(unsigned char)text[at]]) {
-            special = special_at(tokenizer, text, bytes, at, area);
-        }
-        if (special == TOKEN_NONE) {
+/* White space as Unicode has it. */
+static bool is_space(uint32_t character) {
+    return (character >= 9 && character <= 13) || character == 0x20 || character == 0x85 || character == 0xa0 ||
+           character == 0x1680 || (character >= 0x2000 && character <= 0x200a) || character == 0x2028 ||
+           character == 0x2029 || character == 0x202f || character == 0x205f || character == 0x3000;
+}
+
+/* The character that ends at `at`. */
+static uint32_t character_before(const char *text, size_t at, size_t *begin) {
+    *begin = at - 1;
+    while (*begin > 0 && ((unsigned char)text[*begin] & 0xc0) == 0x80) {
+        --*begin;
+    }
+    size_t used;
+    return utf8_decode(text + *begin, at - *begin, &used);
+}
+
+static bool in_word(const struct special_text *text, size_t begin, size_t end) {
+    size_t ignored;
+    return (begin > 0 && pattern_word_character(character_before(text->data, begin, &ignored))) ||
+           (end < text->bytes && pattern_word_character(utf8_decode(text->data + end, text->bytes - end, &ignored)));
+}
+
+/* Where the white space begins that ends at `at`, not before `floor`; and where that ends which begins there. */
+static size_t space_begin(const struct special_text *text, size_t at, size_t floor) {
+    size_t begin;
+    while (at > floor && is_space(character_before(text->data, at, &begin))) {
+        at = begin;
+    }
+    return at;
+}
+
+static size_t space_end(const struct special_text *text, size_t at) {
+    size_t used;
+    while (at < text->bytes && is_space(utf8_decode(text->data + at, text->bytes - at, &used))) {
+        at += used;
+    }
+    return at;
+}
+
+/* Finds the specials of a set, the leftmost and there the longest, appends them, and hands what lies between them,
+ * which is not empty, to `between`. */
+static struct status encode_around(struct encoder *encoder, const struct special_set *set,
+                                   const struct special_text *text, struct control_area *area,
+                                   struct status (*between)(struct encoder *encoder, const char *text, size_t bytes,
+                                                            size_t place)) {
+    const uint8_t *types = encoder->tokenizer->types;
+    size_t done = 0; /* text before this is encoded */
+    for (size_t at = 0; at < text->bytes;) {
+        const struct special *special = special_find(set, types, text, at, area);
+        if (!special) {
             at++;
             continue;
         }
-        TRY(bpe_encode(tokenizer, text + merged, at - merged, limit, scratch, list));
-        TRY(token_list_append(list, special, limit));
-        at += tokenizer->texts[special].bytes;
-        merged = at;
+        size_t begin = at, end = at + special->text.bytes;
+        at = end;
+        if (special->whole_word && in_word(text, begin, end)) {
+            continue;
+        }
+        begin = special->takes_left ? space_begin(text, begin, done) : begin;
+        end = special->takes_right ? space_end(text, end) : end;
+        if (begin > done) {
+            TRY(between(encoder, text->data + done, begin - done, text->base + done));
+        }
+        TRY(encoder_append(encoder, special->token));
+        done = end;
     }
-    return bpe_encode(tokenizer, text + merged, bytes - merged, limit, scratch, list);
+    return done < text->bytes ? between(encoder, text->data + done, text->bytes - done, text->base + done)
+                              : STATUS_SUCCESS;
+}
+
+/* Two callers of cut_and_encode(): `place` is where the text was. */
+static struct status encode_normal(struct encoder *encoder, const char *text, size_t bytes, size_t place) {
+    return cut_and_encode(encoder, text, bytes, place == 0);
+}
+
+static struct status encode_raw(struct encoder *encoder, const char *text, size_t bytes, size_t place) {
+    const struct tokenizer *tokenizer = encoder->tokenizer;
+    bool specials = tokenizer->normalized_specials.count > 0;
+    struct special_text normal;
+    TRY(normalize(&tokenizer->normalizers, text, bytes, specials, &encoder->normal, &normal));
+    normal.base = place;
+    if (!specials) {
+        return encode_normal(encoder, normal.data, normal.bytes, place);
+    }
+    return encode_around(encoder, &tokenizer->normalized_specials, &normal, &encoder->normal_area, encode_normal);
 }
 
 struct status tokenizer_encode_prompt(const struct tokenizer *tokenizer, const char *text, size_t bytes,
@@ -177,17 +206,21 @@ struct status tokenizer_encode_prompt(const struct tokenizer *tokenizer, const c
         return status_error(STATUS_INVALID, "the text is not valid UTF-8");
     }
     size_t before = list->count;
+    struct control_area area = {
+        .allowed = flags & TOKENIZE_SPECIAL, .content = content, .content_count = content_count};
+    struct encoder encoder = {
+        .tokenizer = tokenizer, .list = list, .limit = limit, .raw_area = area, .normal_area = area};
     struct status status = STATUS_SUCCESS;
     if ((flags & TOKENIZE_BOS) && tokenizer->adds_bos) {
-        status = token_list_append(list, tokenizer->bos, limit);
+        status = encoder_append(&encoder, tokenizer->bos);
     }
     if (!status_failed(&status)) {
-        struct control_area area = {
-            .allowed = flags & TOKENIZE_SPECIAL, .content = content, .content_count = content_count};
-        struct bpe_scratch scratch = {0};
-        status = encode_all(tokenizer, text, bytes, &area, limit, &scratch, list);
-        bpe_scratch_free(&scratch);
+        struct special_text whole = {.data = text, .bytes = bytes};
+        status = encode_around(&encoder, &tokenizer->specials, &whole, &encoder.raw_area, encode_raw);
     }
+    bpe_scratch_free(&encoder.bpe);
+    cut_scratch_free(&encoder.cuts);
+    normal_scratch_free(&encoder.normal);
     if (status_failed(&status)) {
         list->count = before;
     }
@@ -204,7 +237,21 @@ struct status tokenizer_encode(const struct tokenizer *tokenizer, const char *te
 #define REPLACEMENT_BYTES 3 /* of U+FFFD in UTF-8, which stands for one byte */
 
 void detokenizer_init(struct detokenizer *state, const struct tokenizer *tokenizer, bool special) {
+    *state = (struct detokenizer){.tokenizer = tokenizer, .special = special, .begun = true};
+}
+
+void detokenizer_init_whole(struct detokenizer *state, const struct tokenizer *tokenizer, bool special) {
     *state = (struct detokenizer){.tokenizer = tokenizer, .special = special};
+}
+
+/* The space that encoding put before a whole text is no part of it. */
+static struct gguf_string without_leading(const struct tokenizer *tokenizer, struct gguf_string first) {
+    size_t most = tokenizer->leading == LEADING_KEPT ? 0 : tokenizer->leading == LEADING_ONE_SPACE ? 1 : first.bytes;
+    size_t spaces = 0;
+    while (spaces < most && spaces < first.bytes && first.data[spaces] == ' ') {
+        spaces++;
+    }
+    return (struct gguf_string){.data = first.data + spaces, .bytes = first.bytes - spaces};
 }
 
 size_t detokenizer_bound(const struct tokenizer *tokenizer) {
@@ -214,6 +261,10 @@ size_t detokenizer_bound(const struct tokenizer *tokenizer) {
 size_t detokenizer_push(struct detokenizer *state, uint32_t token, char *out, size_t capacity) {
     struct gguf_string bytes = tokenizer_bytes(state->tokenizer, token, state->special);
     CHECK(capacity >= (state->held_bytes + bytes.bytes) * REPLACEMENT_BYTES);
+    if (!state->begun && bytes.bytes > 0) {
+        state->begun = true;
+        bytes = without_leading(state->tokenizer, bytes);
+    }
     size_t written = 0;
     for (size_t i = 0; i < bytes.bytes; i++) {
         state->held[state->held_bytes++] = bytes.data[i];

@@ -2,7 +2,8 @@
  *
  * Owns: the vocabulary, the merges, the pre-tokenizer's pattern. Immutable once made: encoding and decoding may run
  * on any thread at once, each with its own scratch.
- * Byte-level BPE as in Sennrich et al. arXiv 1508.07909 and GPT-2; pre-tokenizer patterns by name through PCRE2. */
+ * Byte pair encoding as in Sennrich et al. arXiv 1508.07909: over bytes as in GPT-2, or over characters with bytes to
+ * fall back to as in SentencePiece (arXiv 1808.06226). Patterns through PCRE2, Unicode's form C through utf8proc. */
 #ifndef METRONOME_MODELS_TOKENIZER_H
 #define METRONOME_MODELS_TOKENIZER_H
 
@@ -20,9 +21,10 @@ struct tokenizer;
 /* Reads tokenizer.ggml.*; an unknown model or pre-tokenizer is refused by name with the list of those built. */
 struct status tokenizer_from_gguf(const struct gguf *gguf, struct tokenizer **out);
 
-/* From a vocabulary and merges in memory: `tokens` (count) in id order in GGUF's byte-level spelling, `types`
- * (count) GGUF token types (1 normal, 3 control, 4 user defined; NULL: all normal), `merges` "left right" in rank
- * order, `pre` the pre-tokenizer's name. Strings are copied. */
+/* From a vocabulary in memory: `tokens` (count) in id order, `types` (count) GGUF token types (1 normal, 3 control, 4
+ * user defined, 6 byte; NULL: all normal). Without `scores` it is byte-level: tokens in GGUF's byte-level spelling,
+ * `merges` "left right" in rank order, `pre` the pre-tokenizer's name. With `scores` (count) it is SentencePiece's BPE:
+ * spaces are spelled U+2581, and `merges` and `pre` are not read. Strings are copied. */
 struct tokenizer_parts {
     const struct gguf_string *tokens;
     const int32_t *types;
@@ -32,6 +34,9 @@ struct tokenizer_parts {
     const char *pre;
     uint32_t bos, eos; /* TOKEN_NONE if there is none */
     bool add_bos;
+    const float *scores;
+    uint32_t unknown;      /* with `scores`: stands for characters that have neither a token nor bytes */
+    bool add_space_prefix; /* with `scores`: a space before the text, and after every special token */
 };
 struct status tokenizer_from_parts(const struct tokenizer_parts *parts, struct tokenizer **out);
 
@@ -98,10 +103,15 @@ struct gguf_string tokenizer_bytes(const struct tokenizer *tokenizer, uint32_t t
 struct detokenizer {
     const struct tokenizer *tokenizer;
     bool special;
+    bool begun; /* something was shown, or came before */
     uint8_t held_bytes;
     char held[4];
 };
 void detokenizer_init(struct detokenizer *state, const struct tokenizer *tokenizer, bool special);
+
+/* The same for ids that are a whole text and do not continue one: the space that some vocabularies put before a text
+ * when they encode it is not given back. */
+void detokenizer_init_whole(struct detokenizer *state, const struct tokenizer *tokenizer, bool special);
 
 /* Appends what `token` makes showable to out (`capacity` bytes; detokenizer_bound(tokenizer) always suffice) and
  * returns the bytes written. */

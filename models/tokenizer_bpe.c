@@ -1,10 +1,11 @@
-/* Byte pair encoding of one pre-token: of all neighbours that may merge, those of the lowest rank merge first, the
- * leftmost of equals first, until none may (Sennrich et al., arXiv 1508.07909).
+/* Byte pair encoding of one pre-token: its bytes or characters are symbols at first; of all neighbours that may merge,
+ * those of the lowest rank merge first, the leftmost of equals first, until none may (Sennrich et al., arXiv
+ * 1508.07909). SentencePiece's BPE (Kudo and Richardson, arXiv 1808.06226) is the same with its scores as ranks.
  *
  * Owns: the table of merges and the algorithm: a linked list of symbols and a heap of the pairs that may merge, so
  * that n bytes take O(n log n). Threads: any; each call brings its own scratch. */
-#include "base/bytes.h"
 #include "base/check.h"
+#include "base/utf8.h"
 #include "models/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -35,18 +36,13 @@ static struct merge *merge_slot(const struct bpe *bpe, uint64_t pair) {
     return &bpe->merges[slot];
 }
 
-struct status bpe_create(struct bpe *bpe, size_t count) {
-    size_t slots = 16;
-    while (slots / 2 < count) {
-        if (slots > UINT32_MAX / 4) {
-            return status_error(STATUS_UNSUPPORTED, "tokenizer.ggml.merges: %zu are more than this program takes",
-                                count);
-        }
-        slots *= 2;
+static struct status allocate_merges(struct bpe *bpe, size_t slots) {
+    if (slots > UINT32_MAX / 2) {
+        return status_error(STATUS_UNSUPPORTED, "the vocabulary has more merges than this program takes");
     }
     bpe->merges = malloc(slots * sizeof *bpe->merges);
     if (!bpe->merges) {
-        return status_error(STATUS_NO_MEMORY, "no memory for %zu merges", count);
+        return status_error(STATUS_NO_MEMORY, "no memory for %zu merges", slots / 2);
     }
     for (size_t i = 0; i < slots; i++) {
         bpe->merges[i].pair = NO_PAIR;
@@ -55,16 +51,47 @@ struct status bpe_create(struct bpe *bpe, size_t count) {
     return STATUS_SUCCESS;
 }
 
-void bpe_destroy(struct bpe *bpe) {
-    free(bpe->merges);
-    pcre2_code_free(bpe->pattern);
+struct status bpe_create(struct bpe *bpe, size_t count) {
+    size_t slots = 16;
+    while (slots / 2 < count) {
+        slots *= 2;
+    }
+    return allocate_merges(bpe, slots);
 }
 
-void bpe_add_merge(struct bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint32_t token) {
+void bpe_destroy(struct bpe *bpe) {
+    free(bpe->merges);
+    free(bpe->symbols);
+    text_index_destroy(&bpe->symbol_index);
+}
+
+static struct status grow_merges(struct bpe *bpe) {
+    struct merge *old = bpe->merges;
+    size_t slots = bpe->merge_mask + 1;
+    struct status status = allocate_merges(bpe, slots * 2);
+    if (status_failed(&status)) {
+        bpe->merges = old;
+        return status;
+    }
+    for (size_t i = 0; i < slots; i++) {
+        if (old[i].pair != NO_PAIR) {
+            *merge_slot(bpe, old[i].pair) = old[i];
+        }
+    }
+    free(old);
+    return STATUS_SUCCESS;
+}
+
+struct status bpe_add_merge(struct bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint32_t token) {
+    if (bpe->merge_count > bpe->merge_mask / 2) {
+        TRY(grow_merges(bpe));
+    }
     struct merge *slot = merge_slot(bpe, pair_of(left, right));
     if (slot->pair == NO_PAIR) {
         *slot = (struct merge){.pair = pair_of(left, right), .rank = rank, .token = token};
+        bpe->merge_count++;
     }
+    return STATUS_SUCCESS;
 }
 
 /* ---- the heap: rank << 32 | node, the lowest on top ---- */
@@ -162,7 +189,6 @@ static void merge_all(const struct bpe *bpe, struct bpe_node *nodes, uint32_t co
 /* ---- encoding ---- */
 
 void bpe_scratch_free(struct bpe_scratch *scratch) {
-    pcre2_match_data_free(scratch->match);
     free(scratch->nodes);
     free(scratch->heap);
 }
@@ -186,48 +212,123 @@ static struct status scratch_reserve(struct bpe_scratch *scratch, size_t nodes) 
     return STATUS_SUCCESS;
 }
 
-static struct status encode_piece(const struct tokenizer *tokenizer, const char *piece, size_t bytes, size_t limit,
-                                  struct bpe_scratch *scratch, struct token_list *list) {
-    const struct bpe *bpe = &tokenizer->bpe;
-    if (bpe->pre->whole_words) {
-        uint32_t whole = text_index_find(&tokenizer->index, piece, bytes);
-        if (whole != TOKEN_NONE) {
-            return token_list_append(list, whole, limit);
-        }
+/* The symbols of a piece as they are gathered; there is room for one for each of its bytes. */
+struct symbols {
+    const struct bpe *bpe;
+    struct bpe_node *nodes;
+    uint32_t count;
+    bool unknown_last; /* the last was added by add_unknown() */
+};
+
+static void add_symbol(struct symbols *symbols, uint32_t token) {
+    uint32_t at = symbols->count++;
+    symbols->nodes[at] = (struct bpe_node){.token = token, .previous = at - 1, .next = at + 1};
+    symbols->unknown_last = false;
+}
+
+static void add_unknown(struct symbols *symbols) {
+    if (symbols->bpe->unknown != TOKEN_NONE && !(symbols->bpe->fuse_unknown && symbols->unknown_last)) {
+        add_symbol(symbols, symbols->bpe->unknown);
     }
-    TRY(scratch_reserve(scratch, bytes));
-    struct bpe_node *nodes = scratch->nodes;
-    uint32_t count = 0;
+    symbols->unknown_last = symbols->bpe->unknown != TOKEN_NONE;
+}
+
+static void add_bytes(struct symbols *symbols, const char *piece, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) {
-        uint32_t token = bpe->byte_tokens[(unsigned char)piece[i]];
+        uint32_t token = symbols->bpe->byte_tokens[(unsigned char)piece[i]];
         if (token != TOKEN_NONE) {
-            nodes[count] = (struct bpe_node){.token = token, .previous = count - 1, .next = count + 1};
-            count++;
+            add_symbol(symbols, token);
+        } else {
+            add_unknown(symbols);
         }
     }
-    if (count == 0) {
-        return STATUS_SUCCESS;
+}
+
+/* A character that is no symbol. */
+static void add_foreign(struct symbols *symbols, const char *character, size_t bytes) {
+    bool fallback = symbols->bpe->byte_fallback;
+    for (size_t i = 0; i < bytes; i++) {
+        fallback &= symbols->bpe->byte_tokens[(unsigned char)character[i]] != TOKEN_NONE;
     }
-    nodes[count - 1].next = NO_NODE; /* and node 0's previous, 0 - 1, is NO_NODE */
-    merge_all(bpe, nodes, count, scratch->heap);
+    if (fallback) {
+        add_bytes(symbols, character, bytes);
+    } else {
+        add_unknown(symbols);
+    }
+}
+
+static void add_characters(struct symbols *symbols, const char *piece, size_t bytes) {
+    const struct bpe *bpe = symbols->bpe;
+    for (size_t at = 0, used = 1; at < bytes; at += used) {
+        unsigned char byte = (unsigned char)piece[at];
+        if (byte < 0x80) {
+            used = 1;
+        } else {
+            utf8_decode(piece + at, bytes - at, &used);
+        }
+        uint32_t symbol =
+            byte < 0x80 ? bpe->ascii_symbols[byte] : text_index_find(&bpe->symbol_index, piece + at, used);
+        if (symbol != TOKEN_NONE) {
+            add_symbol(symbols, symbol);
+        } else {
+            add_foreign(symbols, piece + at, used);
+        }
+    }
+}
+
+/* A symbol that is no token, and did not merge, is a foreign character after all. */
+static struct status append_foreign(struct encoder *encoder, uint32_t symbol, bool *unknown_last) {
+    const struct gguf_string *text = &encoder->tokenizer->bpe.symbols[symbol];
+    struct bpe_node nodes[4];
+    struct symbols symbols = {.bpe = &encoder->tokenizer->bpe, .nodes = nodes, .unknown_last = *unknown_last};
+    CHECK(text->bytes <= sizeof nodes / sizeof nodes[0]);
+    add_foreign(&symbols, text->data, text->bytes);
+    for (uint32_t i = 0; i < symbols.count; i++) {
+        TRY(encoder_append(encoder, nodes[i].token));
+    }
+    *unknown_last = symbols.unknown_last;
+    return STATUS_SUCCESS;
+}
+
+static struct status append_tokens(struct encoder *encoder, const struct bpe_node *nodes) {
+    const struct bpe *bpe = &encoder->tokenizer->bpe;
+    bool unknown_last = false;
     for (uint32_t node = 0; node != NO_NODE; node = nodes[node].next) {
-        TRY(token_list_append(list, nodes[node].token, limit));
+        uint32_t token = nodes[node].token;
+        if (token >= encoder->tokenizer->count) {
+            TRY(append_foreign(encoder, token, &unknown_last));
+        } else {
+            TRY(encoder_append(encoder, token));
+            unknown_last = token == bpe->unknown;
+        }
     }
     return STATUS_SUCCESS;
 }
 
-struct status bpe_encode(const struct tokenizer *tokenizer, const char *text, size_t bytes, size_t limit,
-                         struct bpe_scratch *scratch, struct token_list *list) {
-    if (!scratch->match) {
-        scratch->match = pcre2_match_data_create_from_pattern(tokenizer->bpe.pattern, NULL);
-        if (!scratch->match) {
-            return status_error(STATUS_NO_MEMORY, "no memory for a match");
+struct status bpe_encode(struct encoder *encoder, const char *piece, size_t bytes) {
+    const struct tokenizer *tokenizer = encoder->tokenizer;
+    const struct bpe *bpe = &tokenizer->bpe;
+    if (bpe->whole_words) {
+        const struct text_index *index = bpe->byte_level ? &tokenizer->index : &bpe->symbol_index;
+        uint32_t whole = text_index_find(index, piece, bytes);
+        if (whole != TOKEN_NONE) {
+            return encoder_append(encoder, whole);
         }
     }
-    for (size_t at = 0, length; at < bytes; at += length) {
-        TRY(pre_tokenizer_next(tokenizer->bpe.pattern, scratch->match, text, bytes, at, &length));
-        CHECK(length > 0 && length <= bytes - at);
-        TRY(encode_piece(tokenizer, text + at, length, limit, scratch, list));
+    if (bytes > INT32_MAX) {
+        return status_error(STATUS_INVALID, "a run of %zu bytes without a break is too long to tokenize", bytes);
     }
-    return STATUS_SUCCESS;
+    TRY(scratch_reserve(&encoder->bpe, bytes));
+    struct symbols symbols = {.bpe = bpe, .nodes = encoder->bpe.nodes};
+    if (bpe->byte_level) {
+        add_bytes(&symbols, piece, bytes);
+    } else {
+        add_characters(&symbols, piece, bytes);
+    }
+    if (symbols.count == 0) {
+        return STATUS_SUCCESS;
+    }
+    symbols.nodes[symbols.count - 1].next = NO_NODE; /* and node 0's previous, 0 - 1, is NO_NODE */
+    merge_all(bpe, symbols.nodes, symbols.count, encoder->bpe.heap);
+    return append_tokens(encoder, symbols.nodes);
 }

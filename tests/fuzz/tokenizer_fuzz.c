@@ -61,7 +61,7 @@ static void begin_vocabulary(struct vocabulary *vocabulary) {
     vocabulary->parts.merges = vocabulary->merges;
     vocabulary->parts.pre = vocabulary->pre;
     vocabulary->parts.bos = vocabulary->parts.eos = TOKEN_NONE;
-    strcpy(vocabulary->pre, "qwen2");
+    strcpy(vocabulary->pre, "stablelm2"); /* like qwen2, and texts are not composed */
 }
 
 /* Encodes in every way; the content spans are chosen by the text itself. */
@@ -122,6 +122,7 @@ static void take_line(struct vocabulary *vocabulary, const char *line, size_t by
         break;
     case 'P':
         snprintf(vocabulary->pre, sizeof vocabulary->pre, "%.*s", (int)(rest.bytes < 31 ? rest.bytes : 31), rest.data);
+        vocabulary->plain &= !strstr(vocabulary->pre, "qwen"); /* composed */
         break;
     case 'B':
         vocabulary->parts.bos = rest.bytes > 0 ? (unsigned char)rest.data[0] * 2u : TOKEN_NONE;

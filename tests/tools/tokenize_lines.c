@@ -1,9 +1,9 @@
 /* Tokenizes many texts with our tokenizer, for tests/tools/tokenizer_compare.py.
  *
- * Usage: tokenize_lines [--special] [--time] MODEL.gguf
+ * Usage: tokenize_lines [--special] [--time] MODEL.gguf|DIRECTORY
  * Standard input: texts, each with its length in bytes before it (4 bytes, least significant first).
- * Standard output: for each text one line of ids, or "error: MESSAGE"; then one line "decoded" or "lost" for whether
- * the ids give the text back. With --time instead one line with the speed of encoding them all. */
+ * Standard output: for each text one line of ids, or "error: MESSAGE"; then one line with what the ids give back, in
+ * hexadecimal. With --time instead one line with the time of loading and the speed of encoding them all. */
 #include "base/clock.h"
 #include "models/gguf.h"
 #include "models/tokenizer.h"
@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define LONGEST (UINT32_C(64) << 20)
 
@@ -37,31 +38,58 @@ static bool read_text(char **text, uint32_t *bytes) {
     return true;
 }
 
-static bool gives_back(const struct tokenizer *tokenizer, const struct token_list *list, const char *text,
-                       size_t bytes) {
-    size_t at = 0;
-    for (size_t i = 0; i < list->count; i++) {
-        struct gguf_string piece = tokenizer_bytes(tokenizer, list->ids[i], true);
-        if (piece.bytes > bytes - at || memcmp(piece.data, text + at, piece.bytes) != 0) {
-            return false;
-        }
-        at += piece.bytes;
+static void print_decoded(const struct tokenizer *tokenizer, const struct token_list *list) {
+    struct detokenizer state;
+    size_t bound = detokenizer_bound(tokenizer);
+    char *piece = malloc(bound);
+    if (!piece) {
+        fail("no memory");
     }
-    return at == bytes;
+    detokenizer_init_whole(&state, tokenizer, true);
+    for (size_t i = 0; i <= list->count; i++) {
+        size_t bytes = i < list->count ? detokenizer_push(&state, list->ids[i], piece, bound)
+                                       : detokenizer_flush(&state, piece, bound);
+        for (size_t j = 0; j < bytes; j++) {
+            printf("%02x", (unsigned char)piece[j]);
+        }
+    }
+    printf("\n");
+    free(piece);
 }
 
 static void print_tokens(const struct tokenizer *tokenizer, const char *text, size_t bytes, unsigned flags) {
     struct token_list list = {0};
     struct status status = tokenizer_encode(tokenizer, text, bytes, flags, SIZE_MAX, &list);
     if (status_failed(&status)) {
-        printf("error: %s\nlost\n", status.message);
+        printf("error: %s\n\n", status.message);
     } else {
         for (size_t i = 0; i < list.count; i++) {
             printf("%s%u", i == 0 ? "" : " ", list.ids[i]);
         }
-        printf("\n%s\n", gives_back(tokenizer, &list, text, bytes) ? "decoded" : "lost");
+        printf("\n");
+        print_decoded(tokenizer, &list);
     }
     token_list_free(&list);
+}
+
+static struct tokenizer *open_tokenizer(const char *path) {
+    struct gguf *gguf = NULL;
+    struct tokenizer *tokenizer = NULL;
+    struct stat info;
+    struct status status;
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
+        status = tokenizer_from_directory(path, &tokenizer);
+    } else {
+        status = gguf_open(path, &gguf);
+        if (!status_failed(&status)) {
+            status = tokenizer_from_gguf(gguf, &tokenizer);
+            gguf_close(gguf);
+        }
+    }
+    if (status_failed(&status)) {
+        fail(status.message);
+    }
+    return tokenizer;
 }
 
 int main(int argc, char **argv) {
@@ -77,18 +105,12 @@ int main(int argc, char **argv) {
             path = argv[i];
         }
     }
-    struct gguf *gguf = NULL;
-    struct tokenizer *tokenizer = NULL;
     if (!path) {
-        fail("usage: tokenize_lines [--special] [--time] MODEL.gguf");
+        fail("usage: tokenize_lines [--special] [--time] MODEL.gguf|DIRECTORY");
     }
-    struct status status = gguf_open(path, &gguf);
-    if (!status_failed(&status)) {
-        status = tokenizer_from_gguf(gguf, &tokenizer);
-    }
-    if (status_failed(&status)) {
-        fail(status.message);
-    }
+    uint64_t open_ns = clock_now_ns();
+    struct tokenizer *tokenizer = open_tokenizer(path);
+    open_ns = clock_now_ns() - open_ns;
     char *text = NULL;
     uint32_t bytes;
     uint64_t spent_ns = 0, all_bytes = 0, all_tokens = 0;
@@ -96,7 +118,7 @@ int main(int argc, char **argv) {
         if (timed) {
             struct token_list list = {0};
             uint64_t begin = clock_now_ns();
-            status = tokenizer_encode(tokenizer, text, bytes, flags, SIZE_MAX, &list);
+            struct status status = tokenizer_encode(tokenizer, text, bytes, flags, SIZE_MAX, &list);
             spent_ns += clock_now_ns() - begin;
             if (status_failed(&status)) {
                 fail(status.message);
@@ -109,11 +131,11 @@ int main(int argc, char **argv) {
         }
     }
     if (timed) {
-        printf("%.1f MB/s: %llu bytes, %llu tokens, %.3f s\n", (double)all_bytes * 1e3 / (double)spent_ns,
-               (unsigned long long)all_bytes, (unsigned long long)all_tokens, (double)spent_ns * 1e-9);
+        printf("opened in %.3f s; %.1f MB/s: %llu bytes, %llu tokens, %.3f s\n", (double)open_ns * 1e-9,
+               (double)all_bytes * 1e3 / (double)spent_ns, (unsigned long long)all_bytes,
+               (unsigned long long)all_tokens, (double)spent_ns * 1e-9);
     }
     free(text);
     tokenizer_destroy(tokenizer);
-    gguf_close(gguf);
     return 0;
 }

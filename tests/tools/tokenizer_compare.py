@@ -161,6 +161,8 @@ def reference(tokenizers, vocabulary, special):
         "llama-bpe": lambda: cut(LLAMA3 % r"\p{N}{1,3}"),
         "tekken": lambda: cut(TEKKEN),
     }[vocabulary.pre]()
+    if vocabulary.pre == "qwen2":
+        result.normalizer = tokenizers.normalizers.NFC()
     for i, kind in enumerate(vocabulary.types):
         token = vocabulary.tokens[i]
         if kind == CONTROL and not special:
@@ -254,14 +256,14 @@ class Texts:
 
 
 def ours(path, texts, special):
-    """For each text (ids or None if it was refused, is it given back)."""
+    """For each text (ids or None if it was refused, the bytes that they give back)."""
     data = b"".join(struct.pack("<I", len(text)) + text for text in (text.encode() for text in texts))
     command = [os.path.join(ROOT, PROGRAM)] + (["--special"] if special else []) + [path]
     done = subprocess.run(command, input=data, capture_output=True, timeout=200, check=True)
     lines = done.stdout.decode().split("\n")
     answers = []
     for ids, decoded in zip(lines[0::2], lines[1::2]):
-        answers.append((None if ids.startswith("error") else [int(i) for i in ids.split()], decoded == "decoded"))
+        answers.append((None if ids.startswith("error") else [int(i) for i in ids.split()], bytes.fromhex(decoded)))
     if len(answers) != len(texts):
         raise ValueError(f"{len(texts)} texts in, {len(answers)} answers out")
     return answers
@@ -273,7 +275,9 @@ def compare(path, vocabulary, theirs, texts, special):
     complete = len(set(vocabulary.tokens) & {spelling for spelling in spellings()}) == 256
     differences = []
     for text, (ids, decoded), ids_expected in zip(texts, ours(path, texts, special), expected):
-        if ids != ids_expected or (complete and not decoded):
+        whole = theirs.normalizer.normalize_str(text) if theirs.normalizer else text
+        given_back = not complete or decoded == whole.encode()
+        if ids != ids_expected or not given_back:
             differences.append((text, ids, ids_expected, decoded))
     return differences
 

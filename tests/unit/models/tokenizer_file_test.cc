@@ -100,8 +100,8 @@ struct FileRefusal {
 TEST(File, IsRefusedWithTheKeysName) {
     const FileRefusal table[] = {
         {"tokenizer.ggml.model", nullptr, STATUS_NOT_FOUND, "tokenizer.ggml.model"},
-        {"tokenizer.ggml.model", [](GgufBuilder &f) { f.string("tokenizer.ggml.model", "llama"); }, STATUS_UNSUPPORTED,
-         "tokenizer.ggml.model is \"llama\"; built is \"gpt2\""},
+        {"tokenizer.ggml.model", [](GgufBuilder &f) { f.string("tokenizer.ggml.model", "t5"); }, STATUS_UNSUPPORTED,
+         "tokenizer.ggml.model is \"t5\"; built are \"gpt2\""},
         {"tokenizer.ggml.model", [](GgufBuilder &f) { f.string("tokenizer.ggml.model", std::string(99, 'x')); },
          STATUS_INVALID, "tokenizer.ggml.model"},
         {"tokenizer.ggml.model", [](GgufBuilder &f) { f.string("tokenizer.ggml.model", std::string("gpt2\0", 5)); },

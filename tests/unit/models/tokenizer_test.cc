@@ -492,7 +492,7 @@ TEST(RoundTrip, DecodingGivesBackWhatWasEncoded) {
         vocabulary.merge(std::string(1, pair[0]), std::string(1, pair[1]));
     }
     vocabulary.control("<|im_start|>");
-    for (const char *pre : {"gpt-2", "smollm", "qwen2", "llama-bpe", "tekken"}) {
+    for (const char *pre : {"gpt-2", "smollm", "stablelm2", "llama-bpe", "tekken"}) {
         vocabulary.pre = pre;
         TokenizerPointer tokenizer = vocabulary.make();
         for (int i = 0; i < 1000; i++) {
