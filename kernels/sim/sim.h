@@ -8,9 +8,9 @@
  *
  * What is real and what is not:
  * - Memory of both kinds is address space that costs nothing until it is touched, counted against the budgets.
- * - A copy of up to SIM_MOVED_BYTES moves its bytes, when it is enqueued: ids and block tables work end to end, and
- *   nobody who waits as he must can tell. Larger ones, layers, move nothing. device_pack() writes nothing: no op reads
- *   a weight.
+ * - A copy of up to SIM_MOVED_BYTES on a compute stream moves its bytes, when it is enqueued: ids and block tables work
+ *   end to end, and nobody who waits as he must can tell. Larger ones, and those on copy streams, weights and KV, move
+ *   nothing. device_pack() writes nothing: no op reads a weight.
  * - op_argmax() gives a token that is a hash of the seed and of the row's (sequence, position): those of the latest
  *   op_attention(), through the ids of an op_gather() since. It makes the logits it was given 0 but for SIM_LOGIT at
  *   that token, and a copy of any size from them moves its bytes. No other op writes anything.

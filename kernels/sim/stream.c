@@ -368,7 +368,9 @@ static void count_copy(struct sim_device *device, size_t bytes, enum copy_kind k
 void sim_stream_copy(struct stream *base, void *target, const void *source, size_t bytes, enum copy_kind kind) {
     struct sim_stream *stream = (struct sim_stream *)base;
     struct sim_device *device = sim_of(base);
-    sim_move(device, target, source, bytes);
+    if (base->kind == STREAM_COMPUTE) {
+        sim_move(device, target, source, bytes);
+    }
     if (kind == COPY_DEVICE_TO_DEVICE) {
         sim_busy(base, SIM_COPY_ON_DEVICE, cost_device_copy_ns(&device->cost, bytes));
         return;

@@ -134,7 +134,7 @@ TEST(SimMemory, PacksToTheBytesOfTheCpuDevice) {
 
 TEST(SimMemory, SmallCopiesMoveBytesAndLargeOnesDoNot) {
     SimRig rig;
-    struct stream *stream = rig.stream(STREAM_COPY);
+    struct stream *stream = rig.stream(STREAM_COMPUTE), *copy = rig.stream(STREAM_COPY);
     const size_t size = SIM_MOVED_BYTES + 1;
     uint8_t *in = rig.host<uint8_t>(size), *out = rig.host<uint8_t>(size), *device = rig.memory<uint8_t>(2 * size);
     for (size_t i = 0; i < size; i++) {
@@ -156,6 +156,9 @@ TEST(SimMemory, SmallCopiesMoveBytesAndLargeOnesDoNot) {
     EXPECT_EQ(device[0], 1); // as it was
     EXPECT_EQ(rig.now() - begin, size);
     EXPECT_EQ(device_link_count(rig.device).host_to_device_bytes, SIM_MOVED_BYTES + size);
+    stream_copy(copy, device, in, 1, COPY_HOST_TO_DEVICE);
+    must(stream_sync(copy));
+    EXPECT_EQ(device[0], 1); // nobody reads what copy streams carry
 }
 
 // ---- costs ----
