@@ -84,9 +84,13 @@ static struct status find_description(const char *kind, const char *what, const 
     return not_found(what, name, folders);
 }
 
+struct status described_hardware_path(const char *name, char *path) {
+    return find_description("hardware", "hardware", name, path);
+}
+
 struct status described_hardware(const char *name, struct hardware *out) {
     char path[PATH_MAX];
-    TRY(find_description("hardware", "hardware", name, path));
+    TRY(described_hardware_path(name, path));
     return hardware_load(path, out);
 }
 

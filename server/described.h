@@ -12,4 +12,7 @@
 struct status described_hardware(const char *name, struct hardware *out);
 struct status described_model(const char *name, struct model_description *out);
 
+/* Where the description of hardware of that name lies: what the option `hardware` of sim takes. `path` has PATH_MAX. */
+struct status described_hardware_path(const char *name, char *path);
+
 #endif

@@ -20,6 +20,7 @@ static const struct command commands[] = {
     {"generate", command_generate, "continues a prompt on the terminal"},
     {"tokenize", command_tokenize, "shows a text's tokens"},
     {"plan", command_plan, "what offloading would do for a model on hardware, from descriptions"},
+    {"simulate", command_simulate, "which promises a trace of requests would see kept, on described hardware"},
     {"profile", command_profile, "measures what iterations of a model cost here"},
     {"config", command_config, "lists every option; --check FILE reads a configuration"},
     {"version", show_version, "which Metronome this is"},
