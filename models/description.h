@@ -46,6 +46,10 @@ size_t description_slab_bytes(const struct model_description *description, uint3
 size_t description_global_bytes(const struct model_description *description);
 struct kv_shape description_kv_shape(const struct model_description *description, enum kv_type type);
 
+/* A model of that shape without weights or tokenizer, which model_load() takes to `sim` only: the engine runs it as any
+ * other. The caller closes it. STATUS_UNSUPPORTED if no family is built whose pass has what is described. */
+struct status model_open_described(const struct model_description *description, struct model **out);
+
 /* ---- what an iteration costs: the sums of the ops that forward_run() enqueues, equal to `sim`'s to the nanosecond
  * ---- */
 

@@ -259,14 +259,29 @@ static struct status load_globals(struct loading *loading) {
                : STATUS_SUCCESS;
 }
 
-static struct status load_layers(struct loading *loading) {
+/* Where everything lies once it is on the device. */
+static struct status place_everything(struct loading *loading) {
     struct model *model = loading->model;
     for (uint32_t i = 0; i < model->shape.layers; i++) {
         struct layer_layout *layer = &model->layers[i];
         layer->offset = model->offsets + (size_t)i * model->slabs * LAYER_TENSORS;
         for (uint32_t slab = 0; slab < model->slabs; slab++) {
-            size_t *offset = layer->offset + (size_t)slab * LAYER_TENSORS;
-            layout_place_slab(loading->device, layer, model->slabs, slab, offset);
+            layout_place_slab(loading->device, layer, model->slabs, slab, layer->offset + (size_t)slab * LAYER_TENSORS);
+        }
+    }
+    void *globals = NULL;
+    size_t bytes = layout_place_globals(model, loading->device, model->global_offset, model->rope_offset);
+    TRY(device_alloc(loading->device, bytes, "weights outside layers (embedding, norm, head)", &globals));
+    model->globals = globals;
+    return STATUS_SUCCESS;
+}
+
+static struct status load_layers(struct loading *loading) {
+    struct model *model = loading->model;
+    for (uint32_t i = 0; i < model->shape.layers; i++) {
+        struct layer_layout *layer = &model->layers[i];
+        for (uint32_t slab = 0; slab < model->slabs; slab++) {
+            const size_t *offset = layer->offset + (size_t)slab * LAYER_TENSORS;
             layout_pack_slab(loading->device, layer, model->slabs, slab, offset,
                              (uint8_t *)loading->packed + slab * loading->slab_bytes, loading->scratch);
         }
@@ -292,11 +307,7 @@ static size_t largest_piece(const struct loading *loading) {
 
 static struct status load_everything(struct loading *loading) {
     struct model *model = loading->model;
-    size_t bytes = layout_place_globals(model, loading->device, model->global_offset, model->rope_offset);
     size_t piece = largest_piece(loading);
-    void *globals = NULL;
-    TRY(device_alloc(loading->device, bytes, "weights outside layers (embedding, norm, head)", &globals));
-    model->globals = globals;
     TRY(stream_create(loading->device, STREAM_COPY, &loading->stream));
     loading->packed = aligned_alloc(64, piece);
     if (loading->packed == NULL) {
@@ -324,6 +335,21 @@ static struct status load_everything(struct loading *loading) {
     return STATUS_SUCCESS;
 }
 
+/* A described model has no weights to load: nothing reads any on sim. */
+static struct status load(struct loading *loading) {
+    const struct model *model = loading->model;
+    TRY(place_everything(loading));
+    if (model->gguf != NULL || model->safetensors != NULL) {
+        return load_everything(loading);
+    }
+    const char *device = device_info(loading->device).name;
+    return strcmp(device, "sim") == 0
+               ? STATUS_SUCCESS
+               : status_error(STATUS_UNSUPPORTED,
+                              "model %s is a description without weights: it runs on sim, not on %s", model->shape.name,
+                              device);
+}
+
 struct status model_load(struct model *model, struct device *device, struct offload *offload) {
     CHECK(model->device == NULL);
     model->device = device;
@@ -337,7 +363,7 @@ struct status model_load(struct model *model, struct device *device, struct offl
     struct status status =
         model->offsets == NULL
             ? status_error(STATUS_NO_MEMORY, "no memory for the layout of %u slabs a layer", model->slabs)
-            : load_everything(&loading);
+            : load(&loading);
     stream_destroy(loading.stream);
     free(loading.packed);
     free(loading.scratch);

@@ -7,7 +7,6 @@
 #include "server/runtime.h"
 #include "server/simulate_report.h"
 
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,7 +49,6 @@ static void show_help(FILE *file) {
 /* What was asked for. */
 struct order {
     struct config *config;
-    char hardware_path[PATH_MAX];
     struct trace trace;
     double rates[MAX_LIST];
     uint32_t rate_count;
@@ -167,9 +165,7 @@ static struct status read_hardware(struct order *order) {
     }
     struct hardware hardware;
     char text[32];
-    TRY(described_hardware_path(config->hardware, order->hardware_path));
-    TRY(hardware_load(order->hardware_path, &hardware));
-    TRY(config_set(config, "hardware", order->hardware_path, SOURCE_COMMAND_LINE));
+    TRY(described_hardware(config->hardware, &hardware));
     TRY(config_set(config, "device", "sim", SOURCE_COMMAND_LINE));
     if (config->device_memory == 0) {
         snprintf(text, sizeof text, "%llu", (unsigned long long)hardware.device_memory_bytes);
@@ -235,7 +231,7 @@ static struct simulated_run *simulate(struct order *order, const char *policy, d
         run->status = config_set(order->config, "offload.policy", policy, SOURCE_COMMAND_LINE);
     }
     if (run->status.code == STATUS_OK) {
-        run->status = runtime_open(order->config, &runtime);
+        run->status = runtime_open_simulated(order->config, &runtime);
     }
     if (run->status.code == STATUS_OK) {
         run->status = replay_on(order, &runtime, run);

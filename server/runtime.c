@@ -2,10 +2,13 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "server/described.h"
 #include "server/record_file.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 char *runtime_model_name(const struct config *config) {
     if (*config->model_name) {
@@ -45,7 +48,25 @@ struct status runtime_open_model(const struct config *config, struct runtime *ou
     return STATUS_SUCCESS;
 }
 
+/* A file of weights, or the name of a description. */
+static struct status open_simulated_model(const struct config *config, struct runtime *out) {
+    const struct model_options options = {.weights_only = true};
+    struct stat info;
+    size_t bytes = strlen(config->model);
+    bool json = bytes > 5 && strcmp(config->model + bytes - 5, ".json") == 0;
+    if (!json && stat(config->model, &info) == 0) {
+        return status_context(model_open_with(config->model, &options, &out->model), "model %s", config->model);
+    }
+    struct model_description description;
+    TRY(described_model(config->model, &description));
+    return model_open_described(&description, &out->model);
+}
+
 static struct status open_device(const struct config *config, struct runtime *runtime) {
+    char hardware[PATH_MAX] = "";
+    if (*config->hardware) {
+        TRY(described_hardware_path(config->hardware, hardware));
+    }
     struct device_config device = {
         .name = config->device,
         .device_memory = config->device_memory,
@@ -55,7 +76,7 @@ static struct status open_device(const struct config *config, struct runtime *ru
         .isa = config->isa,
         .compute = strcmp(config->compute, "f32") == 0 ? COMPUTE_F32 : COMPUTE_INT8,
         .seed = config->seed,
-        .hardware = *config->hardware ? config->hardware : NULL,
+        .hardware = *hardware ? hardware : NULL,
     };
     return status_context(device_open(&device, &runtime->device), "device %s", config->device);
 }
@@ -102,6 +123,21 @@ struct status runtime_open(const struct config *config, struct runtime *out) {
     if (status.code == STATUS_OK) {
         status = choose_chat_template(config, out);
     }
+    if (status.code == STATUS_OK) {
+        status = open_device(config, out);
+    }
+    if (status.code == STATUS_OK) {
+        status = create_engine(config, out);
+    }
+    if (status.code != STATUS_OK) {
+        runtime_close(out);
+    }
+    return status;
+}
+
+struct status runtime_open_simulated(const struct config *config, struct runtime *out) {
+    *out = (struct runtime){0};
+    struct status status = open_simulated_model(config, out);
     if (status.code == STATUS_OK) {
         status = open_device(config, out);
     }

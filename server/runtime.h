@@ -24,6 +24,9 @@ struct runtime {
 /* Opens, loads and prepares everything the configuration asks for; the engine's thread is not started. On failure
  * nothing is left open. */
 struct status runtime_open(const struct config *config, struct runtime *out);
+/* The same without tokenizer and chat template, for requests of token ids; the model may be the name of a description
+ * (configs/models/NAME.json), which runs on `sim`. */
+struct status runtime_open_simulated(const struct config *config, struct runtime *out);
 void runtime_close(struct runtime *runtime);
 
 /* Opens the model's file and no more: what `tokenize` needs. */

@@ -187,7 +187,6 @@ void simulate_report_json(const struct simulated *simulated, struct text *out) {
 
 /* ---- the picture ---- */
 
-
 static int by_x(const void *a, const void *b) {
     const struct chart_point *one = a, *other = b;
     return one->x < other->x ? -1 : one->x > other->x;
