@@ -259,3 +259,50 @@ TEST(Description, ComesNearThePapersRatios) {
         EXPECT_LT(ratio, each.paper * 1.4);
     }
 }
+
+// A model made from a description weighs what the description says, tensor by tensor; devices that read weights refuse
+// it.
+TEST(Description, StandsInForAModel) {
+    log_set_level(LOG_WARN);
+    for (const char *name : {"opt-6.7b", "opt-13b", "llama-2-7b", "llama-2-13b", "llama-3-8b", "qwen-7b"}) {
+        const struct model_description description = load(name);
+        SimRig rig;
+        struct model *model = nullptr;
+        must(model_open_described(&description, &model));
+        EXPECT_EQ(model_shape(model)->parameters, description.shape.parameters);
+        EXPECT_EQ(model_tokenizer(model), nullptr);
+        for (uint32_t slabs : {1u, 4u, 16u}) {
+            EXPECT_EQ(model_slab_bytes(model, rig.device, slabs), description_slab_bytes(&description, slabs)) << name;
+        }
+        model_close(model);
+    }
+    const struct model_description description = load("smollm2-135m");
+    struct device_config config = {};
+    config.name = "cpu";
+    struct device *cpu = nullptr;
+    struct model *model = nullptr;
+    must(device_open(&config, &cpu));
+    must(model_open_described(&description, &model));
+    struct offload_config offload_config = {};
+    offload_config.policy = "none";
+    offload_config.layers = description.shape.layers;
+    offload_config.slabs = 1;
+    offload_config.slab_bytes = 64;
+    offload_config.kv_block_bytes = 64;
+    offload_config.kv_blocks_wanted = 1;
+    struct offload *offload = nullptr;
+    must(offload_create(cpu, &offload_config, &offload));
+    struct status status = model_load(model, cpu, offload);
+    EXPECT_EQ(status.code, STATUS_UNSUPPORTED);
+    EXPECT_NE(strstr(status.message, "runs on sim, not on cpu"), nullptr) << status.message;
+    EXPECT_EQ(device_info(cpu).device_used, offload_report(offload).arena_bytes);
+    offload_destroy(offload);
+    model_close(model);
+    device_close(cpu);
+
+    struct model_description unknown = load("llama-3-8b");
+    unknown.norm_bias = true;
+    status = model_open_described(&unknown, &model);
+    EXPECT_EQ(status.code, STATUS_UNSUPPORTED);
+    EXPECT_NE(strstr(status.message, "no family is built"), nullptr) << status.message;
+}
