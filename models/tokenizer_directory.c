@@ -141,8 +141,12 @@ static struct status read_files(const struct tokenizer_files *files, struct toke
 
 struct status tokenizer_from_files(const struct tokenizer_files *files, struct tokenizer **out) {
     struct tokenizer *tokenizer = NULL;
-    TRY(status_context(tokenizer_from_json(files->tokenizer.data, files->tokenizer.bytes, &tokenizer),
-                       "tokenizer.json"));
+    if (files->tokenizer.data) {
+        TRY(status_context(tokenizer_from_json(files->tokenizer.data, files->tokenizer.bytes, &tokenizer),
+                           "tokenizer.json"));
+    } else {
+        TRY(tokenizer_from_pair(files, &tokenizer));
+    }
     struct status status = read_files(files, tokenizer);
     if (status_failed(&status)) {
         tokenizer_destroy(tokenizer);
@@ -208,12 +212,15 @@ static struct status read_directory(const char *path, struct tokenizer_files *fi
                  {"special_tokens_map.json", CONFIG_BYTES, &files->special_tokens_map},
                  {"generation_config.json", CONFIG_BYTES, &files->generation_config},
                  {"config.json", CONFIG_BYTES, &files->config},
-                 {"chat_template.jinja", CONFIG_BYTES, &files->chat_template}};
+                 {"chat_template.jinja", CONFIG_BYTES, &files->chat_template},
+                 {"vocab.json", TOKENIZER_BYTES, &files->vocabulary},
+                 {"merges.txt", TOKENIZER_BYTES, &files->merges}};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         TRY(read_file(path, table[i].name, table[i].most, table[i].text));
     }
-    if (!files->tokenizer.data) {
-        return status_error(STATUS_NOT_FOUND, "there is no tokenizer.json, which is the one form that is read");
+    if (!files->tokenizer.data && !(files->vocabulary.data && files->merges.data)) {
+        return status_error(STATUS_NOT_FOUND, "there is neither a tokenizer.json nor a vocab.json with a merges.txt; "
+                                              "other forms are not read");
     }
     return STATUS_SUCCESS;
 }
@@ -230,5 +237,7 @@ struct status tokenizer_from_directory(const char *path, struct tokenizer **out)
     free((char *)files.generation_config.data);
     free((char *)files.config.data);
     free((char *)files.chat_template.data);
+    free((char *)files.vocabulary.data);
+    free((char *)files.merges.data);
     return status_context(status, "%s", path);
 }

@@ -46,7 +46,11 @@ struct status tokenizer_from_json(const char *text, size_t bytes, struct tokeniz
 /* The texts of a model directory's files; absent ones have no data. */
 struct tokenizer_files {
     struct gguf_string tokenizer, tokenizer_config, special_tokens_map, generation_config, config, chat_template;
+    struct gguf_string vocabulary, merges; /* vocab.json and merges.txt, read where there is no tokenizer.json */
 };
 struct status tokenizer_from_files(const struct tokenizer_files *files, struct tokenizer **out);
+
+/* From vocab.json and merges.txt; without bos and eos. */
+struct status tokenizer_from_pair(const struct tokenizer_files *files, struct tokenizer **out);
 
 #endif

@@ -135,7 +135,7 @@ static struct status translate_escape(struct gguf_string pattern, size_t at, boo
                                       size_t *used) {
     const char *begin = pattern.data + at;
     *used = 2;
-    if (pattern.bytes - at < 2) {
+    if (pattern.bytes - at < 2 || begin[1] == 0) {
         return not_translated("a backslash at its end", at);
     }
     for (size_t i = 0; i < sizeof escapes / sizeof escapes[0]; i++) {
@@ -154,7 +154,11 @@ static struct status translate_escape(struct gguf_string pattern, size_t at, boo
         *used = 6;
         return text_buffer_add(out, character, (size_t)length);
     }
-    return text_buffer_add(out, begin, 2);
+    const char *end = strchr("pPx", begin[1]) && pattern.bytes - at > 2 && begin[2] == '{'
+                          ? memchr(begin, '}', pattern.bytes - at)
+                          : NULL;
+    *used = end ? (size_t)(end - begin) + 1 : 2; /* a property's or a number's braces belong to it */
+    return text_buffer_add(out, begin, *used);
 }
 
 /* What is no escape and means something else, or NULL. Oniguruma nests classes and intersects them; a bounded repeat

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Compares our tokenizer with Hugging Face's `tokenizers` on random and adversarial texts: no difference is allowed.
+"""Compares our tokenizer with Hugging Face's `tokenizers` and with SentencePiece on random and adversarial texts: no
+difference is allowed, in the ids or in the text that they give back.
 
-Usage: tests/tools/tokenizer_compare.py [--texts N] [--seed N] [--sweep]
+Usage: tests/tools/tokenizer_compare.py [--texts N] [--seed N] [--sweep] [--only PART] [MODEL.gguf...]
 
-For every vocabulary at hand (gpt-2 and qwen2 in ../shared/data/tokenizers, SmolLM2 in the test model) the reference is
-built from the same tokens and merges, and both tokenize the same N texts, plainly and with special tokens. Patterns
-that no vocabulary at hand uses (llama-bpe, tekken) run on gpt-2's. --sweep adds one text for every character.
+For every byte-level vocabulary at hand (gpt-2 and qwen2 in ../shared/data/tokenizers, SmolLM2 in the test model) the
+reference is built from the same tokens and merges, and both tokenize the same N texts, plainly and with special tokens.
+Patterns that no vocabulary at hand uses (llama-bpe, tekken) run on gpt-2's. Then the same for tokenizers of every built
+shape, trained here (tokenizer_cases.py), from their tokenizer.json, and for SentencePiece vocabularies, trained and of
+the GGUF files named. --sweep adds one text for every character, --only takes the cases whose name has PART in it.
 Texts hold characters that Unicode 14 knows: PCRE2 10.42 sees later ones as unassigned, the reference may not.
 Prints a line a vocabulary and "N passed, N failed"; exit status 1 if any failed, 77 if nothing could be compared.
 """
@@ -19,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import unicodedata
+
+import tokenizer_cases
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DATA = os.path.join(ROOT, "..", "shared", "data", "tokenizers")
@@ -259,7 +264,9 @@ def ours(path, texts, special):
     """For each text (ids or None if it was refused, the bytes that they give back)."""
     data = b"".join(struct.pack("<I", len(text)) + text for text in (text.encode() for text in texts))
     command = [os.path.join(ROOT, PROGRAM)] + (["--special"] if special else []) + [path]
-    done = subprocess.run(command, input=data, capture_output=True, timeout=200, check=True)
+    done = subprocess.run(command, input=data, capture_output=True, timeout=1000, check=False)
+    if done.returncode:
+        raise ValueError(done.stderr.decode())
     lines = done.stdout.decode().split("\n")
     answers = []
     for ids, decoded in zip(lines[0::2], lines[1::2]):
@@ -276,9 +283,18 @@ def compare(path, vocabulary, theirs, texts, special):
     differences = []
     for text, (ids, decoded), ids_expected in zip(texts, ours(path, texts, special), expected):
         whole = theirs.normalizer.normalize_str(text) if theirs.normalizer else text
-        given_back = not complete or decoded == whole.encode()
-        if ids != ids_expected or not given_back:
+        if ids != ids_expected or (complete and decoded != whole.encode()):
             differences.append((text, ids, ids_expected, decoded))
+    return differences
+
+
+def compare_case(path, case, texts, special):
+    """The same for a case of tokenizer_cases.py, whose reference also says what ids give back."""
+    differences = []
+    for text, (ids, decoded), expected in zip(texts, ours(path, texts, special), case.encode(texts)):
+        back = case.decode(expected) if ids == expected else None
+        if ids != expected or (back is not None and decoded != back.encode() and "\ufffd" not in back):
+            differences.append((text, ids, expected, decoded))
     return differences
 
 
@@ -288,41 +304,82 @@ def spellings():
     return [chr(byte) for byte in seen] + [chr(0x100 + i) for i in range(256 - len(seen))]
 
 
+class Tally:
+    """Counts texts, and prints a line a case and the first differences."""
+
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def add(self, name, texts, differences):
+        self.passed += len(texts) - len(differences)
+        self.failed += len(differences)
+        print(f"{name}: {len(texts)} texts, {len(differences)} differences", flush=True)
+        for text, ids, expected, decoded in differences[:5]:
+            print(f"  {text!r}\n    ours      {ids}\n    reference {expected}\n    given back: {decoded}")
+
+
+def compare_vocabulary(tokenizers, vocabulary, options, folder, tally):
+    """In both ways, and once more from the tokenizer.json that the reference writes."""
+    path = os.path.join(folder, "vocabulary.gguf")
+    write_gguf(path, vocabulary)
+    generator = Texts(options.seed, vocabulary.specials())
+    for special in (False, True):
+        theirs = reference(tokenizers, vocabulary, special)
+        texts = generator.make(options.texts) + (generator.sweep() if options.sweep and special else [])
+        way = "with special tokens" if special else "plain"
+        tally.add(f"{vocabulary.name}, {way}", texts, compare(path, vocabulary, theirs, texts, special))
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    saved = tokenizer_cases.JsonCase(vocabulary.name, theirs).write(folder)
+    texts = generator.make(options.texts)
+    tally.add(f"{vocabulary.name}, tokenizer.json", texts, compare(saved, vocabulary, theirs, texts, True))
+
+
+def cases(tokenizers, sentencepiece, options):
+    makers = [tokenizer_cases.byte_level_cases(tokenizers), tokenizer_cases.character_cases(tokenizers)]
+    if sentencepiece:
+        makers.append(tokenizer_cases.sentencepiece_cases(sentencepiece))
+        makers.append(tokenizer_cases.PieceCase(path, sentencepiece, tokenizer_cases.pieces_of_gguf(keys),
+                                                keys.get("tokenizer.ggml.add_space_prefix", True))
+                      for path, keys in ((path, read_gguf_keys(path)) for path in options.models))
+    else:
+        print("the Python package sentencepiece is not installed: its cases are left out")
+    return (case for maker in makers for case in maker if options.only in case.name)
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--texts", type=int, default=4000, help="texts a vocabulary and way")
+    arguments.add_argument("--texts", type=int, default=1000, help="texts a vocabulary and way")
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--sweep", action="store_true", help="one more text for every character")
+    arguments.add_argument("--only", default="", help="the cases with this in their name")
+    arguments.add_argument("models", nargs="*", help="GGUF files with SentencePiece vocabularies")
     options = arguments.parse_args()
     try:
         import tokenizers
     except ImportError:
         print("the Python package tokenizers is not installed")
         return SKIP_STATUS
+    try:
+        import sentencepiece
+    except ImportError:
+        sentencepiece = None
     found = vocabularies()
-    if not found:
-        print("no vocabulary at hand: neither ../shared/data/tokenizers nor the test model")
-        return SKIP_STATUS
     subprocess.run(["make", "-s", "-C", ROOT, PROGRAM], check=True, stdout=subprocess.DEVNULL)
-
-    passed = failed = 0
+    tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         for vocabulary in found:
-            path = os.path.join(folder, "vocabulary.gguf")
-            write_gguf(path, vocabulary)
-            generator = Texts(options.seed, vocabulary.specials())
-            for special in (False, True):
-                theirs = reference(tokenizers, vocabulary, special)
-                texts = generator.make(options.texts) + (generator.sweep() if options.sweep and special else [])
-                differences = compare(path, vocabulary, theirs, texts, special)
-                passed += len(texts) - len(differences)
-                failed += len(differences)
-                way = "with special tokens" if special else "plain"
-                print(f"{vocabulary.name}, {way}: {len(texts)} texts, {len(differences)} differences")
-                for text, ids, expected, decoded in differences[:5]:
-                    print(f"  {text!r}\n    ours      {ids}\n    reference {expected}\n    given back: {decoded}")
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+            if options.only in vocabulary.name:
+                compare_vocabulary(tokenizers, vocabulary, options, folder, tally)
+        for case in cases(tokenizers, sentencepiece, options):
+            generator = Texts(options.seed, case.specials())
+            made = list(filter(case.fits, generator.make(options.texts)))
+            made += generator.sweep() if options.sweep else []
+            path = case.write(folder)
+            tally.add(case.name, made, compare_case(path, case, made, True))
+            if hasattr(case, "without_control"):
+                tally.add(f"{case.name}, plain", made, compare_case(path, case.without_control(tokenizers), made, False))
+    print(f"{tally.passed} passed, {tally.failed} failed")
+    return 1 if tally.failed else 0
 
 
 if __name__ == "__main__":
