@@ -8,14 +8,15 @@
 
 #include <string.h>
 
-static const struct tensor_traits traits[TENSOR_TYPES] = {
+static const struct tensor_traits traits[TENSOR_FILE_TYPES] = {
     [TENSOR_F32] = {"F32", 1, 4},       [TENSOR_F16] = {"F16", 1, 2},       [TENSOR_BF16] = {"BF16", 1, 2},
     [TENSOR_Q8_0] = {"Q8_0", 32, 34},   [TENSOR_Q4_0] = {"Q4_0", 32, 18},   [TENSOR_Q4_1] = {"Q4_1", 32, 20},
     [TENSOR_Q4_K] = {"Q4_K", 256, 144}, [TENSOR_Q5_K] = {"Q5_K", 256, 176}, [TENSOR_Q6_K] = {"Q6_K", 256, 210},
+    [TENSOR_Q5_0] = {"Q5_0", 32, 22},
 };
 
 const struct tensor_traits *tensor_traits(enum tensor_type type) {
-    CHECK((unsigned)type < TENSOR_TYPES);
+    CHECK((unsigned)type < TENSOR_FILE_TYPES);
     return &traits[type];
 }
 
@@ -109,6 +110,17 @@ static void dequantize_q4_1(const uint8_t *block, float *out) {
     }
 }
 
+/* The fifth bit of value i is bit i of the 32 after the scale. */
+static void dequantize_q5_0(const uint8_t *block, float *out) {
+    float d = read_half(block);
+    for (int i = 0; i < 16; i++) {
+        int low = (block[6 + i] & 15) | (block[2 + i / 8] >> i % 8 & 1) << 4;
+        int high = block[6 + i] >> 4 | (block[4 + i / 8] >> i % 8 & 1) << 4;
+        out[i] = d * (float)(low - 16);
+        out[i + 16] = d * (float)(high - 16);
+    }
+}
+
 /* The 6-bit scale and minimum of sub-block 0..7, packed into 12 bytes: the first four of each lie in the low 6 bits
  * of bytes 0..3 and 4..7; the last four have their low nibbles in bytes 8..11 and their two high bits on top. */
 static void unpack_scale(const uint8_t *packed, int sub_block, float *scale, float *minimum) {
@@ -169,10 +181,11 @@ static void dequantize_q6_k(const uint8_t *block, float *out) {
 }
 
 void tensor_dequantize_row(enum tensor_type type, const void *row, float *out, size_t columns) {
-    static void (*const dequantize[TENSOR_TYPES])(const uint8_t *block, float *out) = {
+    static void (*const dequantize[TENSOR_FILE_TYPES])(const uint8_t *block, float *out) = {
         [TENSOR_F32] = dequantize_f32,   [TENSOR_F16] = dequantize_f16,   [TENSOR_BF16] = dequantize_bf16,
         [TENSOR_Q8_0] = dequantize_q8_0, [TENSOR_Q4_0] = dequantize_q4_0, [TENSOR_Q4_1] = dequantize_q4_1,
         [TENSOR_Q4_K] = dequantize_q4_k, [TENSOR_Q5_K] = dequantize_q5_k, [TENSOR_Q6_K] = dequantize_q6_k,
+        [TENSOR_Q5_0] = dequantize_q5_0,
     };
     const struct tensor_traits *t = tensor_traits(type);
     CHECK(columns % t->block_elements == 0);

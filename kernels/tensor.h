@@ -20,7 +20,11 @@ enum tensor_type {
     TENSOR_Q5_K, /* the same with 5-bit q;                                                   176 bytes */
     TENSOR_Q6_K, /* 256 values in 16 sub-blocks of 16;          w = d*sc*(q-32)              210 bytes */
     TENSOR_TYPES,
+
+    /* What files have and devices do not: models pack it as Q8_0, which holds the same values. */
+    TENSOR_Q5_0 = TENSOR_TYPES, /* 32 values: f16 d, 32 fifth bits, nibbles; w = d*(q-16)    22 bytes */
 };
+#define TENSOR_FILE_TYPES (TENSOR_TYPES + 1)
 
 struct tensor_traits {
     const char *name;
@@ -28,7 +32,7 @@ struct tensor_traits {
     uint32_t block_bytes;
 };
 
-/* The traits of a type < TENSOR_TYPES. */
+/* The traits of a type < TENSOR_FILE_TYPES. */
 const struct tensor_traits *tensor_traits(enum tensor_type type);
 
 /* Bytes of one row of `columns` values as the file has it; `columns` is a multiple of block_elements. */

@@ -30,15 +30,15 @@ enum {
 };
 
 /* GGML's numbers of the types that are built, and the names of all its numbers for the messages. */
-static const uint32_t tensor_type_ids[TENSOR_TYPES] = {
-    [TENSOR_F32] = 0,  [TENSOR_F16] = 1,   [TENSOR_BF16] = 30, [TENSOR_Q8_0] = 8, [TENSOR_Q4_0] = 2,
-    [TENSOR_Q4_1] = 3, [TENSOR_Q4_K] = 12, [TENSOR_Q5_K] = 13, [TENSOR_Q6_K] = 14};
+static const uint32_t tensor_type_ids[TENSOR_FILE_TYPES] = {
+    [TENSOR_F32] = 0,  [TENSOR_F16] = 1,   [TENSOR_BF16] = 30, [TENSOR_Q8_0] = 8,  [TENSOR_Q4_0] = 2,
+    [TENSOR_Q4_1] = 3, [TENSOR_Q4_K] = 12, [TENSOR_Q5_K] = 13, [TENSOR_Q6_K] = 14, [TENSOR_Q5_0] = 6};
 static const char *const tensor_type_names[] = {
     "F32",    "F16",      "Q4_0",     "Q4_1",     "Q4_2",  "Q4_3",  "Q5_0",       "Q5_1",       "Q8_0",       "Q8_1",
     "Q2_K",   "Q3_K",     "Q4_K",     "Q5_K",     "Q6_K",  "Q8_K",  "IQ2_XXS",    "IQ2_XS",     "IQ3_XXS",    "IQ1_S",
     "IQ4_NL", "IQ3_S",    "IQ2_S",    "IQ4_XS",   "I8",    "I16",   "I32",        "I64",        "F64",        "IQ1_M",
     "BF16",   "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
-static const char built_types[] = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K";
+static const char built_types[] = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q5_K, Q6_K";
 
 /* ---- names ---- */
 
@@ -187,7 +187,7 @@ static struct status take_key(struct cursor *cursor, size_t index, struct gguf_k
 static struct status take_tensor_type(struct cursor *cursor, enum tensor_type *type) {
     uint32_t id = 0;
     TRY(take_u32(cursor, "type", &id));
-    for (int i = 0; i < TENSOR_TYPES; i++) {
+    for (int i = 0; i < TENSOR_FILE_TYPES; i++) {
         if (tensor_type_ids[i] == id) {
             *type = (enum tensor_type)i;
             return STATUS_SUCCESS;

@@ -58,7 +58,9 @@ static size_t scratch_bytes(const struct model_tensor *tensor) {
 static void convert_row(const struct model_tensor *tensor, uint32_t row, float *values, uint8_t *out) {
     const size_t value_bytes = tensor_traits(tensor->file_type)->block_bytes;
     const uint8_t *from = tensor->data + row * tensor->row_step;
-    if (tensor->type != tensor->file_type) {
+    if (tensor->file_type == TENSOR_Q5_0) {
+        quantize_widen_q5_0(from, out, tensor->columns);
+    } else if (tensor->type != tensor->file_type) {
         read_row(tensor, row, values);
         quantize_row(tensor->type, values, out, tensor->columns);
     } else if (tensor->column_step == 0) {

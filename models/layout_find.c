@@ -180,6 +180,9 @@ static struct status check_stored(const struct wanted *wanted, const struct stor
 
 /* The type that a matrix of floats has on the device. */
 static enum tensor_type device_type(const struct model *model, const struct wanted *wanted, enum tensor_type type) {
+    if (type == TENSOR_Q5_0) {
+        return TENSOR_Q8_0;
+    }
     bool floats = tensor_traits(type)->block_elements == 1;
     if (!wanted->matrix || !floats || model->quantize == QUANTIZE_NONE || wanted->columns % 32 != 0) {
         return type;

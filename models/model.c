@@ -85,7 +85,7 @@ static struct status read_tokenizer(const char *path, struct model *model) {
     if (model->gguf != NULL) {
         TRY(tokenizer_from_gguf(model->gguf, &model->tokenizer));
     } else {
-        return status_error(STATUS_UNSUPPORTED, "%s: tokenizer.json is not read yet", path);
+        TRY(tokenizer_from_directory(path, &model->tokenizer));
     }
     return check_vocabulary(model);
 }
@@ -174,7 +174,7 @@ const struct tokenizer *model_tokenizer(const struct model *model) {
 struct gguf_string model_chat_template(const struct model *model) {
     struct gguf_string text = {"", 0};
     if (model->gguf == NULL) {
-        return text;
+        return model->tokenizer ? tokenizer_chat_template(model->tokenizer) : text;
     }
     struct status status = gguf_get_string(model->gguf, "tokenizer.chat_template", &text);
     return status_failed(&status) ? (struct gguf_string){"", 0} : text;

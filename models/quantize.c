@@ -68,3 +68,21 @@ void quantize_row(enum tensor_type type, const float *values, void *row, size_t 
         block += tensor_traits(type)->block_bytes;
     }
 }
+
+/* The scale stays; codes of five bits that count from 16 become bytes that count from 0. */
+void quantize_widen_q5_0(const void *row, void *out, size_t columns) {
+    CHECK(columns % BLOCK == 0);
+    const uint8_t *from = row;
+    uint8_t *to = out;
+    for (size_t at = 0; at < columns; at += BLOCK) {
+        memcpy(to, from, sizeof(uint16_t));
+        for (int i = 0; i < HALF; i++) {
+            const int low = (from[6 + i] & 15) | (from[2 + i / 8] >> i % 8 & 1) << 4;
+            const int high = from[6 + i] >> 4 | (from[4 + i / 8] >> i % 8 & 1) << 4;
+            to[2 + i] = (uint8_t)(int8_t)(low - 16);
+            to[2 + i + HALF] = (uint8_t)(int8_t)(high - 16);
+        }
+        from += tensor_traits(TENSOR_Q5_0)->block_bytes;
+        to += tensor_traits(TENSOR_Q8_0)->block_bytes;
+    }
+}

@@ -45,6 +45,15 @@ const Golden GOLDEN[] = {
      {208},
      {{0, -0x1.8c2e2p+4f}, {1, 0x1.d58cp+4f}, {255, -0x1.09c8p+0f}, {256, -0x1.46b08p+4f}, {511, 0x1.22b2cp+5f}},
      5259.890533447266},
+    {TENSOR_Q5_0,
+     {0},
+     {{0, 0x1.3ef0000000000p-3f},
+      {1, -0x1.1b80000000000p-5f},
+      {31, 0x1.1b80000000000p-6f},
+      {32, 0x1.f020000000000p-3f},
+      {53, -0x1.a940000000000p-4f},
+      {63, 0x1.1b80000000000p-3f}},
+     13.998504638671875},
 };
 
 // Two blocks with a scale of 0.0173 (b + 1) and a minimum of -0.311 (b + 1) in block b.
@@ -134,7 +143,7 @@ TEST(Tensor, HalvesRoundToNearestEven) {
 TEST(TensorDeathTest, APartOfABlockIsABug) {
     ::testing::FLAGS_gtest_death_test_style = "threadsafe";
     EXPECT_DEATH(tensor_row_bytes(TENSOR_Q4_K, 255), "must hold");
-    EXPECT_DEATH(tensor_traits((enum tensor_type)TENSOR_TYPES), "must hold");
+    EXPECT_DEATH(tensor_traits((enum tensor_type)TENSOR_FILE_TYPES), "must hold");
 }
 
 } // namespace

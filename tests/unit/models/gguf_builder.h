@@ -33,6 +33,8 @@ inline uint32_t gguf_type_id(enum tensor_type type) {
         return 13;
     case TENSOR_Q6_K:
         return 14;
+    case TENSOR_Q5_0:
+        return 6;
     default:
         return 999;
     }

@@ -392,7 +392,7 @@ TEST(Gguf, AnAlignmentThatIsNotTheFilesOwnIsRefused) {
 }
 
 TEST(Gguf, EveryBuiltTypeIsReadAndMeasured) {
-    for (int type = 0; type < TENSOR_TYPES; type++) {
+    for (int type = 0; type < TENSOR_FILE_TYPES; type++) {
         size_t bytes = tensor_row_bytes(tensor_type(type), 512) * 3;
         GgufBuilder file;
         file.tensor("t", gguf_type_id(tensor_type(type)), {512, 3}, std::vector<uint8_t>(bytes));

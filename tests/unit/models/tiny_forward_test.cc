@@ -60,7 +60,7 @@ TEST_P(Types, AgreeWithTheScalarPass) {
     EXPECT_LT(error_of(tiny, with(COMPUTE_INT8)), 2e-2);
 }
 
-INSTANTIATE_TEST_SUITE_P(Tiny, Types, ::testing::Range(0, int(TENSOR_TYPES)),
+INSTANTIATE_TEST_SUITE_P(Tiny, Types, ::testing::Range(0, int(TENSOR_FILE_TYPES)),
                          [](const ::testing::TestParamInfo<int> &type) {
                              return tensor_traits(tensor_type(type.param))->name;
                          });

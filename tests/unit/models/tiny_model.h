@@ -221,6 +221,9 @@ struct TinyModel {
         case TENSOR_Q8_0:
             put_half(bytes, at, scale / 128);
             break;
+        case TENSOR_Q5_0:
+            put_half(bytes, at, scale / 16);
+            break;
         case TENSOR_Q4_0:
             put_half(bytes, at, scale / 8);
             break;
