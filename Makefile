@@ -219,6 +219,13 @@ $(BUILD)/plan-bench: $(BUILD)/bench/programs/plan_bench.o $(LIBS_offload)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+.PHONY: parking-bench
+parking-bench: $(BUILD)/parking-bench ## more requests than the KV cache holds: parked or computed again
+	$(Q)$< '$(MODEL)'
+$(BUILD)/parking-bench: $(BUILD)/bench/programs/parking_bench.o $(LIBS_scheduler)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
 .PHONY: engine-bench
 engine-bench: $(BUILD)/engine-bench ## start, prefill, decode and memory of the whole engine here
 	$(Q)$< '$(MODEL)'

@@ -34,6 +34,9 @@ struct offload {
     uint32_t bucket;
     uint64_t kv_bytes;      /* over the link when the last iteration ended */
     double kv_share;        /* bytes an iteration, a running average */
+    uint32_t rows;          /* of the iteration in hand */
+    uint32_t chunk_rows;    /* of the fullest iteration so far, ... */
+    uint64_t chunk_ns;      /* ... and what it took */
     struct bus *bus;        /* the seat at a shared link; NULL: the link is ours alone */
     uint64_t bus_stated_ns; /* when its candidates were stated last */
 };
@@ -45,8 +48,10 @@ struct offload {
  * the device that takes less time than one slot's weights on the link. */
 #define CLEARED_SLOTS 4
 
-/* Iterations that the KV's share of the link is averaged over. */
-#define KV_SHARE_ITERATIONS 8
+/* The running average of what KV takes of the link follows one iteration by a part of the difference: quickly when it
+ * grows, since deadlines are at stake, slowly when it shrinks. */
+#define KV_SHARE_RISE 2
+#define KV_SHARE_FALL 16
 
 /* ---- sizes ---- */
 
@@ -449,6 +454,7 @@ struct status offload_set_record(struct offload *offload, const struct record *r
 
 void offload_begin(struct offload *offload, struct stream *compute, const struct offload_demand *demand) {
     offload->report.deadline_ns = demand->deadline_ns;
+    offload->rows = demand->rows;
     if (offload->tuned) {
         tune(offload, demand);
     } else {
@@ -473,7 +479,8 @@ void offload_release_layer(struct offload *offload, struct stream *compute, uint
 static void count_kv(struct offload *offload) {
     struct kv_counts counts = kv_counts(offload->kv);
     uint64_t bytes = counts.bytes_out + counts.bytes_in;
-    offload->kv_share += ((double)(bytes - offload->kv_bytes) - offload->kv_share) / KV_SHARE_ITERATIONS;
+    double change = (double)(bytes - offload->kv_bytes) - offload->kv_share;
+    offload->kv_share += change / (change > 0 ? KV_SHARE_RISE : KV_SHARE_FALL);
     offload->kv_bytes = bytes;
 }
 
@@ -485,6 +492,10 @@ void offload_end(struct offload *offload, uint64_t iteration_ns) {
     count_kv(offload);
     struct offload_report *report = &offload->report;
     report->iterations++;
+    if (offload->rows >= offload->chunk_rows) {
+        offload->chunk_rows = offload->rows;
+        offload->chunk_ns = iteration_ns;
+    }
     report->bytes_streamed = times.copied_bytes;
     report->total_bytes_streamed += times.copied_bytes;
     report->measured_ns = iteration_ns;
@@ -526,18 +537,27 @@ void offload_kv_addresses(struct offload *offload, const uint32_t *handles, uint
     kv_addresses(offload->kv, handles, count, out);
 }
 
-bool offload_kv_pays(const struct offload *offload, uint32_t position) {
+/* What a token costs that is computed in the largest chunks there are, with `context` positions before it; 0: unknown.
+ */
+static double token_ns(const struct offload *offload, double context) {
     const struct record *record = &offload->record;
-    uint64_t rate = link_rate(offload);
-    if (rate == 0 || !offload->recorded) {
-        return true; /* the link is memory itself, or nobody has measured: computing is what is known to be slow */
+    if (!offload->recorded) {
+        return offload->chunk_rows > 0 ? (double)offload->chunk_ns / offload->chunk_rows : 0;
     }
     struct record_cell cell;
-    uint32_t rows = record->rows[record->row_count - 1]; /* prefill goes in the largest chunks there are */
-    (void)record_get(record, rows, position, &cell);
-    double computed_ns = ((double)cell.layer_ns * offload->config.layers + (double)cell.outside_ns) / rows;
-    double moved_ns = 2.0 * (double)offload->config.kv_block_bytes * 1e9 / (double)rate + 2.0 * (double)record->copy_ns;
-    return moved_ns <= computed_ns * KV_BLOCK_TOKENS;
+    uint32_t rows = record->rows[record->row_count - 1];
+    (void)record_get(record, rows, context, &cell);
+    return ((double)cell.layer_ns * offload->config.layers + (double)cell.outside_ns) / rows;
+}
+
+bool offload_kv_pays(const struct offload *offload, uint32_t position) {
+    uint64_t rate = link_rate(offload);
+    double computed_ns = KV_BLOCK_TOKENS * token_ns(offload, position);
+    if (rate == 0 || computed_ns == 0) {
+        return true; /* nobody has measured: computing is what is known to be slow */
+    }
+    double copied_ns = (double)offload->config.kv_block_bytes * 1e9 / (double)rate + (double)offload->record.copy_ns;
+    return 2 * copied_ns <= computed_ns;
 }
 
 uint32_t offload_kv_host_free(const struct offload *offload) {

@@ -58,22 +58,32 @@ static bool make_host_room(struct engine *engine, uint32_t place) {
     return true;
 }
 
-/* Frees a block of the device that a waiting sequence other than the taker holds; false if there is none. */
-static bool reclaim_block(struct engine *engine, const struct sequence *taker) {
+/* Parks a block that a waiting sequence other than the taker holds. Where that does not pay or there is no room, drops
+ * it, or if that is not `forced` leaves it. False if no block of the device has become free. */
+static bool reclaim_block(struct engine *engine, const struct sequence *taker, bool forced) {
     uint32_t place = last_holder(engine, taker, false);
     if (place == NOBODY) {
         return false;
     }
     struct sequence *sequence = queue_at(&engine->waiting, place);
     uint32_t index = sequence->resident - 1;
-    if (offload_kv_pays(engine->offload, index * KV_BLOCK_TOKENS) && make_host_room(engine, place)) {
+    bool parks = offload_kv_pays(engine->offload, index * KV_BLOCK_TOKENS);
+    if (parks && (forced ? make_host_room(engine, place) : offload_kv_host_free(engine->offload) > 0)) {
         bool parked = offload_kv_park(engine->offload, sequence->blocks[index]);
         CHECK(parked);
         sequence->resident--;
-    } else {
+        return true;
+    }
+    if (forced) {
         drop_blocks(engine, sequence, index);
     }
-    return true;
+    return forced;
+}
+
+void park_ahead(struct engine *engine) {
+    uint32_t soon = 1 + engine->running_count / KV_BLOCK_TOKENS; /* each takes one in so many iterations */
+    while (offload_kv_free(engine->offload) < soon && reclaim_block(engine, NULL, false)) {
+    }
 }
 
 bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t tokens) {
@@ -82,7 +92,7 @@ bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t toke
     while (sequence->block_count < needed) {
         if (offload_kv_take(engine->offload, &sequence->blocks[sequence->block_count])) {
             sequence->resident = ++sequence->block_count;
-        } else if (!reclaim_block(engine, sequence)) {
+        } else if (!reclaim_block(engine, sequence, true)) {
             return false;
         }
     }
@@ -94,7 +104,7 @@ void fetch_blocks(struct engine *engine, struct sequence *sequence, uint32_t mos
         if (offload_kv_fetch(engine->offload, sequence->blocks[sequence->resident])) {
             sequence->resident++;
             most--;
-        } else if (!reclaim_block(engine, sequence)) {
+        } else if (!reclaim_block(engine, sequence, true)) {
             return;
         }
     }

@@ -179,6 +179,7 @@ uint32_t compose_iteration(struct engine *engine) {
     schedule_running(engine, false, &room);
     admit_waiting(engine, &room);
     fetch_ahead(engine);
+    park_ahead(engine);
 
     struct forward_inputs *inputs = engine->inputs;
     inputs->rows = inputs->segment_count = inputs->logit_count = 0;

@@ -214,4 +214,21 @@ TEST_F(Pipeline, AChangeCostsAtMostOneRefill) {
     }
 }
 
+// What weights got of the link while something else of ours was on it is no sample of it.
+TEST_F(Pipeline, CopiesBesideOthersAreNoSample) {
+    open(0);
+    std::vector<uint8_t> streamed(8, 1);
+    Bench bench(device, 8, 2, 3, streamed);
+    struct pipeline_times times;
+    for (int i = 0; i < 3; i++) {
+        uint64_t begin_ns = device_now_ns(device);
+        bench.iterate();
+        const struct pipeline_busy always = {0, UINT64_MAX}, before = {0, begin_ns - 1000000000};
+        pipeline_times(bench.pipeline, i == 1 ? &always : i == 2 ? &before : nullptr, &times);
+        EXPECT_GT(times.copies, 0u);
+        EXPECT_EQ(times.sample_bytes > 0, i != 1);
+        EXPECT_EQ(times.late_bytes > 0, i != 1);
+    }
+}
+
 } // namespace

@@ -384,6 +384,26 @@ TEST_F(TunerTest, ARiseThatWasWrongMakesTheNextOneWait) {
     EXPECT_GE(tuner_report(&tuner_).patience, 64u);
 }
 
+// KV crosses the link beside the weights and makes iterations late: that says nothing of the load's own times.
+TEST_F(TunerTest, KvOnTheLinkIsNoFaultOfThePrediction) {
+    run(300);
+    const tuner_estimates before = tuner_report(&tuner_);
+    const uint32_t slabs = tuner_decide(&tuner_, 0, &load, deadline, &limits).plan.streamed_slabs;
+    for (int i = 0; i < 200; i++) {
+        tuner_decision decision = tuner_decide(&tuner_, 0, &load, deadline, &limits);
+        EXPECT_EQ(decision.plan.streamed_slabs, slabs);
+        tuner_measurement measured = engine.run(load, decision.plan);
+        measured.iteration_ns += measured.iteration_ns / 3;
+        measured.link_bytes = measured.link_ns = measured.late_bytes = measured.late_ns = 0; // none beside KV
+        measured.link_shared = true;
+        tuner_observe(&tuner_, &measured);
+    }
+    const tuner_estimates after = tuner_report(&tuner_);
+    EXPECT_EQ(after.bias, before.bias);
+    EXPECT_EQ(after.margin, before.margin);
+    EXPECT_EQ(after.link_bytes_per_s, before.link_bytes_per_s);
+}
+
 TEST(TunerBucket, KindsOfLoadAreKeptApart) {
     EXPECT_EQ(tuner_bucket(false, 0, 0), tuner_bucket(false, 1, 511));
     EXPECT_NE(tuner_bucket(false, 8, 0), tuner_bucket(true, 8, 0));
