@@ -1,0 +1,269 @@
+// op_attention for segments of few rows (decode): a warp for every span of every tile, then one pass that merges each
+// query's spans in order. Sequences of one span need no second pass.
+//
+// A warp reads keys and values straight into its registers, 16 bytes a lane, each once for all the query heads of their
+// kv head: no shared memory but for the queries, no barrier. A step's keys are asked for while the values before them
+// are weighed, and its values while the keys are.
+//
+// Roofline, head_dim 128, 32 sequences of 8192 tokens, 8 kv heads of 4 query heads, H200: 8192 warps of 128 KB each. A
+// step of 16 tokens is 8 KB, some 64 mma and 250 other instructions; at 20 bytes a cycle it may take 410 cycles of a
+// multiprocessor, 1640 issue slots. 8 to 12 warps of 4 to 8 KB in flight are 32 to 96 KB a multiprocessor, against the
+// 25 KB that 700 ns ask for. What spans write and the merge reads, 2 * 2 KB for each 128 KB, is 3 %.
+#include "kernels/cuda/attention.cuh"
+
+#include <algorithm>
+
+namespace {
+
+template <int DIM> constexpr int WARPS = DIM == 256 ? 2 : 4; // of a block: as many as its shared memory has queries of
+constexpr unsigned MERGE_THREADS = 64;
+
+// The segments of one launch: those of first .. first + count - 1 that are split.
+struct SplitRange {
+    uint32_t first, count;
+    uint32_t tiles, spans, queries; // the most of one segment; of one tile, that states are kept for
+};
+
+// The span that slot 0 of a tile holds, and how many there are.
+__device__ uint32_t first_span(const Tile &tile) {
+    return tile.first / SPAN;
+}
+__device__ uint32_t span_count(const Tile &tile) {
+    return tile.last / SPAN - tile.first / SPAN + 1;
+}
+
+// Where the state of a query's span is kept.
+__device__ float *partial_of(const AttentionWork &work, const SplitRange &range, uint32_t kv_head, uint32_t tile,
+                             uint32_t span, uint32_t in_tile) {
+    const size_t slot =
+        ((static_cast<size_t>(blockIdx.z) * work.kv_heads + kv_head) * range.tiles + tile) * range.spans + span;
+    return work.partials + (slot * range.queries + in_tile) * partial_floats(work.head_dim);
+}
+
+// One KV block in global memory. Positions outside first .. last are zeros, as are dimensions past head_dim.
+struct GlobalStep {
+    const uint8_t *keys, *values;
+    uint32_t position, first, last, head_dim;
+
+    __device__ __forceinline__ GlobalStep(const Tile &tile, uint32_t step_position, uint32_t dim) {
+        const uint8_t *block = reinterpret_cast<const uint8_t *>(tile.blocks[step_position / STEP]);
+        keys = block + tile.keys_at;
+        values = block + tile.values_at;
+        position = step_position;
+        first = tile.first;
+        last = tile.last;
+        head_dim = dim;
+    }
+    __device__ __forceinline__ uint4 chunk(const uint8_t *from, uint32_t token, uint32_t dim) const {
+        if (position + token < first || position + token > last || dim >= head_dim) {
+            return make_uint4(0, 0, 0, 0);
+        }
+        return __ldcs(reinterpret_cast<const uint4 *>(from + (token * head_dim + dim) * 2));
+    }
+    __device__ __forceinline__ uint4 key(int half, int j, int lane) const {
+        return chunk(keys, lane / 8 + 4 * (lane / 4 % 2) + 8 * half, j * 32 + lane % 4 * 8);
+    }
+    __device__ __forceinline__ uint4 value(int h, int i, int lane) const {
+        return chunk(values, lane % 4 + 4 * i, h * 64 + lane / 4 * 8);
+    }
+    __device__ __forceinline__ uint32_t bits(uint32_t token, uint32_t dim) const {
+        if (position + token < first || position + token > last) {
+            return 0;
+        }
+        return reinterpret_cast<const uint16_t *>(values)[token * head_dim + dim];
+    }
+};
+
+// Keys and values of a step in registers, asked for ahead; with heads too long for that they are loaded where used.
+template <int DIM> struct Ahead {
+    static constexpr bool HELD = DIM <= 128;
+    uint4 keys[HELD ? DIM / 32 * 2 : 1], values[HELD ? DIM / 64 * 4 : 1];
+
+    __device__ __forceinline__ void load_keys(const GlobalStep &step, int lane) {
+        if constexpr (HELD) {
+#pragma unroll
+            for (int at = 0; at < DIM / 32 * 2; at++) {
+                keys[at] = step.key(at % 2, at / 2, lane);
+            }
+        }
+    }
+    __device__ __forceinline__ void load_values(const GlobalStep &step, int lane) {
+        if constexpr (HELD) {
+#pragma unroll
+            for (int at = 0; at < DIM / 64 * 4; at++) {
+                values[at] = step.value(at / 4, at % 4, lane);
+            }
+        }
+    }
+    __device__ __forceinline__ uint4 key(const GlobalStep &step, int half, int j, int lane) const {
+        if constexpr (HELD) {
+            return keys[j * 2 + half];
+        } else {
+            return step.key(half, j, lane);
+        }
+    }
+    __device__ __forceinline__ uint4 value(const GlobalStep &step, int h, int i, int lane) const {
+        if constexpr (HELD) {
+            return values[h * 4 + i];
+        } else {
+            return step.value(h, i, lane);
+        }
+    }
+};
+
+template <enum kv_type TYPE, int DIM>
+__device__ void walk_span(const AttentionWork &work, const Tile &tile, uint32_t span, const uint4 *queries,
+                          SpanState<DIM> &state, int lane) {
+    const LaneRows rows = lane_rows(work, tile, lane);
+    const uint32_t begin = max(span * SPAN, tile.first / STEP * STEP), end = min((span + 1) * SPAN, tile.last + 1);
+    GlobalStep step(tile, begin, work.head_dim);
+    Ahead<DIM> ahead;
+    ahead.load_keys(step, lane);
+    ahead.load_values(step, lane);
+    state.clear();
+    for (uint32_t position = begin; position < end; position += STEP) {
+        const bool more = position + STEP < end;
+        const GlobalStep next(tile, more ? position + STEP : position, work.head_dim);
+        Scores scores;
+        uint32_t weights[2][4];
+        score<TYPE, DIM>(
+            scores, queries, [&](int half, int j) { return ahead.key(step, half, j, lane); }, lane);
+        if (more) {
+            ahead.load_keys(next, lane);
+        }
+        weigh<TYPE, DIM>(state, scores, weights, rows, position, lane);
+        accumulate_seen<TYPE, DIM>(
+            state, weights, rows, position, work.head_dim, [&](int h, int i) { return ahead.value(step, h, i, lane); },
+            [&](uint32_t token, uint32_t dim) { return step.bits(token, dim); }, lane);
+        if (more) {
+            ahead.load_values(next, lane);
+        }
+        step = next;
+    }
+    state.fold_sums();
+}
+
+// blockIdx: four spans, kv head and tile, segment. A warp a span.
+template <enum kv_type TYPE, int DIM>
+__global__ void __launch_bounds__(WARPS<DIM> *WARP) split_spans(const AttentionWork work, const SplitRange range) {
+    CUDA_DYNAMIC_SHARED(uint4, shared);
+    const int warp = static_cast<int>(threadIdx.x / WARP), lane = static_cast<int>(threadIdx.x % WARP);
+    const struct kv_segment segment = work.segments[range.first + blockIdx.z];
+    const uint32_t kv_head = blockIdx.y / range.tiles, tile_index = blockIdx.y % range.tiles;
+    const uint32_t slot = blockIdx.x * WARPS<DIM> + warp;
+    if (!is_split(segment.rows, work.heads) || tile_index * TILE_QUERIES >= segment.rows * work.heads) {
+        return;
+    }
+    const Tile tile = tile_of(work, segment, kv_head, tile_index);
+    if (slot >= span_count(tile)) {
+        return;
+    }
+    uint4 *queries = shared + warp * (QUERY_BYTES<DIM> / 16);
+    load_queries<TYPE, DIM>(work, tile, queries, lane);
+    SpanState<DIM> state;
+    walk_span<TYPE, DIM>(work, tile, first_span(tile) + slot, queries, state, lane);
+
+    if (span_count(tile) == 1) {
+        const float factors[2] = {1 / state.sum[0], 1 / state.sum[1]};
+        for_each_value<DIM>(
+            tile, work.head_dim, lane, [&](int h, int j, int r) { return state.values[h][j][r] * factors[r / 2]; },
+            [&](uint32_t query, uint32_t dim, float value) { output_at(work, tile, query)[dim] = value; });
+        return;
+    }
+    for_each_value<DIM>(
+        tile, work.head_dim, lane, [&](int h, int j, int r) { return state.values[h][j][r]; },
+        [&](uint32_t query, uint32_t dim, float value) {
+            partial_of(work, range, kv_head, tile_index, slot, query - tile.first_query)[dim] = value;
+        });
+#pragma unroll
+    for (int upper = 0; upper < 2; upper++) {
+        const uint32_t in_tile = lane / 4 + 8 * upper;
+        if (lane % 4 == 0 && tile.first_query + in_tile < tile.queries) {
+            float *partial = partial_of(work, range, kv_head, tile_index, slot, in_tile) + work.head_dim;
+            partial[0] = state.maximum[upper];
+            partial[1] = state.sum[upper];
+        }
+    }
+}
+
+// blockIdx: query of a tile, kv head and tile, segment. A thread a dimension, or a few.
+__global__ void __launch_bounds__(MERGE_THREADS) merge_spans(const AttentionWork work, const SplitRange range) {
+    const struct kv_segment segment = work.segments[range.first + blockIdx.z];
+    const uint32_t kv_head = blockIdx.y / range.tiles, tile_index = blockIdx.y % range.tiles;
+    const uint32_t query = tile_index * TILE_QUERIES + blockIdx.x;
+    if (!is_split(segment.rows, work.heads) || query >= segment.rows * work.heads) {
+        return;
+    }
+    const Tile tile = tile_of(work, segment, kv_head, tile_index);
+    const uint32_t spans = span_count(tile);
+    if (spans == 1) {
+        return;
+    }
+    const size_t stride = range.queries * partial_floats(work.head_dim); // from one span to the next
+    const float *partial = partial_of(work, range, kv_head, tile_index, 0, blockIdx.x);
+    for (uint32_t dim = threadIdx.x; dim < work.head_dim; dim += MERGE_THREADS) {
+        float value = partial[dim], maximum = partial[work.head_dim], sum = partial[work.head_dim + 1];
+        for (uint32_t span = 1; span < spans; span++) {
+            const float *after = partial + span * stride;
+            const MergeFactors factors = merge_factors(maximum, after[work.head_dim]);
+            value = merge_values(value, after[dim], factors);
+            sum = merge_values(sum, after[work.head_dim + 1], factors);
+            maximum = factors.maximum;
+        }
+        output_at(work, tile, query)[dim] = value * (1 / sum);
+    }
+}
+
+template <enum kv_type TYPE> auto kernel_for(uint32_t head_dim) {
+    return head_dim <= 64 ? split_spans<TYPE, 64> : head_dim <= 128 ? split_spans<TYPE, 128> : split_spans<TYPE, 256>;
+}
+
+void launch_range(struct stream *stream, const AttentionWork &work, const struct kv_batch *batch,
+                  const SplitRange &range) {
+    const uint32_t dim = work.head_dim;
+    const uint32_t warps = dim <= 128 ? WARPS<128> : WARPS<256>;
+    const size_t query_bytes = dim <= 64 ? QUERY_BYTES<64> : dim <= 128 ? QUERY_BYTES<128> : QUERY_BYTES<256>;
+    launch(stream, dim3(blocks_for(range.spans, warps), work.kv_heads * range.tiles, range.count), dim3(warps * WARP),
+           warps * query_bytes, batch->shape.type == KV_F16 ? kernel_for<KV_F16>(dim) : kernel_for<KV_BF16>(dim), work,
+           range);
+    if (range.spans > 1) {
+        launch(stream, dim3(range.queries, work.kv_heads * range.tiles, range.count), dim3(MERGE_THREADS), 0,
+               merge_spans, work, range);
+    }
+}
+
+size_t floats_of(const AttentionWork &work, const SplitRange &range) {
+    return static_cast<size_t>(range.count) * work.kv_heads * range.tiles * range.spans * range.queries *
+           partial_floats(work.head_dim);
+}
+
+} // namespace
+
+// As many segments a launch as there is scratch for; grids have at most 65535 blocks in z.
+void attention_split(struct stream *stream, const AttentionWork &work, const struct kv_batch *batch,
+                     size_t partial_capacity) {
+    SplitRange range = {};
+    for (uint32_t i = 0; i < batch->segment_count; i++) {
+        const struct kv_segment &segment = batch->segments_host[i];
+        if (segment.rows == 0 || !is_split(segment.rows, work.heads)) {
+            continue;
+        }
+        const uint32_t queries = segment.rows * work.heads, last = segment.first_position + segment.rows - 1;
+        SplitRange grown = range.count == 0 ? SplitRange{i, 0, 0, 0, 0} : range;
+        grown.count = i + 1 - grown.first;
+        grown.tiles = std::max(grown.tiles, blocks_for(queries, TILE_QUERIES));
+        grown.spans = std::max(grown.spans, last / SPAN - first_seen(segment.first_position, work.window) / SPAN + 1);
+        grown.queries = std::max(grown.queries, std::min(queries, TILE_QUERIES));
+        if (range.count > 0 && (floats_of(work, grown) > partial_capacity || grown.count > 65535)) {
+            launch_range(stream, work, batch, range);
+            range = {};
+            i--; // again, first of its range
+            continue;
+        }
+        CHECK(floats_of(work, grown) <= partial_capacity);
+        range = grown;
+    }
+    if (range.count > 0) {
+        launch_range(stream, work, batch, range);
+    }
+}
