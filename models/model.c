@@ -182,6 +182,23 @@ struct gguf_string model_chat_template(const struct model *model) {
 
 /* ---- loading ---- */
 
+static uint64_t weight_bytes(const struct model_tensor *tensor) {
+    return tensor->rows > 0 ? tensor->rows * tensor_row_bytes(tensor->type, tensor->columns) : 0;
+}
+
+uint64_t model_weight_bytes(const struct model *model) {
+    uint64_t bytes = 0;
+    for (int i = 0; i < GLOBAL_TENSORS; i++) {
+        bytes += weight_bytes(&model->global[i]);
+    }
+    for (uint32_t layer = 0; layer < model->shape.layers; layer++) {
+        for (int i = 0; i < LAYER_TENSORS; i++) {
+            bytes += weight_bytes(&model->layers[layer].tensor[i]);
+        }
+    }
+    return bytes;
+}
+
 size_t model_slab_bytes(const struct model *model, const struct device *device, uint32_t slabs) {
     size_t largest = 64, offset[LAYER_TENSORS];
     for (uint32_t layer = 0; layer < model->shape.layers; layer++) {

@@ -58,6 +58,9 @@ const struct tokenizer *model_tokenizer(const struct model *model);
 /* The text of the model's own chat template, 0 bytes if it has none. */
 struct gguf_string model_chat_template(const struct model *model);
 
+/* Bytes of all weights in the types that devices get, before packing. */
+uint64_t model_weight_bytes(const struct model *model);
+
 /* Bytes of one slab (the largest of all layers' slabs, a multiple of 64) when each layer's packed weights are cut into
  * `slabs` pieces of nearly equal size, and of everything outside layers. */
 size_t model_slab_bytes(const struct model *model, const struct device *device, uint32_t slabs);

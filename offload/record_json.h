@@ -17,7 +17,7 @@
 struct record_key {
     char model[96]; /* its name */
     uint64_t parameters;
-    uint64_t model_bytes;         /* of its file */
+    uint64_t model_bytes;         /* of its weights */
     char device[16];              /* "cpu" */
     char device_description[128]; /* "AMD EPYC, avx512_vnni, 2 threads" */
     char compute[8];              /* "int8" or "f32" */

@@ -22,13 +22,17 @@ enum { MOST_SLABS = MATMUL_MAX_PARTS / 3 }; /* three products of a layer's slab 
 static const char *const devices[] = {"cpu", "cuda", "sim", NULL};
 static const char *const isas[] = {"auto", "avx512", "avx2", "scalar", NULL};
 static const char *const computes[] = {"int8", "f32", NULL};
+static const char *const quantizations[] = {"none", "q8_0", "q4_1", NULL};
 static const char *const kv_types[] = {"f16", "bf16", NULL};
 static const char *const policy_names[] = {"none",     "zero-inference", "flexgen", "prefetch-group",
                                            "select-n", "metronome",      NULL};
 static const char *const log_levels[] = {"debug", "info", "warn", "error", "silent", NULL};
 
 static const struct option options[] = {
-    {"model", OPTION_PATH, "", "", 0, 0, NULL, FIELD(model), "the model: a GGUF file"},
+    {"model", OPTION_PATH, "", "", 0, 0, NULL, FIELD(model),
+     "the model: a GGUF file, or a Hugging Face directory (config.json, safetensors, tokenizer.json)"},
+    {"quantize", OPTION_CHOICE, "", "none", 0, 0, quantizations, FIELD(quantize),
+     "what becomes of weights that the model has as floats, while it is loaded; embedding and head get at least q8_0"},
     {"model_name", OPTION_STRING, "", "", 0, 0, NULL, FIELD(model_name),
      "the id it is served under; empty: the file's name without .gguf"},
     {"chat_template", OPTION_STRING, "", "auto", 0, 0, NULL, FIELD(chat_template),

@@ -21,7 +21,7 @@ enum option_source { SOURCE_DEFAULT, SOURCE_FILE, SOURCE_COMMAND_LINE };
 /* Strings are never NULL: "" is unset. */
 struct config {
     /* model */
-    char *model, *model_name, *chat_template;
+    char *model, *quantize, *model_name, *chat_template;
     uint64_t context;
     /* device */
     char *device, *isa, *compute, *hardware;

@@ -3,20 +3,14 @@
 #include "base/log.h"
 #include "server/version.h"
 
-#include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
 struct status record_file_key(const struct config *config, const struct model *model, const struct device *device,
                               struct record_key *out) {
     const struct model_shape *shape = model_shape(model);
     const struct device_info info = device_info(device);
-    struct stat file;
-    if (stat(config->model, &file) != 0) {
-        return status_error(STATUS_IO, "model %s: %s", config->model, strerror(errno));
-    }
     *out = (struct record_key){.parameters = shape->parameters,
-                               .model_bytes = (uint64_t)file.st_size,
+                               .model_bytes = model_weight_bytes(model),
                                .link_bytes_per_s = (uint64_t)info.link_bytes_per_s,
                                .rows = (uint32_t)config->max_batch_tokens,
                                .sequences = (uint32_t)config->max_sequences,

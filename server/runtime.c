@@ -38,19 +38,27 @@ static struct status choose_chat_template(const struct config *config, struct ru
     return STATUS_SUCCESS;
 }
 
+static enum model_quantize quantization(const struct config *config) {
+    if (strcmp(config->quantize, "q8_0") == 0) {
+        return QUANTIZE_Q8_0;
+    }
+    return strcmp(config->quantize, "q4_1") == 0 ? QUANTIZE_Q4_1 : QUANTIZE_NONE;
+}
+
 struct status runtime_open_model(const struct config *config, struct runtime *out) {
     *out = (struct runtime){0};
     if (!*config->model) {
-        return status_error(STATUS_INVALID, "model: name a GGUF file with --model FILE");
+        return status_error(STATUS_INVALID, "model: name a GGUF file, or a Hugging Face directory, with --model PATH");
     }
-    TRY(status_context(model_open(config->model, &out->model), "model %s", config->model));
+    const struct model_options options = {.quantize = quantization(config)};
+    TRY(status_context(model_open_with(config->model, &options, &out->model), "model %s", config->model));
     out->tokenizer = model_tokenizer(out->model);
     return STATUS_SUCCESS;
 }
 
 /* A file of weights, or the name of a description. */
 static struct status open_simulated_model(const struct config *config, struct runtime *out) {
-    const struct model_options options = {.weights_only = true};
+    const struct model_options options = {.quantize = quantization(config), .weights_only = true};
     struct stat info;
     size_t bytes = strlen(config->model);
     bool json = bytes > 5 && strcmp(config->model + bytes - 5, ".json") == 0;

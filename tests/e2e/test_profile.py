@@ -50,7 +50,9 @@ class Profile(RecordTest):
         for grid in (record["layer_ns"], record["outside_ns"]):
             self.assertEqual([len(line) for line in grid], [contexts] * rows)
         self.assertEqual(record["rows"][-1], record["key"]["rows"])
-        self.assertEqual(record["key"]["model_bytes"], os.path.getsize(MODEL))
+        # The weights alone: the file has names, keys and a vocabulary beside them.
+        self.assertLess(record["key"]["model_bytes"], os.path.getsize(MODEL))
+        self.assertGreater(record["key"]["model_bytes"], 0.9 * os.path.getsize(MODEL))
         self.assertGreater(min(min(line) for line in record["layer_ns"]), 0)
 
     def test_sim_measures_what_its_hardware_says(self):
