@@ -68,7 +68,7 @@ help: ## this list
 
 # Each stamp holds what the commands below depend on besides their files, and is touched only when that changes.
 stamp = @mkdir -p $(@D) && { printf '%s\n' '$(1)' | cmp -s - $@ || printf '%s\n' '$(1)' >$@; }
-FLAGS = $(CC) $(CXX) $(CPPFLAGS) $(CFLAGS) $(CXXFLAGS) $(LDFLAGS) $(ISA_avx512) $(ISA_avx2) $(CUDA) $(NVCC_FLAGS)
+FLAGS = $(CC) $(CXX) $(CPPFLAGS) $(CFLAGS) $(CXXFLAGS) $(LDFLAGS) $(ISA_avx512) $(ISA_avx2) $(CUDA) $(CUDA_CODE)
 $(BUILD)/flags.stamp: FORCE
 	$(call stamp,$(FLAGS))
 $(BUILD)/version.stamp: FORCE
@@ -91,11 +91,15 @@ $(BUILD)/%.o: %.c $(BUILD)/flags.stamp
 
 CUDA_HOME ?= /usr/local/cuda
 NVCC      := $(CUDA_HOME)/bin/nvcc
-# Real code for Ampere (A100; A10 and RTX 30), Ada and Hopper, and PTX for what comes after.
+# Machine code for Ampere (A100; A10 and RTX 30), Ada and Hopper, and PTX for what comes after. All of it is made from
+# one PTX, of the least of them, which is half of the work: nothing of the newer ones is used.
+CUDA_LEAST ?= 80
 CUDA_ARCHITECTURES ?= 80 86 89 90
-NVCC_FLAGS := -std=c++17 -O3 -fmad=false -lineinfo -Xcompiler -Wall,-Wextra,-Wno-unused-parameter,-ffp-contract=off \
-              $(foreach arch,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(arch),code=sm_$(arch)) \
-              -gencode arch=compute_$(lastword $(CUDA_ARCHITECTURES)),code=compute_$(lastword $(CUDA_ARCHITECTURES))
+comma := ,
+space := $() $()
+CUDA_CODE := $(subst $(space),$(comma),$(patsubst %,sm_%,$(CUDA_ARCHITECTURES)) compute_$(CUDA_LEAST))
+NVCC_FLAGS := -std=c++17 -O3 -fmad=false -lineinfo -gencode 'arch=compute_$(CUDA_LEAST),code=[$(CUDA_CODE)]' \
+              -Xcompiler -Wall,-Wextra,-Wno-unused-parameter,-ffp-contract=off
 
 ifneq ($(filter 1 emulated,$(CUDA)),)
 CUDA_OBJECTS := $(patsubst %,$(BUILD)/%.o,$(basename $(shell find kernels/cuda -name '*.c' -o -name '*.cu' | LC_ALL=C sort)))

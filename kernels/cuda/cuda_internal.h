@@ -84,12 +84,21 @@ struct status cuda_scratch_alloc(struct cuda_device *device, size_t bytes, const
 void cuda_scratch_free(struct cuda_device *device, void *address); /* NULL is allowed */
 
 /* ---- the KV cache's layout ----
- * A layer's part of a block is keys, then values, each (kv_heads, KV_BLOCK_TOKENS, head_dim) of 16 bits. */
-static inline size_t cuda_kv_key_offset(const struct kv_shape *shape, uint32_t layer, uint32_t kv_head) {
-    return layer * kv_layer_bytes(shape) + (size_t)kv_head * KV_BLOCK_TOKENS * shape->head_dim * 2;
+ * A layer's part of a block is keys, then values, each (kv_heads, KV_BLOCK_TOKENS, head_dim) of 16 bits. These are the
+ * byte offsets of one head's in a block; kernels use them, too. */
+#ifdef __CUDACC__
+#define CUDA_HOST_DEVICE __host__ __device__
+#else
+#define CUDA_HOST_DEVICE
+#endif
+CUDA_HOST_DEVICE static inline size_t cuda_kv_key_offset(const struct kv_shape *shape, uint32_t layer,
+                                                         uint32_t kv_head) {
+    const size_t head_bytes = (size_t)KV_BLOCK_TOKENS * shape->head_dim * 2;
+    return ((size_t)layer * 2 * shape->kv_heads + kv_head) * head_bytes;
 }
-static inline size_t cuda_kv_value_offset(const struct kv_shape *shape, uint32_t layer, uint32_t kv_head) {
-    return cuda_kv_key_offset(shape, layer, kv_head) + kv_layer_bytes(shape) / 2;
+CUDA_HOST_DEVICE static inline size_t cuda_kv_value_offset(const struct kv_shape *shape, uint32_t layer,
+                                                           uint32_t kv_head) {
+    return cuda_kv_key_offset(shape, layer, shape->kv_heads + kv_head);
 }
 
 /* ---- the ops, with the signatures of struct backend ---- */
