@@ -18,6 +18,7 @@
 
 extern "C" {
 #include "base/random.h"
+#include "models/quantize.h"
 }
 
 struct FamilyTensor {
@@ -151,8 +152,10 @@ class FamilyModel {
         return model_type != "opt";
     }
 
-    // The same model as the converter of GGUF's makers writes it, all in F32.
-    std::string write_gguf(Folder &folder) const {
+    // The same model as the converter of GGUF's makers writes it: matrices in `matrix_type`, embedding and head in
+    // `table_type`, the rest in F32.
+    std::string write_gguf(Folder &folder, enum tensor_type matrix_type = TENSOR_F32,
+                           enum tensor_type table_type = TENSOR_F32) const {
         GgufBuilder file;
         std::string architecture = model_type == "gemma3_text" ? "gemma3"
                                    : model_type == "mistral"   ? "llama"
@@ -198,7 +201,7 @@ class FamilyModel {
             add(file, "rope_freqs.weight", {8}, llama3_factors());
         }
         for (const FamilyTensor &tensor : tensors) {
-            add_converted(file, tensor, architecture, head_dim);
+            add_converted(file, tensor, architecture, head_dim, matrix_type, table_type);
         }
         std::vector<uint8_t> bytes = file.build();
         return folder.write("model.gguf", std::string(bytes.begin(), bytes.end()));
@@ -267,10 +270,14 @@ class FamilyModel {
     }
 
     static void add(GgufBuilder &file, const std::string &tensor, const std::vector<uint64_t> &shape,
-                    const std::vector<float> &values) {
-        std::vector<uint8_t> bytes(values.size() * 4);
-        memcpy(bytes.data(), values.data(), bytes.size());
-        file.tensor(tensor, 0, std::vector<uint64_t>(shape.rbegin(), shape.rend()), bytes);
+                    const std::vector<float> &values, enum tensor_type type = TENSOR_F32) {
+        std::vector<uint8_t> bytes(tensor_row_bytes(type, values.size()));
+        if (type == TENSOR_F32) {
+            memcpy(bytes.data(), values.data(), bytes.size());
+        } else {
+            quantize_row(type, values.data(), bytes.data(), values.size());
+        }
+        file.tensor(tensor, gguf_type_id(type), std::vector<uint64_t>(shape.rbegin(), shape.rend()), bytes);
     }
 
     // What the converter writes for Llama 3's scaling of the model in the goldens: divisors of the frequencies.
@@ -304,7 +311,7 @@ class FamilyModel {
     // As the converter does: names; Llama's queries and keys with pairs side by side; GPT-2's matrices turned over;
     // Gemma's gains counted from 0.
     static void add_converted(GgufBuilder &file, const FamilyTensor &tensor, const std::string &architecture,
-                              uint32_t head_dim) {
+                              uint32_t head_dim, enum tensor_type matrix_type, enum tensor_type table_type) {
         static const std::map<std::string, std::string> names = {
             {"model.embed_tokens.weight", "token_embd.weight"},
             {"model.norm.weight", "output_norm.weight"},
@@ -358,7 +365,9 @@ class FamilyModel {
                 value += 1;
             }
         }
-        add(file, called, shape, values);
+        bool table = called == "token_embd.weight" || called == "output.weight";
+        bool plain = shape.size() == 1 || called == "position_embd.weight";
+        add(file, called, shape, values, plain ? TENSOR_F32 : table ? table_type : matrix_type);
     }
 
     // Rows of each head from (i, i + half) to (2i, 2i + 1).

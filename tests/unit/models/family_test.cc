@@ -67,11 +67,88 @@ TEST_P(Family, AgreesWithTransformersFromGguf) {
     model_close(model);
 }
 
+// Quantized while it is loaded, a directory gives the very bits that a GGUF file of those types gives.
+TEST_P(Family, QuantizedAtLoadIsWhatGgufHolds) {
+    if (!family.has_gguf() || family.dtype != "F32") {
+        GTEST_SKIP() << "the GGUF file would hold other vectors";
+    }
+    Folder folder;
+    family.write_directory(folder);
+    const bool rotates_alike = family.model_type != "llama" && family.model_type != "mistral";
+    const struct {
+        enum model_quantize quantize;
+        enum tensor_type matrices;
+        double bound;
+    } kinds[] = {{QUANTIZE_Q8_0, TENSOR_Q8_0, 0.03}, {QUANTIZE_Q4_1, TENSOR_Q4_1, 0.3}};
+    for (const auto &kind : kinds) {
+        Folder gguf;
+        struct model *ours = open_model(folder.path, kind.quantize);
+        struct model *theirs = open_model(family.write_gguf(gguf, kind.matrices, TENSOR_Q8_0));
+        ASSERT_NE(ours, nullptr);
+        ASSERT_NE(theirs, nullptr);
+        EXPECT_EQ(model_weight_bytes(ours), model_weight_bytes(theirs));
+        Logits a = Runner(ours, {}).prefill(1, family.ids, 64), b = Runner(theirs, {}).prefill(1, family.ids, 64);
+        if (rotates_alike) {
+            EXPECT_EQ(a, b);
+        }
+        EXPECT_LE(relative_error(a, b), 1e-4);
+        EXPECT_LE(relative_error(a, family.plain), kind.bound);
+        EXPECT_GT(relative_error(a, family.plain), 1e-3) << "nothing was quantized";
+        model_close(ours);
+        model_close(theirs);
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(, Family, ::testing::Range<size_t>(0, 8),
                          [](const auto &info) { return families().at(info.param).name; });
 
 TEST(Families, AreAllInTheGoldens) {
     EXPECT_EQ(families().size(), 8u);
+}
+
+// A trained model as its directory has it, in F32, in BF16, and quantized: the golden greedy ids.
+TEST(Stories260K, GoldenGreedyIdsFromADirectory) {
+    const std::string data = "../shared/data/models/stories260K-hf/";
+    if (access((data + "model.safetensors").c_str(), R_OK) != 0) {
+        GTEST_SKIP() << data << " is not here";
+    }
+    auto read = [&](const std::string &name) {
+        std::ifstream file(data + name, std::ios::binary);
+        std::stringstream text;
+        text << file.rdbuf();
+        return text.str();
+    };
+    std::unique_ptr<cJSON, decltype(&cJSON_Delete)> golden(cJSON_Parse(read("golden_greedy.json").c_str()),
+                                                           cJSON_Delete);
+    std::vector<uint32_t> expected, prompt;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(golden.get(), "greedy_ids")) {
+        expected.push_back(uint32_t(item->valuedouble));
+    }
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(golden.get(), "prompt_ids")) {
+        prompt.push_back(uint32_t(item->valuedouble));
+    }
+    ASSERT_EQ(expected.size(), 200u);
+    for (const char *weights : {"model.safetensors", "model.bf16.safetensors"}) {
+        Folder folder;
+        folder.write("config.json", read("config.json"));
+        folder.write("model.safetensors", read(weights));
+        const bool exact = weights[6] == 's';
+        struct model *model = open_model(folder.path);
+        ASSERT_NE(model, nullptr);
+        {
+            Runner::Options options;
+            options.context = 256;
+            options.sequences = 2;
+            std::vector<uint32_t> greedy = Runner(model, options).greedy(prompt, expected.size());
+            if (exact) {
+                EXPECT_EQ(greedy, expected);
+            } else { // rounded weights take another turn sooner or later
+                EXPECT_TRUE(std::equal(greedy.begin(), greedy.begin() + 20, expected.begin()));
+            }
+        }
+        model_close(model);
+    }
 }
 
 } // namespace
