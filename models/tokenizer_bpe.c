@@ -297,10 +297,13 @@ static struct status append_tokens(struct encoder *encoder, const struct bpe_nod
         uint32_t token = nodes[node].token;
         if (token >= encoder->tokenizer->count) {
             TRY(append_foreign(encoder, token, &unknown_last));
-        } else {
-            TRY(encoder_append(encoder, token));
-            unknown_last = token == bpe->unknown;
+            continue;
         }
+        bool unknown = token == bpe->unknown;
+        if (!(unknown && unknown_last && bpe->fuse_unknown)) {
+            TRY(encoder_append(encoder, token));
+        }
+        unknown_last = unknown;
     }
     return STATUS_SUCCESS;
 }

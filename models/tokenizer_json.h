@@ -19,7 +19,8 @@ struct status json_flag_field(const cJSON *object, const char *name, bool otherw
 /* A number that is an id below `limit`. */
 struct status json_id(const cJSON *item, uint32_t limit, uint32_t *out);
 
-/* Refuses fields that are set and not among `names` (ended by NULL): what they ask for would be lost. */
+/* Refuses fields that are set and not among `names` (at most 32, ended by NULL), because what they ask for would be
+ * lost, and fields that are there twice. */
 struct status json_only_fields(const cJSON *object, const char *const *names);
 
 /* ---- components ---- */

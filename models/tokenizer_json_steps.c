@@ -52,6 +52,7 @@ struct status json_id(const cJSON *item, uint32_t limit, uint32_t *out) {
 }
 
 struct status json_only_fields(const cJSON *object, const char *const *names) {
+    uint32_t met = 0;
     for (const cJSON *item = object->child; item; item = item->next) {
         size_t i = 0;
         while (names[i] && strcmp(names[i], item->string) != 0) {
@@ -60,6 +61,10 @@ struct status json_only_fields(const cJSON *object, const char *const *names) {
         if (!names[i] && !cJSON_IsNull(item)) {
             return status_error(STATUS_UNSUPPORTED, "the field \"%.40s\" is not built", item->string);
         }
+        if (names[i] && (met & UINT32_C(1) << i)) {
+            return status_error(STATUS_INVALID, "the field \"%.40s\" is there twice", item->string);
+        }
+        met |= names[i] ? UINT32_C(1) << i : 0;
     }
     return STATUS_SUCCESS;
 }

@@ -282,8 +282,9 @@ def compare(path, vocabulary, theirs, texts, special):
     complete = len(set(vocabulary.tokens) & {spelling for spelling in spellings()}) == 256
     differences = []
     for text, (ids, decoded), ids_expected in zip(texts, ours(path, texts, special), expected):
-        whole = theirs.normalizer.normalize_str(text) if theirs.normalizer else text
-        if ids != ids_expected or (complete and decoded != whole.encode()):
+        # What a special token keeps apart is not composed until its text stands beside the rest again.
+        whole = theirs.normalizer.normalize_str if theirs.normalizer else str
+        if ids != ids_expected or (complete and whole(decoded.decode()) != whole(text)):
             differences.append((text, ids, ids_expected, decoded))
     return differences
 
