@@ -103,6 +103,10 @@ uint32_t offload_kv_host_free(const struct offload *offload);
 bool offload_kv_park(struct offload *offload, uint32_t handle);
 bool offload_kv_fetch(struct offload *offload, uint32_t handle);
 
+/* Blocks that had better leave the device, those of sequences that wait: the last iteration was expected to be late,
+ * and weights that could mend it have no place to come back to. */
+uint32_t offload_kv_excess(const struct offload *offload);
+
 /* Blocks that the link can bring back during the next iteration without making it late, as far as that is known; one
  * at least. */
 uint32_t offload_kv_spare(const struct offload *offload);

@@ -84,6 +84,8 @@ void park_ahead(struct engine *engine) {
     uint32_t soon = 1 + engine->running_count / KV_BLOCK_TOKENS; /* each takes one in so many iterations */
     while (offload_kv_free(engine->offload) < soon && reclaim_block(engine, NULL, false)) {
     }
+    for (uint32_t i = offload_kv_excess(engine->offload); i > 0 && reclaim_block(engine, NULL, true); i--) {
+    }
 }
 
 bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t tokens) {

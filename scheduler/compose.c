@@ -89,10 +89,12 @@ static void schedule_running(struct engine *engine, bool decoding, struct room *
 }
 
 /* Would there be blocks for a waiting sequence? Each running one is left a block to grow into, or it would be preempted
- * at once. With nothing running there always are: the cache holds a whole context. */
+ * at once; and what weights need is not there. With nothing running there always are: the cache holds a whole context.
+ */
 static bool has_room(const struct engine *engine, const struct sequence *sequence) {
     uint32_t needed = sequence->count / KV_BLOCK_TOKENS + 1;
-    return engine->running_count == 0 || available_blocks(engine) >= needed + engine->running_count;
+    uint32_t kept = engine->running_count + offload_kv_excess(engine->offload);
+    return engine->running_count == 0 || available_blocks(engine) >= needed + kept;
 }
 
 static void admit(struct engine *engine, struct sequence *sequence) {

@@ -93,7 +93,8 @@ void release_blocks(struct engine *engine, struct sequence *sequence, uint32_t f
 /* Brings up to `most` parked blocks of the sequence that is first in line back, as long as there is a place for them.
  */
 void fetch_blocks(struct engine *engine, struct sequence *sequence, uint32_t most);
-/* Parks what the next iteration is likely to take, so that it need not wait for it. */
+/* Parks what the next iteration is likely to take, so that it need not wait for it, and what is in the way of weights
+ * without which iterations are late. */
 void park_ahead(struct engine *engine);
 /* Blocks of the device that are free or that waiting sequences would give up. */
 uint32_t available_blocks(const struct engine *engine);

@@ -146,6 +146,39 @@ TEST(Offload, BlocksMoveOutOfTheWayOfWeights) {
     rig.give(kept);
 }
 
+// Blocks that nobody uses now make room for the weights without which iterations are late; the others stay.
+TEST(Offload, IdleBlocksLeaveForWeightsThatAreMissed) {
+    struct offload_config config = config_of("metronome");
+    config.kv_host_memory = 1000 * BLOCK_BYTES;
+    Offload rig(config);
+    rig.set_record(LAYER_NS);
+    const uint64_t deadline_ns = LAYERS * LAYER_NS * 3 / 2;
+    for (int i = 0; i < 50; i++) {
+        rig.iterate(deadline_ns);
+        EXPECT_EQ(offload_kv_excess(rig.offload), 0u);
+    }
+    const uint32_t streamed = offload_report(rig.offload).streamed_slabs;
+    std::vector<uint32_t> idle = rig.take(offload_kv_free(rig.offload)), used(idle.begin(), idle.begin() + 16);
+    idle.erase(idle.begin(), idle.begin() + 16);
+    rig.iterate(deadline_ns, used);
+    EXPECT_EQ(offload_kv_excess(rig.offload), 0u) << "nobody is late";
+    device_set_link(rig.rig.device, 3.5e8); // a third
+    uint32_t parked = 0, late = 0;
+    for (int i = 0; i < 100; i++) {
+        for (uint32_t excess = offload_kv_excess(rig.offload); excess > 0 && parked < idle.size(); excess--) {
+            ASSERT_TRUE(offload_kv_park(rig.offload, idle[idle.size() - ++parked]));
+        }
+        late = rig.iterate(deadline_ns, used) > deadline_ns ? i : late;
+    }
+    EXPECT_GT(parked, 0u);
+    EXPECT_LT(parked, idle.size()) << "no more than it takes";
+    EXPECT_LT(late, 60u) << "and then none is late any more";
+    EXPECT_LT(offload_report(rig.offload).streamed_slabs, streamed / 2);
+    EXPECT_EQ(offload_kv_excess(rig.offload), 0u);
+    rig.give(used);
+    rig.give(idle);
+}
+
 TEST(Offload, ParkingPaysWhereComputingTakesLonger) {
     Offload rig(config_of("metronome"));
     // Out and back 65.5 us; 16 tokens of 64 take a quarter of 16 layers.

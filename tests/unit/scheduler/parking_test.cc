@@ -260,7 +260,11 @@ TEST(Parking, OnSim) {
             options.tpot_ms = 0.2 + 0.2 * (double)random_below(&random, 4);
         }
         Engine engine(options);
-        overload(engine, &random, 30, &sums);
+        overload(engine, &random, 30, &sums, [&] {
+            if (seed % 4 == 0 && random_below(&random, 10) == 0) {
+                device_set_link(engine.device, 5e6 * (double)(1 + random_below(&random, 20)));
+            }
+        });
         if (HasFatalFailure()) {
             return;
         }

@@ -1,0 +1,209 @@
+/* An iteration: the plan that is chosen for it, the change from the plan before, and what was measured. */
+#include "offload/offload_internal.h"
+
+#include "base/check.h"
+#include "base/log.h"
+
+/* Candidates are worked out anew this often: loads change by the iteration, and a grant costs the others a look. */
+#define BUS_STATE_NS UINT64_C(50000000)
+
+/* KV blocks in use move out of the way of weights that come back, at most so many slots' worth in one iteration: inside
+ * the device that takes less time than one slot's weights on the link. */
+#define CLEARED_SLOTS 4
+
+/* KV blocks that a slot takes the place of. */
+static uint32_t blocks_of_slots(const struct arena *arena, uint32_t slots) {
+    uint64_t blocks = slots * (uint64_t)(arena->slot_bytes / arena->block_bytes + 1);
+    return blocks < UINT32_MAX ? (uint32_t)blocks : UINT32_MAX;
+}
+
+/* Slots that weights and ring may take without a KV block in use having to go: as many blocks as are in use must be
+ * left, wherever they lie, as far as those in the way can be moved in this iteration. */
+static uint32_t slots_left_by_blocks(const struct offload *offload) {
+    const struct arena *arena = &offload->arena;
+    uint32_t used = arena_blocks_needed(arena, blocks_of_slots(arena, CLEARED_SLOTS));
+    used = used > offload->config.kv_blocks_wanted ? used : offload->config.kv_blocks_wanted;
+    return (uint32_t)((arena->bytes - (size_t)used * arena->block_bytes) / arena->slot_bytes);
+}
+
+/* Of the blocks in use beyond those that are always there, a slot's worth: parking more at once would keep the link
+ * from the weights. */
+static uint32_t blocks_in_the_way(const struct offload *offload) {
+    uint32_t used = offload->arena.taken, wanted = offload->config.kv_blocks_wanted;
+    uint32_t beyond = used > wanted ? used - wanted : 0, most = blocks_of_slots(&offload->arena, 1);
+    return beyond < most ? beyond : most;
+}
+
+static void change_plan(struct offload *offload, const struct plan *plan) {
+    struct arena *arena = &offload->arena;
+    uint32_t slots = pipeline_slots(offload->pipeline, plan->streamed);
+    if (slots > arena->boundary) {
+        kv_clear(offload->kv, arena_blocks_at(arena, slots));
+        kv_fence(offload->kv, pipeline_copy_stream(offload->pipeline));
+        arena_set_boundary(arena, slots);
+    }
+    pipeline_place(offload->pipeline, plan->streamed);
+    arena_set_boundary(arena, slots);
+    offload->plan = *plan;
+    offload->report.placements++;
+}
+
+/* What this engine could do with its share of the link: placements from the least that memory asks for to the most that
+ * the deadline allows, evenly apart, each by what it needs of the link. */
+static struct status state_candidates(struct offload *offload, const struct plan_load *load,
+                                      const struct plan_limits *limits, uint64_t deadline_ns) {
+    struct plan_limits alone = *limits;
+    alone.bus_slabs = UINT32_MAX;
+    alone.near = offload->plan.streamed_slabs;
+    struct plan_choice most = plan_choose(load, deadline_ns, &alone, PLAN_NESTED);
+    uint32_t least = (uint32_t)(limits->floor_slabs + (int32_t)limits->staging);
+    uint32_t high = most.plan.streamed_slabs > least ? most.plan.streamed_slabs : least;
+    uint64_t period_ns = deadline_ns != UINT64_MAX ? deadline_ns : most.prediction.iteration_ns;
+    struct grant_candidate candidates[GRANT_MAX_CANDIDATES];
+    for (uint32_t i = 0; i < GRANT_MAX_CANDIDATES; i++) {
+        uint64_t slabs = least + (uint64_t)(high - least) * i / (GRANT_MAX_CANDIDATES - 1);
+        candidates[i].host_bytes = slabs * load->slab_bytes;
+        candidates[i].bytes_per_s = (uint64_t)((double)candidates[i].host_bytes * 1e9 / (double)period_ns);
+    }
+    return bus_state(offload->bus, candidates, GRANT_MAX_CANDIDATES);
+}
+
+/* Slabs that may be streamed in this iteration by the bus grant. */
+static uint32_t granted_slabs(struct offload *offload, const struct plan_load *load, const struct plan_limits *limits,
+                              uint64_t deadline_ns) {
+    uint64_t now = device_now_ns(offload->device);
+    if (offload->bus_stated_ns == 0 || now - offload->bus_stated_ns > BUS_STATE_NS) {
+        struct status status = state_candidates(offload, load, limits, deadline_ns);
+        if (status_failed(&status)) {
+            log_warn("bus %s: %s; the link is used as if it were ours alone", offload->config.bus, status.message);
+            bus_leave(offload->bus);
+            offload->bus = NULL;
+            return UINT32_MAX;
+        }
+        offload->bus_stated_ns = now;
+    }
+    struct bus_grant grant = bus_poll(offload->bus, now);
+    offload->report.bus_members = grant.members;
+    offload->report.bus_bytes_per_s = grant.bytes_per_s;
+    uint64_t period_ns = deadline_ns != UINT64_MAX ? deadline_ns : plan_predict(load, &offload->plan).iteration_ns;
+    double slabs = (double)grant.bytes_per_s * (double)period_ns / 1e9 / (double)load->slab_bytes;
+    return slabs < (double)UINT32_MAX ? (uint32_t)(slabs + 0.001) : UINT32_MAX;
+}
+
+/* Decides anew, as the deadline, the budget and the blocks in use allow. */
+static void tune(struct offload *offload, const struct offload_demand *demand) {
+    double context = (double)demand->context_tokens / demand->rows;
+    struct plan_load load = offload_load_of(offload, demand->rows, context);
+    uint32_t total = offload_total_slabs(&offload->config), staging = offload->plan.staging;
+    uint32_t least = offload_slabs_that_leave(&offload->config, slots_left_by_blocks(offload), staging);
+    struct plan_limits limits = {.floor_slabs = (int32_t)least - (int32_t)staging, /* the ring is there as it is */
+                                 .max_slabs = total,
+                                 .bus_slabs = UINT32_MAX,
+                                 .staging = staging};
+    if (demand->deadline_ns == UINT64_MAX) { /* nobody waits and nothing is promised: no more than memory asks for */
+        limits.max_slabs = least < total ? least : total;
+    }
+    if (offload->bus) {
+        limits.bus_slabs = granted_slabs(offload, &load, &limits, demand->deadline_ns);
+    }
+    offload->bucket = tuner_bucket(demand->decode_rows == 0, demand->rows, (uint32_t)context);
+    struct tuner_decision decision = tuner_decide(&offload->tuner, offload->bucket, &load,
+                                                  offload_without_kv(offload, demand->deadline_ns), &limits);
+    if (decision.plan.streamed_slabs != offload->plan.streamed_slabs) {
+        change_plan(offload, &decision.plan);
+    }
+    offload->report.why = plan_why_name(decision.why);
+    offload->report.predicted_ns = decision.expected_ns;
+    bool late = decision.expected_ns > demand->deadline_ns; /* by itself, whatever KV takes of the link */
+    offload->kv_excess = late && least > 0 ? blocks_in_the_way(offload) : 0;
+}
+
+/* A policy that chooses by the deadline, once: again with what is now known, within the ring that there is. */
+static struct status place_again(struct offload *offload, uint64_t deadline_ns) {
+    struct plan_load load = offload_load_of(offload, 1, 1);
+    struct policy_request request = {.load = &load, .deadline_ns = deadline_ns, .options = offload->config.options};
+    uint32_t total = offload_total_slabs(&offload->config), slots = slots_left_by_blocks(offload);
+    request.limits = (struct plan_limits){.max_slabs = total,
+                                          .bus_slabs = UINT32_MAX,
+                                          .staging = offload->plan.staging,
+                                          .floor_slabs = slots < total ? total - slots : 0};
+    struct plan_choice choice;
+    TRY(offload->policy->place(&request, &choice));
+    if (!choice.feasible) {
+        return plan_refusal(&load, deadline_ns, &request.limits, &choice);
+    }
+    change_plan(offload, &choice.plan);
+    offload->report.why = plan_why_name(choice.why);
+    return STATUS_SUCCESS;
+}
+
+struct status offload_set_record(struct offload *offload, const struct record *record, uint64_t deadline_ns) {
+    offload->record = *record;
+    offload->recorded = true;
+    const struct offload_report fresh = {.why = offload->report.why, .host_bytes = offload->report.host_bytes};
+    offload->report = fresh; /* the measuring iterations were nobody's */
+    bool chooses = offload->policy->keeps_deadlines && offload->config.options.interval == 0;
+    if (chooses && !offload->tuned && deadline_ns != UINT64_MAX) {
+        TRY(place_again(offload, deadline_ns));
+    }
+    tuner_init(&offload->tuner, offload->plan.streamed_slabs); /* what it learnt before was of guesses */
+    return STATUS_SUCCESS;
+}
+
+void offload_begin(struct offload *offload, struct stream *compute, const struct offload_demand *demand) {
+    offload->report.deadline_ns = demand->deadline_ns;
+    offload->rows = demand->rows;
+    if (offload->tuned) {
+        tune(offload, demand);
+    } else {
+        struct plan_load load = offload_load_of(offload, demand->rows, (double)demand->context_tokens / demand->rows);
+        offload->report.predicted_ns = plan_predict(&load, &offload->plan).iteration_ns;
+    }
+    pipeline_begin(offload->pipeline, compute);
+}
+
+const void *const *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer) {
+    if (layer == 0) {
+        kv_wait(offload->kv, compute);
+    }
+    return pipeline_acquire(offload->pipeline, compute, layer);
+}
+
+void offload_release_layer(struct offload *offload, struct stream *compute, uint32_t layer) {
+    pipeline_release(offload->pipeline, compute, layer);
+}
+
+void offload_end(struct offload *offload, uint64_t iteration_ns) {
+    struct pipeline_busy busy;
+    bool shared = kv_traffic(offload->kv, &busy.begin_ns, &busy.end_ns);
+    struct pipeline_times times;
+    pipeline_times(offload->pipeline, shared ? &busy : NULL, &times);
+    offload_count_kv(offload);
+    struct offload_report *report = &offload->report;
+    report->iterations++;
+    if (offload->rows >= offload->chunk_rows) {
+        offload->chunk_rows = offload->rows;
+        offload->chunk_ns = iteration_ns;
+    }
+    report->bytes_streamed = times.copied_bytes;
+    report->total_bytes_streamed += times.copied_bytes;
+    report->measured_ns = iteration_ns;
+    report->stall_ns = times.stall_ns;
+    report->layers_ns = times.layers_ns;
+    report->total_stall_ns += times.stall_ns;
+    report->total_late += iteration_ns > report->deadline_ns;
+    if (offload->tuned) {
+        struct tuner_measurement measurement = {.iteration_ns = iteration_ns,
+                                                .layers_ns = times.layers_ns,
+                                                .stall_ns = times.stall_ns,
+                                                .link_bytes = times.sample_bytes,
+                                                .link_ns = times.sample_ns,
+                                                .late_bytes = times.late_bytes,
+                                                .late_ns = times.late_ns,
+                                                .link_shared = shared};
+        tuner_observe(&offload->tuner, &measurement);
+        report->link_bytes_per_s = tuner_report(&offload->tuner).link_bytes_per_s;
+    } else if (times.sample_ns > 0) {
+        report->link_bytes_per_s = times.sample_bytes * UINT64_C(1000000000) / times.sample_ns;
+    }
+}

@@ -1,0 +1,63 @@
+/* The offload engine's own parts, shared by its files: offload.c (life, sizes, reports), iteration.c (the plan of each
+ * iteration and what came of it), kv_share.c (KV blocks, and what they cost the link). Nobody else includes this.
+ * Threads: as offload/offload.h says. */
+#ifndef METRONOME_OFFLOAD_OFFLOAD_INTERNAL_H
+#define METRONOME_OFFLOAD_OFFLOAD_INTERNAL_H
+
+#include "offload/arena.h"
+#include "offload/bus.h"
+#include "offload/kv.h"
+#include "offload/offload.h"
+#include "offload/pipeline.h"
+#include "offload/tuner.h"
+
+struct offload {
+    struct device *device;
+    struct offload_config config;
+    const struct policy *policy;
+    struct arena arena;
+    struct kv *kv;
+    struct pipeline *pipeline;
+    uint8_t *host;    /* (layers, slabs) slabs; NULL when none ever leaves the device */
+    struct plan plan; /* in force */
+    bool tuned;       /* the policy is decided anew in every iteration */
+    struct tuner tuner;
+    struct record record;
+    bool recorded;
+    struct offload_report report; /* the parts of it that are not derived when asked */
+    uint32_t bucket;
+    uint64_t kv_bytes;      /* over the link when the last iteration ended */
+    double kv_share;        /* bytes an iteration, a running average */
+    uint32_t kv_excess;     /* blocks in the way of weights that ought to come back */
+    uint32_t rows;          /* of the iteration in hand */
+    uint32_t chunk_rows;    /* of the fullest iteration so far, ... */
+    uint64_t chunk_ns;      /* ... and what it took */
+    struct bus *bus;        /* the seat at a shared link; NULL: the link is ours alone */
+    uint64_t bus_stated_ns; /* when its candidates were stated last */
+};
+
+/* offload.c */
+
+static inline uint32_t offload_total_slabs(const struct offload_config *config) {
+    return config->layers * config->slabs;
+}
+
+/* The load as far as it is known for `rows` tokens that attend to `context` positions each. */
+struct plan_load offload_load_of(const struct offload *offload, double rows, double context);
+
+/* Slabs that must live in host memory if weights and a ring of `staging` have so many slots. */
+uint32_t offload_slabs_that_leave(const struct offload_config *config, uint32_t slots, uint32_t staging);
+
+/* kv_share.c */
+
+/* Bytes a second that copies may count on: as measured last, at the start, or as configured, within the bus grant; 0:
+ * unknown. */
+uint64_t offload_link_rate(const struct offload *offload);
+
+/* What is left of a deadline for the weights, by what KV has lately taken of the link. */
+uint64_t offload_without_kv(const struct offload *offload, uint64_t deadline_ns);
+
+/* Counts the KV that has crossed the link since the last iteration's end. */
+void offload_count_kv(struct offload *offload);
+
+#endif
