@@ -92,24 +92,24 @@ struct config_names {
 /* The switches of the one forward pass, and how the family's files differ from the rest. */
 struct family {
     const char *name;       /* for people; general.architecture of GGUF files and the prefix of their keys */
-    bool gguf;              /* there are such GGUF files */
     const char *model_type; /* of config.json */
     const struct tensor_names *names;
     const struct config_names *config;
 
+    double local_base; /* rotary base of the layers with a window; 0: that of the others */
     enum norm norm;
     enum activation activation;
+    uint32_t required;   /* TENSOR_BIT()s that a layer must have */
+    uint32_t optional;   /* and that are used where a file has them; the others are refused */
+    uint32_t full_every; /* the last of every so many layers sees everything, the others their window; 0: all alike */
     bool learned_positions; /* a table of positions, and no rotary embedding */
     bool scaled_embedding;  /* embeddings times sqrt(width) */
-    uint32_t required;      /* TENSOR_BIT()s that a layer must have */
-    uint32_t optional;      /* and that are used where a file has them; the others are refused */
-    uint32_t full_every; /* the last of every so many layers sees everything, the others their window; 0: all alike */
-    double local_base;   /* rotary base of the layers with a window; 0: that of the others */
 
-    enum rope_style rope_style; /* in GGUF files; Hugging Face's are ROPE_HALVES in every family */
+    bool gguf;                  /* there are GGUF files of the family */
     bool fused_qkv;             /* queries, keys and values lie in one tensor, one after another */
     bool transposed;            /* Hugging Face's matrices are (inputs, outputs) */
     bool offset_gain;           /* Hugging Face's gains are what is added to 1 */
+    enum rope_style rope_style; /* in GGUF files; Hugging Face's are ROPE_HALVES in every family */
     uint32_t skipped_positions; /* rows at the start of Hugging Face's table that no position has */
 };
 

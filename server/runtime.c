@@ -14,8 +14,15 @@ char *runtime_model_name(const struct config *config) {
     if (*config->model_name) {
         return strdup(config->model_name);
     }
-    const char *slash = strrchr(config->model, '/');
-    char *name = strdup(slash ? slash + 1 : config->model);
+    size_t end = strlen(config->model); /* a directory may end in slashes */
+    while (end > 1 && config->model[end - 1] == '/') {
+        end--;
+    }
+    size_t begin = end;
+    while (begin > 0 && config->model[begin - 1] != '/') {
+        begin--;
+    }
+    char *name = strndup(config->model + begin, end - begin);
     size_t bytes = name ? strlen(name) : 0;
     if (bytes > 5 && strcmp(name + bytes - 5, ".gguf") == 0) {
         name[bytes - 5] = 0;
