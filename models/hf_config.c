@@ -231,6 +231,11 @@ static struct status read_rope_parameters(const cJSON *object, const struct fami
             return status_error(STATUS_UNSUPPORTED, "sliding_attention: rope_type: yarn is not built for windows");
         }
     }
+    double rotary;
+    TRY(read_positive(global, "partial_rotary_factor", 1, &rotary));
+    if (rotary != 1) {
+        return status_error(STATUS_UNSUPPORTED, "partial_rotary_factor: is %g; only 1 is built", rotary);
+    }
     TRY(read_positive(global, "rope_theta", 10000, &pass->rope[ROPE_GLOBAL].base));
     return read_scaling(global, context, &pass->rope[ROPE_GLOBAL]);
 }

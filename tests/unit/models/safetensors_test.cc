@@ -209,6 +209,7 @@ TEST(HfConfig, FaultsAreRefusedByField) {
         {"rope_scaling", R"({"rope_type":"llama3","factor":8})", "original_max_position_embeddings: is missing"},
         {"rope_scaling", R"({"rope_type":"yarn","factor":8,"mscale":1})", "mscale"},
         {"rope_parameters", "1", "rope_parameters: is a number"},
+        {"rope_parameters", R"({"partial_rotary_factor":0.5})", "partial_rotary_factor: is 0.5"},
         {"layer_types", R"(["full_attention"])", "layer_types: must be a list of 2"},
         {"layer_types", R"(["full_attention","chunked"])", "layer_types: 1 is \"chunked\""},
         {"layer_types", R"(["full_attention","sliding_attention"])", "sliding_window is missing"},
