@@ -22,6 +22,11 @@ class Family : public ::testing::TestWithParam<size_t> {
   protected:
     const FamilyModel &family = families().at(GetParam());
 
+    // The logits of the last token.
+    Logits last(struct model *model, const Runner::Options &options) {
+        return Runner(model, options).prefill(1, family.ids, 64);
+    }
+
     // The largest error of a position's logits, by prefill in one piece and in chunks, and by decode.
     double worst_error(struct model *model) {
         Runner::Options options;
@@ -43,7 +48,10 @@ class Family : public ::testing::TestWithParam<size_t> {
     }
 };
 
-TEST_P(Family, AgreesWithTransformersFromADirectory) {
+class GgufFamily : public Family {};  // those that GGUF has, too
+class PlainFamily : public Family {}; // those of them whose files hold the same vectors
+
+TEST_P(Family, AgreesWithTransformers) {
     Folder folder;
     family.write_directory(folder, GetParam() % 2 == 0 ? 1 : 3);
     struct model *model = open_model(folder.path);
@@ -51,13 +59,14 @@ TEST_P(Family, AgreesWithTransformersFromADirectory) {
     double error = worst_error(model);
     printf("%-8s safetensors %s: %.1e\n", family.name.c_str(), family.dtype.c_str(), error);
     EXPECT_LE(error, 1e-4);
+    Runner::Options scalar;
+    scalar.isa = "scalar";
+    Logits plain = last(model, scalar); // one runner at a time has the model
+    EXPECT_EQ(plain, last(model, {})) << "instruction sets differ";
     model_close(model);
 }
 
-TEST_P(Family, AgreesWithTransformersFromGguf) {
-    if (!family.has_gguf()) {
-        GTEST_SKIP() << "GGUF has no such architecture";
-    }
+TEST_P(GgufFamily, AgreesWithTransformers) {
     Folder folder;
     struct model *model = open_model(family.write_gguf(folder));
     ASSERT_NE(model, nullptr);
@@ -68,10 +77,7 @@ TEST_P(Family, AgreesWithTransformersFromGguf) {
 }
 
 // Quantized while it is loaded, a directory gives the very bits that a GGUF file of those types gives.
-TEST_P(Family, QuantizedAtLoadIsWhatGgufHolds) {
-    if (!family.has_gguf() || family.dtype != "F32") {
-        GTEST_SKIP() << "the GGUF file would hold other vectors";
-    }
+TEST_P(PlainFamily, QuantizedAtLoadIsWhatGgufHolds) {
     Folder folder;
     family.write_directory(folder);
     const bool rotates_alike = family.model_type != "llama" && family.model_type != "mistral";
@@ -87,20 +93,45 @@ TEST_P(Family, QuantizedAtLoadIsWhatGgufHolds) {
         ASSERT_NE(ours, nullptr);
         ASSERT_NE(theirs, nullptr);
         EXPECT_EQ(model_weight_bytes(ours), model_weight_bytes(theirs));
-        Logits a = Runner(ours, {}).prefill(1, family.ids, 64), b = Runner(theirs, {}).prefill(1, family.ids, 64);
+        Logits a = last(ours, {}), b = last(theirs, {});
         if (rotates_alike) {
             EXPECT_EQ(a, b);
         }
         EXPECT_LE(relative_error(a, b), 1e-4);
         EXPECT_LE(relative_error(a, family.plain), kind.bound);
+        Runner::Options fast;
+        fast.compute = COMPUTE_INT8;
+        EXPECT_LE(relative_error(last(ours, fast), a), 0.05) << "int8";
         EXPECT_GT(relative_error(a, family.plain), 1e-3) << "nothing was quantized";
         model_close(ours);
         model_close(theirs);
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(, Family, ::testing::Range<size_t>(0, 8),
-                         [](const auto &info) { return families().at(info.param).name; });
+// The numbers of the families that `wanted` wants.
+std::vector<size_t> families_that(bool (*wanted)(const FamilyModel &family)) {
+    std::vector<size_t> numbers;
+    for (size_t i = 0; i < families().size(); i++) {
+        if (wanted(families()[i])) {
+            numbers.push_back(i);
+        }
+    }
+    return numbers;
+}
+
+std::string name_of(const ::testing::TestParamInfo<size_t> &info) {
+    return families().at(info.param).name;
+}
+
+INSTANTIATE_TEST_SUITE_P(, Family, ::testing::ValuesIn(families_that([](const FamilyModel &) { return true; })),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(, GgufFamily,
+                         ::testing::ValuesIn(families_that([](const FamilyModel &f) { return f.has_gguf(); })),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(, PlainFamily, ::testing::ValuesIn(families_that([](const FamilyModel &f) {
+                             return f.has_gguf() && f.dtype == "F32";
+                         })),
+                         name_of);
 
 TEST(Families, AreAllInTheGoldens) {
     EXPECT_EQ(families().size(), 8u);
