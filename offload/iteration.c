@@ -100,8 +100,13 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
                                  .max_slabs = total,
                                  .bus_slabs = UINT32_MAX,
                                  .staging = staging};
-    if (demand->deadline_ns == UINT64_MAX) { /* nobody waits and nothing is promised: no more than memory asks for */
-        limits.max_slabs = least < total ? least : total;
+    offload->promised = offload->promised || demand->deadline_ns != UINT64_MAX;
+    if (demand->deadline_ns == UINT64_MAX) {
+        /* Nobody waits. Where nothing is ever promised, no more leaves than memory asks for; where something is, what
+         * has left stays away: the next promise would send it off again. */
+        uint32_t kept = offload->promised ? offload->plan.streamed_slabs : 0;
+        limits.max_slabs = least > kept ? least : kept;
+        limits.max_slabs = limits.max_slabs < total ? limits.max_slabs : total;
     }
     if (offload->bus) {
         limits.bus_slabs = granted_slabs(offload, &load, &limits, demand->deadline_ns);

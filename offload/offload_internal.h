@@ -21,6 +21,7 @@ struct offload {
     uint8_t *host;    /* (layers, slabs) slabs; NULL when none ever leaves the device */
     struct plan plan; /* in force */
     bool tuned;       /* the policy is decided anew in every iteration */
+    bool promised;    /* some iteration had a deadline */
     struct tuner tuner;
     struct record record;
     bool recorded;

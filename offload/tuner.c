@@ -26,6 +26,7 @@
 #define SOON 4
 #define CALM 16
 #define LEAST_RISE 64
+#define WORTH_LATE 32 /* a rise by more than such a share of the slabs is worth a late iteration */
 
 /* ---- estimates ---- */
 
@@ -192,8 +193,37 @@ uint32_t tuner_bucket(bool prefill, uint32_t tokens, uint32_t context) {
     return (prefill ? 64 : 0) + by_tokens * 8 + by_context;
 }
 
-/* A rise to `wanted` slabs is possible: how many to take now. */
-static uint32_t rise(struct tuner *tuner, uint32_t wanted) {
+/* Slots of the ring whose slabs, copied ahead for `from`, are of no use to `to`: those behind the first layer that
+ * changes. */
+static uint32_t refill_slots(const struct plan *from, const struct plan *to) {
+    uint32_t kept = 0, layer = 0;
+    while (layer < to->layers && from->streamed[layer] == to->streamed[layer]) {
+        kept += to->streamed[layer++];
+    }
+    return layer < to->layers && kept < to->staging ? to->staging - kept : 0;
+}
+
+/* The most slabs up to `wanted` with which the very iteration that changes the plan is in time, though it fills the
+ * ring anew. If there is no such number, and more than WORTH_LATE to gain: `wanted`, and one iteration is late. */
+static uint32_t most_in_time(const struct tuner *tuner, uint32_t wanted, const struct plan_load *load, double due_ns,
+                             uint32_t staging) {
+    struct plan now, plan;
+    plan_nested(load, tuner->slabs, staging, &now);
+    for (uint32_t slabs = wanted; slabs > tuner->slabs; slabs--) {
+        plan_nested(load, slabs, staging, &plan);
+        uint64_t refill_ns = refill_slots(&now, &plan) * plan_slab_ns(load);
+        uint64_t move_ns = 2 * (slabs - tuner->slabs) * load->copy_ns; /* others take the places of those that leave */
+        if ((double)(plan_predict(load, &plan).iteration_ns + refill_ns + move_ns) <= due_ns) {
+            return slabs;
+        }
+    }
+    return wanted - tuner->slabs > tuner->slabs / WORTH_LATE ? wanted : tuner->slabs;
+}
+
+/* A rise to `wanted` slabs is possible: how many to take now. What is left of it follows at once, in rises that get
+ * smaller and leave more of the ring as it is. */
+static uint32_t rise(struct tuner *tuner, uint32_t wanted, const struct plan_load *load, double due_ns,
+                     uint32_t staging) {
     if (wanted < tuner->slabs + 1 + tuner->slabs / LEAST_RISE) {
         tuner->rise_for = 0;
         return tuner->slabs;
@@ -202,8 +232,14 @@ static uint32_t rise(struct tuner *tuner, uint32_t wanted) {
     if (++tuner->rise_for < tuner->patience) {
         return tuner->slabs;
     }
-    tuner->since_rise = 0;
-    return tuner->rise_to;
+    uint32_t slabs = most_in_time(tuner, tuner->rise_to, load, due_ns, staging);
+    if (slabs == tuner->slabs || slabs == tuner->rise_to) {
+        tuner->rise_for = 0;
+    }
+    if (slabs > tuner->slabs) {
+        tuner->since_rise = 0;
+    }
+    return slabs;
 }
 
 /* `best` slabs are fewer than there are: how many to keep. */
@@ -242,14 +278,14 @@ struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const s
     if (tuner->slabs < least && best > tuner->slabs) {
         slabs = best < least ? best : (uint32_t)least;
     } else if (best > tuner->slabs) {
-        slabs = rise(tuner, best);
+        slabs = rise(tuner, best, &load, due_ns / (1 + margin / 2), limits->staging);
     } else if (best < tuner->slabs) {
         /* Half of the margin may be used up first: estimates waver. */
         slabs = fall(tuner, best, &load, due_ns / (1 + margin / 2), limits);
     }
     struct tuner_decision decision = {.changed = slabs != tuner->slabs};
     tuner->unsettled = decision.changed || tuner->predicted_ns == 0; /* the first fills the ring */
-    if (decision.changed || best <= slabs) {
+    if (best <= slabs || slabs < tuner->slabs) {
         tuner->rise_for = 0;
     }
     if (slabs != best) {

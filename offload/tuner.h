@@ -6,7 +6,7 @@
  *
  * A lower plan is taken in the first iteration after the link slowed; a higher one waits for evidence, and for more of
  * it the sooner the last rise had to be taken back. Plans are nested, so a change moves no more slabs than it must,
- * and costs one refill of the ring at most. */
+ * and costs one refill of the ring at most; a rise goes in steps, none of which is late for it. */
 #ifndef METRONOME_OFFLOAD_TUNER_H
 #define METRONOME_OFFLOAD_TUNER_H
 

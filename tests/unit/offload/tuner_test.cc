@@ -145,12 +145,16 @@ class TunerTest : public testing::Test {
 
 TEST_F(TunerTest, TakesTheBestPlanAndKeepsIt) {
     Outcome start = run(20);
-    EXPECT_EQ(start.history.back(), best);
-    EXPECT_EQ(start.changes, 1u);
+    uint32_t taken = start.history.back();
+    EXPECT_EQ(start.misses, 0u); // nor while it rose
+    EXPECT_LE(start.changes, 4u);
+    EXPECT_LE(taken, best);
+    EXPECT_GE(taken, best - 1 - best / 32); // the last few would not be worth a late iteration
     Outcome steady = run(1000);
     EXPECT_EQ(steady.changes, 0u);
     EXPECT_EQ(steady.misses, 0u);
-    EXPECT_NEAR(steady.slabs, best, 1e-9);
+    EXPECT_NEAR(steady.slabs, taken, 1e-9);
+    EXPECT_GE(plan_link_use(&load, taken * load.slab_bytes, deadline), 0.93);
     EXPECT_GE(plan_link_use(&load, best * load.slab_bytes, deadline), 0.95);
     tuner_estimates estimates = tuner_report(&tuner_);
     EXPECT_DOUBLE_EQ(estimates.bias, 1);
@@ -184,11 +188,10 @@ TEST_F(TunerTest, FollowsALinkThatDropsToAThirdAndReturns) {
         step();
     }
     Outcome back = run(60);
-    EXPECT_LE(back.misses, back.changes);
-    EXPECT_LE(back.latest, deadline + refill);
-    EXPECT_LE(back.changes, 2u);
-    EXPECT_GE(back.history.back(), best - 1 - best / 64);
-    EXPECT_GE(back.history[40], best - 1 - best / 64);
+    EXPECT_EQ(back.misses, 0u); // it rises in steps that leave time to fill the ring
+    EXPECT_LE(back.changes, 4u);
+    EXPECT_GE(back.history.back(), best - 1 - best / 32);
+    EXPECT_GE(back.history[40], best - 1 - best / 32);
 }
 
 TEST_F(TunerTest, NoiseCostsAMarginAndHardlyAnyDeadline) {
@@ -367,6 +370,24 @@ TEST_F(TunerTest, ComesBackFromALinkSoSlowThatNothingIsStreamed) {
     slow = false;
     run(4000);
     EXPECT_GE(tuner_.slabs, best * 0.95);
+}
+
+// From any number of slabs and with any deadline: steps up are in time, but for one where the ring could not be filled
+// without being late and there is much to gain; and little is given up for it.
+TEST_F(TunerTest, StepsUpAreInTime) {
+    Random random(5);
+    uint32_t misses = 0;
+    for (int round = 0; round < 200; round++) {
+        deadline = random.pick(60, 150) * 1000000;
+        best = most(load);
+        tuner_init(&tuner_, random.pick(0, best));
+        engine = Engine();
+        Outcome outcome = run(100);
+        EXPECT_LE(outcome.misses, 1u) << round;
+        EXPECT_GE(outcome.history.back() + 1 + best / 32, best) << round;
+        misses += outcome.misses;
+    }
+    EXPECT_LE(misses, 40u); // nearly 200 if it rose at one go
 }
 
 TEST_F(TunerTest, ARiseThatWasWrongMakesTheNextOneWait) {
