@@ -219,7 +219,7 @@ $(BUILD)/forward-bench: $(BUILD)/bench/programs/forward_bench.o $(LIBS_models)
 .PHONY: plan-bench
 plan-bench: $(BUILD)/plan-bench ## how much of the link the plans use, and what a plan costs to find
 	$(Q)$< $(COPY_US) $(OUTSIDE)
-$(BUILD)/plan-bench: $(BUILD)/bench/programs/plan_bench.o $(LIBS_offload)
+$(BUILD)/plan-bench: $(BUILD)/bench/programs/plan_bench.o $(BUILD)/libbench.a $(LIBS_offload)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
@@ -236,6 +236,14 @@ engine-bench: $(BUILD)/engine-bench ## start, prefill, decode and memory of the 
 $(BUILD)/engine-bench: $(BUILD)/bench/programs/engine_bench.o $(LIBS_scheduler)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc $^ $(LDLIBS) -o $@
+
+# JSON names a file for the figures, SECTIONS narrows them.
+.PHONY: offload-bench
+offload-bench: $(BUILD)/offload-bench ## what offloading promises and what it keeps, on cpu and sim
+	$(Q)$< '$(MODEL)' $(if $(JSON),--json '$(JSON)') $(SECTIONS)
+$(BUILD)/offload-bench: $(BUILD)/bench/programs/offload_bench.o $(LIBS_bench)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 # ---- the checks: tests/run.py knows how each is run; with no names it runs them all ----
 

@@ -4,8 +4,8 @@
  * number of slabs that it cut a layer into, beside `select-n`; then the time of predictions and decisions. Times are
  * the model's own (plan_predict), which the simulator and the tests hold to the nanosecond. Threads: one. */
 #include "base/clock.h"
+#include "bench/tuner_time.h"
 #include "offload/policy.h"
-#include "offload/tuner.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,54 +123,22 @@ static double least_us(double (*run)(void)) {
     return least;
 }
 
-static const struct plan_load timed = {.layers = 80,
-                                       .slabs = 16,
-                                       .slab_bytes = 53 << 20,
-                                       .layer_ns = 900000,
-                                       .after_ns = 700000,
-                                       .link_bytes_per_s = (uint64_t)LINK_BYTES_PER_S,
-                                       .copy_ns = 2000};
-#define TIMED_DEADLINE_NS 100000000
-
 static double time_prediction(void) {
     struct plan plan;
-    plan_nested(&timed, 42, 4, &plan);
+    plan_nested(&tuner_time_load, 42, 4, &plan);
     uint64_t begin = clock_now_ns(), sum = 0;
     for (int i = 0; i < 2000; i++) {
         plan.prefetch_layers = 0;
-        sum += plan_predict(&timed, &plan).iteration_ns;
+        sum += plan_predict(&tuner_time_load, &plan).iteration_ns;
     }
     return sum > 0 ? (double)(clock_now_ns() - begin) / 2000 / NS_PER_US : 0;
-}
-
-/* Decisions and observations with times that waver, so that nothing is ever quite as it was. */
-static double time_tuner(void) {
-    static struct tuner tuner;
-    struct plan_limits limits = PLAN_UNLIMITED;
-    limits.staging = 4;
-    tuner_init(&tuner, 40);
-    uint64_t begin = clock_now_ns();
-    for (uint64_t i = 0; i < 2000; i++) {
-        struct tuner_decision decision =
-            tuner_decide(&tuner, tuner_bucket(false, 16, 1024), &timed, TIMED_DEADLINE_NS, &limits);
-        uint64_t wavering = 995 + i * 7919 % 11;
-        struct tuner_measurement measurement = {
-            .iteration_ns = decision.prediction.iteration_ns * wavering / 1000,
-            .layers_ns = timed.layers * timed.layer_ns * wavering / 1000,
-            .stall_ns = decision.prediction.stall_ns,
-            .link_bytes = 40 * timed.slab_bytes,
-            .link_ns = 40 * plan_slab_ns(&timed) * wavering / 1000,
-        };
-        tuner_observe(&tuner, &measurement);
-    }
-    return (double)(clock_now_ns() - begin) / 2000 / NS_PER_US;
 }
 
 static double time_choice(void) {
     const struct plan_limits limits = PLAN_UNLIMITED;
     uint64_t begin = clock_now_ns(), sum = 0;
     for (int i = 0; i < 20; i++) {
-        sum += plan_choose(&timed, TIMED_DEADLINE_NS, &limits, PLAN_NESTED).plan.streamed_slabs;
+        sum += plan_choose(&tuner_time_load, TUNER_TIME_DEADLINE_NS, &limits, PLAN_NESTED).plan.streamed_slabs;
     }
     return sum > 0 ? (double)(clock_now_ns() - begin) / 20 / NS_PER_US : 0;
 }
@@ -194,9 +162,9 @@ int main(int count, char **arguments) {
     print_tally("select-n", &theirs);
     printf("  nesting: perfectly even plans would free %.2f %% more, at most %lld slabs in a cell\n",
            100 * ((double)ours.even_slabs / (double)ours.freed_slabs - 1), (long long)ours.most_lost);
-    printf("\nat L = %u, %u slabs of a layer:\n", timed.layers, timed.slabs);
+    printf("\nat L = %u, %u slabs of a layer:\n", tuner_time_load.layers, tuner_time_load.slabs);
     printf("  one prediction               %6.2f us\n", least_us(time_prediction));
-    printf("  tuner, decide and observe    %6.2f us\n", least_us(time_tuner));
+    printf("  tuner, decide and observe    %6.2f us\n", least_us(tuner_time_us));
     printf("  choice, the ring searched    %6.2f us\n", least_us(time_choice));
     return 0;
 }
