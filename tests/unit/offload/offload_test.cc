@@ -226,7 +226,7 @@ TEST(Offload, KvOnTheLinkTakesThePlaceOfWeights) {
         rig.iterate(deadline_ns, blocks);
     }
     const struct offload_report quiet = offload_report(rig.offload);
-    EXPECT_GT(quiet.streamed_slabs, 30u);
+    EXPECT_GT(quiet.streamed_slabs, 28u);
     for (int i = 0; i < 200; i++) {
         for (uint32_t j = 0; j < 8; j++) { // 16 copies of a block, 22 % of what the link carries by the deadline
             ASSERT_TRUE(offload_kv_park(rig.offload, blocks[j]));
@@ -235,7 +235,7 @@ TEST(Offload, KvOnTheLinkTakesThePlaceOfWeights) {
         rig.iterate(deadline_ns, std::vector<uint32_t>(blocks.begin() + 8, blocks.end()));
     }
     const struct offload_report busy = offload_report(rig.offload);
-    EXPECT_LT(busy.streamed_slabs, quiet.streamed_slabs - 5);
+    EXPECT_LT(busy.streamed_slabs, quiet.streamed_slabs - 2);
     EXPECT_GT(busy.streamed_slabs, quiet.streamed_slabs / 2);
     EXPECT_LE(busy.total_late - quiet.total_late, 10u) << "more than it takes to notice";
     EXPECT_NEAR((double)busy.link_bytes_per_s, (double)quiet.link_bytes_per_s, 0.05 * (double)quiet.link_bytes_per_s);
