@@ -7,9 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The largest vocabularies have 2^18 tokens. An id costs memory whether it is used or not, so that a file of a few
- * bytes must not ask for the last. */
-#define MOST_IDS (UINT32_C(1) << 22)
+/* An id costs memory whether it is used or not: a file of a few bytes must not ask for the last. Ids leave few gaps. */
+#define MOST_UNUSED 65536
 
 /* Gemma's file has 2 million values. */
 static const struct json_rules rules = {.depth = 32, .values = 8000000};
@@ -30,9 +29,9 @@ static struct gguf_string string_of(const char *text) {
 
 /* ---- the vocabulary ---- */
 
-static struct status raise_count(const cJSON *id, const char *name, size_t *count) {
+static struct status raise_count(const cJSON *id, const char *name, uint32_t limit, size_t *count) {
     uint32_t value;
-    TRY(status_context(json_id(id, MOST_IDS, &value), "\"%.40s\"", name));
+    TRY(status_context(json_id(id, limit, &value), "\"%.40s\"", name));
     *count = value >= *count ? value + 1 : *count;
     return STATUS_SUCCESS;
 }
@@ -42,8 +41,10 @@ static struct status count_tokens(const struct reading *reading, size_t *count) 
     if (!cJSON_IsObject(vocab)) {
         return status_error(STATUS_INVALID, "model: vocab: expected an object");
     }
+    size_t listed = (size_t)cJSON_GetArraySize(vocab) + (size_t)cJSON_GetArraySize(reading->added);
+    uint32_t limit = (uint32_t)(listed * 2 + MOST_UNUSED); /* there are at most rules.values */
     for (const cJSON *token = vocab->child; token; token = token->next) {
-        TRY(status_context(raise_count(token, token->string, count), "model: vocab"));
+        TRY(status_context(raise_count(token, token->string, limit, count), "model: vocab"));
     }
     size_t index = 0;
     for (const cJSON *token = reading->added ? reading->added->child : NULL; token; token = token->next, index++) {
@@ -52,7 +53,8 @@ static struct status count_tokens(const struct reading *reading, size_t *count) 
         if (content.bytes == 0) {
             return status_error(STATUS_INVALID, "added_tokens[%zu]: content is empty", index);
         }
-        TRY(status_context(raise_count(json_field(token, "id"), content.data, count), "added_tokens[%zu]: id", index));
+        TRY(status_context(raise_count(json_field(token, "id"), content.data, limit, count), "added_tokens[%zu]: id",
+                           index));
     }
     return *count > 0 ? STATUS_SUCCESS : status_error(STATUS_INVALID, "model: vocab is empty");
 }
