@@ -149,7 +149,6 @@ static const struct config_names gpt2_config = {
     .width = "n_embd",
     .heads = "n_head",
     .feed_forward = "n_inner",
-    .widths = 4,
     .context = "n_positions",
     .epsilon = "layer_norm_epsilon",
     .activation = "activation_function",

@@ -143,7 +143,9 @@ static struct status read_shape(const cJSON *config, const struct family *family
     snprintf(shape->architecture, sizeof shape->architecture, "%s", family->name);
     TRY(read_count(config, names->layers, 0, MOST_LAYERS, &shape->layers));
     TRY(read_count(config, names->width, 0, MOST_WIDTH / 4, &shape->width));
-    TRY(read_count(config, names->feed_forward, names->widths * shape->width, MOST_WIDTH, &shape->feed_forward));
+    /* GPT-2 writes null for four times the width; elsewhere the field is there. */
+    TRY(read_count(config, names->feed_forward, family->fused_qkv ? 4 * shape->width : 0, MOST_WIDTH,
+                   &shape->feed_forward));
     TRY(read_count(config, names->context, 0, MOST_CONTEXT, &shape->context));
     TRY(read_count(config, "vocab_size", 0, MOST_VOCABULARY, &shape->vocabulary));
     TRY(read_heads(config, family, shape));

@@ -68,7 +68,7 @@ size_t model_global_bytes(const struct model *model, const struct device *device
 struct kv_shape model_kv_shape(const struct model *model, enum kv_type type);
 
 /* Packs every layer into `offload` and the rest into device memory, with a progress bar. Peak extra memory: one
- * layer, or the embedding table, packed; and one matrix where types or layouts change on the way. */
+ * layer, or the embedding table, packed. */
 struct status model_load(struct model *model, struct device *device, struct offload *offload);
 
 /* Frees what model_load() allocated on the device. */

@@ -84,10 +84,9 @@ enum norm { NORM_RMS, NORM_LAYER };
 /* Where config.json has what. */
 struct config_names {
     const char *layers, *width, *heads, *feed_forward, *context;
-    uint32_t widths;                     /* how many the feed-forward half has without its field; 0: it must be there */
-    bool tied;                           /* if tie_word_embeddings is not there */
     const char *epsilon;                 /* NULL: it is 1e-5 */
     const char *activation, *must_be[2]; /* a field, and what it may say; must_be[1] may be NULL */
+    bool tied;                           /* if tie_word_embeddings is not there */
 };
 
 /* The switches of the one forward pass, and how the family's files differ from the rest. */

@@ -90,6 +90,20 @@ static uint32_t granted_slabs(struct offload *offload, const struct plan_load *l
     return slabs < (double)UINT32_MAX ? (uint32_t)(slabs + 0.001) : UINT32_MAX;
 }
 
+/* Slabs that may be streamed when room for sequences is short. Room is KV memory for a time: with k bytes of KV cache
+ * and f bytes of weights gone from the device, and the link the bound of an iteration, tokens a second go as (k + f) /
+ * f. As long as all weights fit the device besides some KV cache (k > 0), streaming more than compute hides costs more
+ * time than it gives memory; if they do not fit (k < 0), it is the other way about. */
+static uint32_t most_when_crowded(const struct offload *offload, const struct plan_load *load, uint32_t least) {
+    uint32_t total = offload_total_slabs(&offload->config);
+    uint64_t compute_ns = load->before_ns + load->layers * load->layer_ns + load->after_ns;
+    uint64_t hidden = compute_ns / plan_slab_ns(load);
+    if ((uint64_t)total * load->slab_bytes >= offload->arena.bytes || hidden >= total) {
+        return total;
+    }
+    return hidden > least ? (uint32_t)hidden : least;
+}
+
 /* Decides anew, as the deadline, the budget and the blocks in use allow. */
 static void tune(struct offload *offload, const struct offload_demand *demand) {
     double context = (double)demand->context_tokens / demand->rows;
@@ -108,16 +122,22 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
         limits.max_slabs = least > kept ? least : kept;
         limits.max_slabs = limits.max_slabs < total ? limits.max_slabs : total;
     }
+    if (demand->crowded) {
+        uint32_t most = most_when_crowded(offload, &load, least);
+        limits.max_slabs = most < limits.max_slabs ? most : limits.max_slabs;
+    }
     if (offload->bus) {
         limits.bus_slabs = granted_slabs(offload, &load, &limits, demand->deadline_ns);
     }
     offload->bucket = tuner_bucket(demand->decode_rows == 0, demand->rows, (uint32_t)context);
+    tuner_lend(&offload->tuner, demand->slack_ns);
     struct tuner_decision decision = tuner_decide(&offload->tuner, offload->bucket, &load,
                                                   offload_without_kv(offload, demand->deadline_ns), &limits);
     if (decision.plan.streamed_slabs != offload->plan.streamed_slabs) {
         change_plan(offload, &decision.plan);
     }
-    offload->report.why = plan_why_name(decision.why);
+    bool for_others = demand->crowded && decision.why == PLAN_WHY_MEMORY && decision.plan.streamed_slabs < total;
+    offload->report.why = plan_why_name(for_others ? PLAN_WHY_SLO : decision.why);
     offload->report.predicted_ns = decision.expected_ns;
     bool late = decision.expected_ns > demand->deadline_ns; /* by itself, whatever KV takes of the link */
     offload->kv_excess = late && least > 0 ? blocks_in_the_way(offload) : 0;

@@ -249,6 +249,11 @@ struct plan_prediction offload_predict(const struct offload *offload, double row
     return plan_predict(&load, &offload->plan);
 }
 
+uint64_t offload_least_ns(const struct offload *offload, double rows, double context) {
+    struct plan_load load = offload_load_of(offload, rows, context);
+    return offload->recorded ? load.before_ns + load.layers * load.layer_ns + load.after_ns : 0;
+}
+
 bool offload_wants_record(const struct offload *offload) {
     return offload->host != NULL;
 }

@@ -56,6 +56,9 @@ bool offload_wants_record(const struct offload *offload);
 /* The placement in force, for `rows` tokens that attend to `context` positions each. */
 struct plan_prediction offload_predict(const struct offload *offload, double rows, double context);
 
+/* The same with nothing to wait for: no deadline before it can be kept. 0 without a record. */
+uint64_t offload_least_ns(const struct offload *offload, double rows, double context);
+
 /* What iterations cost here, measured before the first request, and the promised time per output token (UINT64_MAX:
  * none). A policy that chooses once by the deadline chooses now; one that chooses in every iteration has its first
  * load. Without a record the first iterations are guesses that measurements correct. */
@@ -65,9 +68,11 @@ struct status offload_set_record(struct offload *offload, const struct record *r
 
 struct offload_demand {
     uint64_t deadline_ns;    /* for the iteration, from now; UINT64_MAX: nobody waits */
+    uint64_t slack_ns;       /* by which one iteration may be later than that without a token being late */
     uint32_t rows;           /* tokens */
     uint32_t decode_rows;    /* of them, rows of sequences that generate */
     uint64_t context_tokens; /* KV positions that the rows attend to, together */
+    bool crowded;            /* room for sequences is short: the sooner they end the better */
 };
 
 /* Before the first layer: chooses the placement for this demand, changes to it, and starts the copies that may run

@@ -23,6 +23,7 @@
  * of the ring. */
 #define PATIENCE_LEAST 8
 #define PATIENCE_MOST 512
+#define PATIENCE_HURRIED 32
 #define SOON 4
 #define CALM 16
 #define LEAST_RISE 64
@@ -182,6 +183,10 @@ void tuner_init(struct tuner *tuner, uint32_t slabs) {
     *tuner = (struct tuner){.slabs = slabs, .patience = PATIENCE_LEAST, .since_rise = UINT32_MAX / 2};
 }
 
+void tuner_lend(struct tuner *tuner, uint64_t slack_ns) {
+    tuner->lent_ns = slack_ns;
+}
+
 static uint32_t log2_floor(uint32_t value) {
     return value > 0 ? 31 - (uint32_t)__builtin_clz(value) : 0;
 }
@@ -243,8 +248,8 @@ static uint32_t rise(struct tuner *tuner, uint32_t wanted, const struct plan_loa
 }
 
 /* `best` slabs are fewer than there are: how many to keep. */
-static uint32_t fall(struct tuner *tuner, uint32_t best, const struct plan_load *load, double due_ns,
-                     const struct plan_limits *limits) {
+static uint32_t fall(struct tuner *tuner, uint32_t best, const struct plan_load *load, uint64_t deadline_ns,
+                     double due_ns, const struct plan_limits *limits) {
     uint32_t slabs = load->slabs < limits->staging ? load->slabs : limits->staging;
     if (tuner->slabs <= limits->max_slabs && tuner->slabs <= limits->bus_slabs &&
         tuner->slabs <= load->layers * slabs) {
@@ -254,8 +259,11 @@ static uint32_t fall(struct tuner *tuner, uint32_t best, const struct plan_load 
             return tuner->slabs;
         }
     }
-    if (tuner->since_rise < SOON * tuner->patience && tuner->patience < PATIENCE_MOST) {
-        tuner->patience *= 2; /* the rise was wrong: the next one waits longer */
+    /* A rise that is taken back soon was wrong, and the next one waits longer; if it is a stricter deadline that takes
+     * it back, only somewhat longer, for deadlines come and go with requests. */
+    uint32_t most = deadline_ns < tuner->rise_due_ns ? PATIENCE_HURRIED : PATIENCE_MOST;
+    if (tuner->since_rise < SOON * tuner->patience && tuner->patience < most) {
+        tuner->patience *= 2;
     }
     return best;
 }
@@ -278,10 +286,12 @@ struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const s
     if (tuner->slabs < least && best > tuner->slabs) {
         slabs = best < least ? best : (uint32_t)least;
     } else if (best > tuner->slabs) {
-        slabs = rise(tuner, best, &load, due_ns / (1 + margin / 2), limits->staging);
+        double change_due_ns = due_ns + (double)tuner->lent_ns / bias;
+        slabs = rise(tuner, best, &load, change_due_ns / (1 + margin / 2), limits->staging);
+        tuner->rise_due_ns = slabs > tuner->slabs ? deadline_ns : tuner->rise_due_ns;
     } else if (best < tuner->slabs) {
         /* Half of the margin may be used up first: estimates waver. */
-        slabs = fall(tuner, best, &load, due_ns / (1 + margin / 2), limits);
+        slabs = fall(tuner, best, &load, deadline_ns, due_ns / (1 + margin / 2), limits);
     }
     struct tuner_decision decision = {.changed = slabs != tuner->slabs};
     tuner->unsettled = decision.changed || tuner->predicted_ns == 0; /* the first fills the ring */
@@ -297,6 +307,7 @@ struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const s
     decision.expected_ns = (uint64_t)((double)choice.prediction.iteration_ns * bias + 0.5);
     decision.feasible = decision.expected_ns <= deadline_ns && plan_freed_slabs(&choice.plan) >= limits->floor_slabs;
     decision.why = plan_reason(&load, limits, &choice.plan, decision.feasible);
+    tuner->lent_ns = 0;
     tuner->slabs = slabs;
     tuner->bucket = bucket;
     tuner->recorded = *recorded;

@@ -41,6 +41,8 @@ struct tuner {
     uint32_t rise_for;         /* for so many iterations a rise has been possible ... */
     uint32_t rise_to;          /* ... to at least so many slabs */
     uint32_t since_rise;       /* iterations since the last one */
+    uint64_t rise_due_ns;      /* the deadline that it was for */
+    uint64_t lent_ns;          /* tuner_lend() */
     uint32_t bucket;           /* of the last decision, */
     struct plan_load recorded; /* its load as given, */
     uint64_t predicted_ns;     /* its prediction without bias, */
@@ -61,6 +63,10 @@ struct tuner_decision {
     bool feasible; /* expected by the deadline, with the floor freed. If not, it is the best that can be done */
     bool changed;  /* another plan than in the iteration before */
 };
+
+/* What the tokens of the next iteration are ahead of their deadlines: an iteration that changes the plan may take so
+ * much longer than its deadline. Holds for one decision. */
+void tuner_lend(struct tuner *tuner, uint64_t slack_ns);
 
 /* The plan for the next iteration. `load` is what the record says. limits.staging is the ring that there is, > 0;
  * limits.near is ignored. */

@@ -1,8 +1,14 @@
 /* What runs in an iteration: every decode row first, then prefill chunks of running sequences, then new sequences as
- * far as rows and KV blocks allow. When blocks run out the sequence admitted last is preempted: it waits at the front
- * of the queue, and gives up its blocks only as others need them (blocks.c). What it has lost when its turn comes again
- * is computed again, to the same bits. */
+ * far as rows, KV blocks and the deadlines of those that generate allow. When blocks run out the sequence admitted last
+ * is preempted: it waits at the front of the queue, and gives up its blocks only as others need them (blocks.c). What
+ * it has lost when its turn comes again is computed again, to the same bits. */
 #include "scheduler/engine_internal.h"
+
+/* One admission in so many is of a sequence that is late already, if there is one. */
+#define LATE_SHARE 8
+
+/* Room is short when less than one part in so many is left of the places for sequences, or of the KV cache. */
+#define CROWD 4
 
 /* What is left of this iteration's bounds. */
 struct room {
@@ -97,10 +103,28 @@ static bool has_room(const struct engine *engine, const struct sequence *sequenc
     return engine->running_count == 0 || available_blocks(engine) >= needed + kept;
 }
 
-static void admit(struct engine *engine, struct sequence *sequence) {
+/* Where the next sequence to be admitted stands first, NULL if none waits. Those that can still be in time go before
+ * those that cannot, so that an overload costs the promises of some and not of all; but every so many admissions are
+ * the longest waiting of these, so that everybody's turn comes. */
+static struct sequence_queue *next_line(struct engine *engine) {
+    uint64_t now = device_now_ns(engine->device);
+    while (engine->waiting.count > 0 && !queue_at(&engine->waiting, 0)->preempted &&
+           deadlines_lost(engine, queue_at(&engine->waiting, 0), now)) {
+        queue_push_back(&engine->late, queue_pop_front(&engine->waiting));
+    }
+    bool preempted = engine->waiting.count > 0 && queue_at(&engine->waiting, 0)->preempted;
+    bool late_turn = engine->late.count > 0 && engine->admissions == LATE_SHARE - 1 && !preempted;
+    if (engine->waiting.count > 0 && !late_turn) {
+        return &engine->waiting;
+    }
+    return engine->late.count > 0 ? &engine->late : NULL;
+}
+
+static void admit(struct engine *engine, struct sequence_queue *line) {
+    struct sequence *sequence = queue_pop_front(line);
     bool grown = grow_blocks(engine, sequence, sequence->count);
     CHECK(grown);
-    queue_pop_front(&engine->waiting);
+    engine->admissions = (engine->admissions + 1) % LATE_SHARE;
     if (sequence->admitted_ns == 0) {
         sequence->admitted_ns = device_now_ns(engine->device);
     }
@@ -118,8 +142,9 @@ static void admit(struct engine *engine, struct sequence *sequence) {
 /* Admits from the front of the line. Parked blocks come back while others run, and the sequence is admitted after that;
  * only if nothing else runs are they waited for. */
 static void admit_waiting(struct engine *engine, struct room *room) {
-    while (engine->waiting.count > 0 && engine->running_count < engine->config.max_sequences && room->rows > 0) {
-        struct sequence *sequence = queue_at(&engine->waiting, 0);
+    struct sequence_queue *line;
+    while (engine->running_count < engine->config.max_sequences && room->rows > 0 && (line = next_line(engine))) {
+        struct sequence *sequence = queue_at(line, 0);
         if (!has_room(engine, sequence)) {
             break;
         }
@@ -129,9 +154,11 @@ static void admit_waiting(struct engine *engine, struct room *room) {
         if (sequence->resident < sequence->block_count) {
             break;
         }
-        admit(engine, sequence);
+        admit(engine, line);
         schedule_rows(sequence, engine->config.prefill_chunk, room);
     }
+    engine->crowded = engine->running_count > engine->config.max_sequences / CROWD * (CROWD - 1) ||
+                      available_blocks(engine) < engine->kv_blocks / CROWD;
 }
 
 /* Brings parked blocks of the sequence that is next in line back under this iteration's compute, as many as the link
@@ -178,6 +205,8 @@ uint32_t compose_iteration(struct engine *engine) {
         engine->running[i]->scheduled = engine->running[i]->logit_count = 0;
     }
     schedule_running(engine, true, &room);
+    uint32_t decode_rows = engine->limits.rows - room.rows;
+    room.rows = deadlines_prompt_rows(engine, decode_rows, room.rows, device_now_ns(engine->device));
     schedule_running(engine, false, &room);
     admit_waiting(engine, &room);
     fetch_ahead(engine);

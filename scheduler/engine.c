@@ -178,6 +178,7 @@ static struct status create_queues(struct engine *engine) {
     }
     TRY(queue_create(&engine->submitted, config->max_queue));
     TRY(queue_create(&engine->waiting, requests));
+    TRY(queue_create(&engine->late, requests));
     return sampler_create(engine->vocabulary, &engine->sampler);
 }
 
@@ -201,7 +202,7 @@ static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
     struct offload_report report = offload_report(engine->offload);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.running = engine->running_count;
-    engine->stats.waiting = engine->waiting.count;
+    engine->stats.waiting = engine->waiting.count + engine->late.count;
     engine->stats.offload = report;
     engine->stats.kv_blocks = report.kv_blocks;
     engine->stats.kv_blocks_free = report.kv_blocks_free;
@@ -289,9 +290,12 @@ static void fail_everything(struct engine *engine, enum finish_reason reason, co
     while (engine->running_count > 0) {
         finish_sequence(engine, engine->running[--engine->running_count], reason, status);
     }
-    uint32_t waited = engine->waiting.count;
+    uint32_t waited = engine->waiting.count + engine->late.count;
     while (engine->waiting.count > 0) {
         finish_sequence(engine, queue_pop_front(&engine->waiting), reason, status);
+    }
+    while (engine->late.count > 0) {
+        finish_sequence(engine, queue_pop_front(&engine->late), reason, status);
     }
     pthread_mutex_lock(&engine->lock);
     engine->pending -= waited;
@@ -300,6 +304,22 @@ static void fail_everything(struct engine *engine, enum finish_reason reason, co
 
 static bool is_cancelled(const struct sequence *sequence) {
     return __atomic_load_n(&sequence->request->cancelled, __ATOMIC_ACQUIRE) != 0;
+}
+
+/* Ends those in a queue that were cancelled; returns how many. */
+static uint32_t end_cancelled_in(struct engine *engine, struct sequence_queue *queue) {
+    uint32_t removed = 0;
+    for (uint32_t i = 0; i < queue->count;) {
+        struct sequence *sequence = queue_at(queue, i);
+        if (is_cancelled(sequence)) {
+            queue_remove_at(queue, i);
+            finish_sequence(engine, sequence, FINISH_CANCELLED, NULL);
+            removed++;
+        } else {
+            i++;
+        }
+    }
+    return removed;
 }
 
 static void end_cancelled(struct engine *engine) {
@@ -312,46 +332,10 @@ static void end_cancelled(struct engine *engine) {
         }
     }
     engine->running_count = kept;
-    uint32_t removed = 0;
-    for (uint32_t i = 0; i < engine->waiting.count;) {
-        struct sequence *sequence = queue_at(&engine->waiting, i);
-        if (is_cancelled(sequence)) {
-            queue_remove_at(&engine->waiting, i);
-            finish_sequence(engine, sequence, FINISH_CANCELLED, NULL);
-            removed++;
-        } else {
-            i++;
-        }
-    }
+    uint32_t removed = end_cancelled_in(engine, &engine->waiting) + end_cancelled_in(engine, &engine->late);
     pthread_mutex_lock(&engine->lock);
     engine->pending -= removed;
     pthread_mutex_unlock(&engine->lock);
-}
-
-/* What this iteration asks of the offload engine. Its deadline is the promised time per output token where somebody
- * waits for one; for prefill alone it is the earliest promised first token's share: what is left of its time goes to
- * what is left of its prompt. */
-static struct offload_demand demand_of(const struct engine *engine, uint64_t now) {
-    struct offload_demand demand = {.deadline_ns = UINT64_MAX, .rows = engine->inputs->rows};
-    for (uint32_t i = 0; i < engine->running_count; i++) {
-        const struct sequence *sequence = engine->running[i];
-        uint32_t rows = sequence->scheduled;
-        if (rows == 0) {
-            continue;
-        }
-        demand.context_tokens += (uint64_t)rows * (sequence->computed + (rows + 1) / 2);
-        uint64_t due = UINT64_MAX;
-        if (sequence->first_token_ns != 0) {
-            demand.decode_rows += rows;
-            due = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : due;
-        } else if (engine->config.ttft_ns > 0) {
-            uint64_t by = sequence->request->arrival_ns + engine->config.ttft_ns;
-            uint32_t left = sequence->count - sequence->computed;
-            due = by > now ? (uint64_t)((double)(by - now) * rows / left) : 1;
-        }
-        demand.deadline_ns = due < demand.deadline_ns ? due : demand.deadline_ns;
-    }
-    return demand;
 }
 
 void engine_set_link(struct engine *engine, double link_bytes_per_s) {
@@ -382,13 +366,13 @@ struct status engine_step(struct engine *engine, bool *idle) {
     if (engine_take_submitted(engine)) {
         end_cancelled(engine);
     }
-    *idle = engine->running_count == 0 && engine->waiting.count == 0;
+    *idle = engine->running_count == 0 && engine->waiting.count == 0 && engine->late.count == 0;
     if (*idle) {
         publish_stats(engine, 0);
         return STATUS_SUCCESS;
     }
     if (compose_iteration(engine) > 0) {
-        struct offload_demand demand = demand_of(engine, begin);
+        struct offload_demand demand = deadlines_demand(engine, begin);
         offload_begin(engine->offload, forward_stream(engine->forward), &demand);
         compose_block_table(engine);
         forward_run(engine->forward, engine->logits_wanted);
@@ -494,6 +478,7 @@ void engine_destroy(struct engine *engine) {
     sampler_destroy(&engine->sampler);
     queue_destroy(&engine->submitted);
     queue_destroy(&engine->waiting);
+    queue_destroy(&engine->late);
     free(engine->events);
     free(engine->running);
     free(engine->logits_wanted);

@@ -1,6 +1,6 @@
 /* The engine's own parts, shared by its files: engine.c (life and the loop), queues.c (the two bounded queues),
- * compose.c (what runs in an iteration), blocks.c (who holds which KV block), commit.c (what came out of it). Nobody
- * else includes this. Threads: fields are the engine thread's unless said. */
+ * compose.c (what runs in an iteration), deadlines.c (what is due when), blocks.c (who holds which KV block), commit.c
+ * (what came out of it). Nobody else includes this. Threads: fields are the engine thread's unless said. */
 #ifndef METRONOME_SCHEDULER_ENGINE_INTERNAL_H
 #define METRONOME_SCHEDULER_ENGINE_INTERNAL_H
 
@@ -39,6 +39,9 @@ struct engine {
     struct sequence **running; /* (running_count), in order of admission; max_sequences */
     uint32_t running_count;
     struct sequence_queue waiting; /* preempted ones at the front, then by arrival */
+    struct sequence_queue late;    /* whose first token cannot come in time any more, by arrival: they wait behind */
+    uint32_t admissions;           /* so far, modulo LATE_SHARE */
+    bool crowded;                  /* KV blocks or places for sequences are short, or soon will be */
     bool *logits_wanted;           /* (limits.logit_rows) */
     struct status fault;           /* of the device: everything fails after it */
 
@@ -83,6 +86,15 @@ void engine_push_event(struct engine *engine, const struct engine_event *event);
 uint32_t compose_iteration(struct engine *engine);
 /* Then, once offload_begin() has moved what it moves: where the KV blocks of those sequences are. */
 void compose_block_table(struct engine *engine);
+
+/* deadlines.c */
+/* Can the first token of a waiting sequence not come in time any more, were it alone? */
+bool deadlines_lost(const struct engine *engine, const struct sequence *sequence, uint64_t now);
+/* How many of `most` prompt tokens may join `decode_rows` scheduled tokens without making one of these late: 16 or
+ * more, so that prompts move on whatever the load. */
+uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now);
+/* What the composed iteration asks of the offload engine. */
+struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now);
 
 /* blocks.c */
 /* Takes blocks until `tokens` positions fit, from waiting sequences if none is free; false when they have none either

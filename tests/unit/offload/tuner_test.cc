@@ -358,6 +358,24 @@ TEST_F(TunerTest, AlternatingPhasesKeepThePlanOfTheStricter) {
     EXPECT_LE(changes, 1u);
 }
 
+// Now and then a token is due sooner: the plan is back soon after, however often it happens.
+TEST_F(TunerTest, HurriedIterationsDoNotTeachPatience) {
+    tuner_init(&tuner_, best);
+    const uint64_t usual = deadline;
+    Outcome outcome;
+    for (int i = 0; i < 4000; i++) {
+        deadline = i % 100 == 0 ? 55000000 : usual;
+        tuner_decision decision = step();
+        outcome.misses += last.iteration_ns > deadline;
+        outcome.changes += decision.changed;
+        outcome.slabs += decision.plan.streamed_slabs / 4000.0;
+    }
+    EXPECT_LE(outcome.misses, 80u); // an iteration in which slabs come back copies them once more: it gains nothing
+    EXPECT_LE(tuner_report(&tuner_).patience, 32u);
+    EXPECT_GE(outcome.slabs, best * 0.75);
+    EXPECT_LE(outcome.changes, 80u); // down and up again
+}
+
 TEST_F(TunerTest, ComesBackFromALinkSoSlowThatNothingIsStreamed) {
     tuner_init(&tuner_, best);
     deadline = load.layers * load.layer_ns + load.after_ns + 1000;

@@ -11,7 +11,7 @@ extern "C" {
 namespace {
 
 struct Options {
-    uint64_t kv_tokens = 2048, tpot_ns = 0;
+    uint64_t kv_tokens = 2048, ttft_ns = 0, tpot_ns = 0;
     uint32_t max_queue = 1000, max_sequences = 8;
     const char *policy = "none";
     uint64_t device_memory = 0;
@@ -29,6 +29,7 @@ struct Simulated {
         config.max_queue = options.max_queue;
         config.max_batch_tokens = 64;
         config.kv_tokens = options.kv_tokens;
+        config.ttft_ns = options.ttft_ns;
         config.tpot_ns = options.tpot_ns;
         config.offload_policy = options.policy;
         config.device_memory = options.device_memory;
@@ -190,6 +191,29 @@ TEST(Replay, TheSameRunGivesTheSameReport) {
     EXPECT_EQ(memcmp(&reports[0], &reports[1], sizeof reports[0]), 0);
     EXPECT_GT(reports[0].preemptions, 0u);
     EXPECT_GT(reports[0].bytes_streamed, 0u);
+    EXPECT_GT(reports[0].host_bytes_mean, 0.0);
+}
+
+// First tokens that cannot come in time hurry nobody: weights stay where they are, instead of taking the memory of the
+// KV cache back for the sake of what is lost.
+TEST(Replay, LostFirstTokensHurryNobody) {
+    Options options;
+    options.tpot_ns = 2000000;
+    options.policy = "metronome";
+    struct replay_report reports[2];
+    for (int lost = 0; lost < 2; lost++) {
+        options.ttft_ns = lost ? 1000 : 0; // a microsecond
+        Simulated simulated(options);
+        Trace trace(300, 1500);
+        struct replay_config config = trace.config();
+        config.ttft_ns = options.ttft_ns;
+        config.tpot_ns = options.tpot_ns;
+        reports[lost] = simulated.run(config);
+    }
+    EXPECT_EQ(reports[1].kept_ttft, 0u);
+    EXPECT_EQ(reports[1].iterations, reports[0].iterations);
+    EXPECT_EQ(reports[1].host_bytes_mean, reports[0].host_bytes_mean);
+    EXPECT_EQ(reports[1].kept_tpot, reports[0].kept_tpot);
     EXPECT_GT(reports[0].host_bytes_mean, 0.0);
 }
 

@@ -1,0 +1,107 @@
+/* When tokens are due, and what follows from it: who is lost, how many prompt tokens fit beside those that generate,
+ * and what an iteration asks of the offload engine.
+ *
+ * A request's first token is due ttft after its arrival, token n after it n * tpot after the first. Times to come are
+ * the offload engine's predictions; without a record there are none, and nothing is lost before it is late. */
+#include "scheduler/engine_internal.h"
+
+#define NEVER UINT64_MAX
+#define LEAST_PROMPT_ROWS 16
+
+static uint64_t first_token_due(const struct engine *engine, const struct sequence *sequence) {
+    return engine->config.ttft_ns > 0 ? sequence->request->arrival_ns + engine->config.ttft_ns : NEVER;
+}
+
+bool deadlines_lost(const struct engine *engine, const struct sequence *sequence, uint64_t now) {
+    uint64_t due = first_token_due(engine, sequence);
+    if (sequence->first_token_ns != 0 || due == NEVER) {
+        return false;
+    }
+    uint32_t left = sequence->count - sequence->computed, chunk = engine->config.prefill_chunk;
+    uint32_t rows = left < chunk ? left : chunk, chunks = (left + chunk - 1) / chunk;
+    return now + chunks * offload_least_ns(engine->offload, rows, sequence->computed + left / 2.0) > due;
+}
+
+/* Until a sequence's next token is due; NEVER if none is, or if it is late already: it then hurries nobody. */
+static uint64_t time_left(const struct engine *engine, const struct sequence *sequence, uint64_t now) {
+    uint64_t due = first_token_due(engine, sequence);
+    if (sequence->first_token_ns != 0) {
+        const uint64_t tpot_ns = engine->config.tpot_ns;
+        due = tpot_ns > 0 ? sequence->first_token_ns + sequence_generated(sequence) * tpot_ns : NEVER;
+    }
+    return due == NEVER || due <= now ? NEVER : due - now;
+}
+
+/* A generating sequence's next token is due so long from `now`. An early token lends its time to the next ones, a late
+ * one borrows; but placements are for many iterations and not for one, so that a token's share is not more than tpot
+ * and not less than half of it. */
+static uint64_t next_token_share(const struct engine *engine, const struct sequence *sequence, uint64_t now) {
+    const uint64_t tpot_ns = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : NEVER;
+    uint64_t left = time_left(engine, sequence, now);
+    return left > tpot_ns ? tpot_ns : left < tpot_ns / 2 ? tpot_ns / 2 : left;
+}
+
+/* What is left of the time to the first token goes to what is left of the prompt. A first token that cannot come in
+ * time, with an iteration that takes at least `least_ns`, hurries nobody. */
+static uint64_t prompt_share(const struct engine *engine, const struct sequence *sequence, uint64_t now,
+                             uint64_t least_ns) {
+    const uint64_t usual = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : NEVER;
+    uint64_t left_ns = time_left(engine, sequence, now);
+    if (left_ns == NEVER || engine->waiting.count > 0) {
+        return usual;
+    }
+    double left = sequence->count - sequence->computed;
+    uint64_t share = (uint64_t)((double)left_ns * sequence->scheduled / left);
+    return share < least_ns ? usual : share;
+}
+
+struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now) {
+    struct offload_demand demand = {.deadline_ns = NEVER, .rows = engine->inputs->rows, .crowded = engine->crowded};
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        uint32_t rows = sequence->scheduled;
+        demand.context_tokens += (uint64_t)rows * (sequence->computed + (rows + 1) / 2);
+        demand.decode_rows += sequence->first_token_ns != 0 ? rows : 0;
+    }
+    const uint64_t least_ns =
+        offload_least_ns(engine->offload, demand.rows, (double)demand.context_tokens / demand.rows);
+    uint64_t slack_ns = NEVER;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        if (sequence->scheduled > 0) {
+            uint64_t left = time_left(engine, sequence, now);
+            slack_ns = left < slack_ns ? left : slack_ns;
+            uint64_t share = sequence->first_token_ns != 0 ? next_token_share(engine, sequence, now)
+                                                           : prompt_share(engine, sequence, now, least_ns);
+            demand.deadline_ns = share < demand.deadline_ns ? share : demand.deadline_ns;
+        }
+    }
+    demand.slack_ns = slack_ns != NEVER && slack_ns > demand.deadline_ns ? slack_ns - demand.deadline_ns : 0;
+    return demand;
+}
+
+uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now) {
+    if (engine->config.tpot_ns == 0 || decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded) {
+        return most;
+    }
+    uint64_t share = NEVER, context = 0;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        if (sequence->scheduled > 0) {
+            uint64_t own = next_token_share(engine, sequence, now);
+            share = own < share ? own : share;
+            context += sequence->computed;
+        }
+    }
+    double mean = (double)context / decode_rows;
+    uint32_t good = LEAST_PROMPT_ROWS, bad = most + 1;
+    while (good + LEAST_PROMPT_ROWS < bad) { /* to the nearest few: an iteration is not worth more of our own time */
+        uint32_t rows = good + (bad - good) / 2;
+        if (offload_predict(engine->offload, decode_rows + rows, mean).iteration_ns <= share) {
+            good = rows;
+        } else {
+            bad = rows;
+        }
+    }
+    return bad > most ? most : good;
+}

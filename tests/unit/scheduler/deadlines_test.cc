@@ -1,0 +1,141 @@
+// Deadlines at work, on described hardware: prompts leave those that generate their time, an overload costs the
+// promises of some and not of all, and everybody's turn comes.
+#include "tests/unit/kernels/sim_rig.h"
+
+#include <algorithm>
+
+extern "C" {
+#include "base/log.h"
+#include "models/description.h"
+#include "scheduler/replay.h"
+}
+
+namespace {
+
+const uint64_t MS = 1000000;
+
+// Llama 2 7B on an A10, as a simulated engine runs it.
+struct Simulated {
+    explicit Simulated(uint64_t ttft_ns, uint64_t tpot_ns, const char *policy = "metronome")
+        : rig(SimOptions{.hardware = "configs/hardware/a10.json"}) {
+        log_set_level(LOG_WARN);
+        struct model_description description;
+        must(description_load("configs/models/llama-2-7b.json", &description));
+        must(model_open_described(&description, &model));
+        struct engine_config config = {};
+        config.context = 4096;
+        config.max_sequences = 64;
+        config.max_queue = 10000;
+        config.max_batch_tokens = 512;
+        config.ttft_ns = ttft_ns;
+        config.tpot_ns = tpot_ns;
+        config.offload_policy = policy;
+        config.device_memory = 24ull << 30;
+        config.link_bytes_per_s = 24000000000;
+        must(engine_create(&config, model, rig.device, &engine));
+        replay.ttft_ns = ttft_ns;
+        replay.tpot_ns = tpot_ns;
+    }
+    ~Simulated() {
+        engine_destroy(engine);
+        model_close(model);
+    }
+    struct replay_report run(const struct trace &trace) {
+        replay.trace = &trace;
+        replay.stretch = 1;
+        replay.vocabulary = 32000;
+        replay.longest = 4096;
+        outcomes.resize(trace.count);
+        struct replay_report report;
+        must(replay_run(engine, rig.device, &replay, outcomes.data(), &report));
+        return report;
+    }
+    SimRig rig;
+    struct model *model = nullptr;
+    struct engine *engine = nullptr;
+    struct replay_config replay = {};
+    std::vector<struct replay_outcome> outcomes;
+};
+
+struct Trace {
+    Trace(uint32_t count, double rate, uint32_t prompt_tokens, uint32_t output_tokens, uint64_t seed = 11) {
+        struct trace_shape shape = {.count = count,
+                                    .rate = rate,
+                                    .burstiness = 1,
+                                    .prompt_tokens = prompt_tokens,
+                                    .output_tokens = output_tokens,
+                                    .seed = seed};
+        must(trace_draw(&shape, &trace));
+    }
+    ~Trace() {
+        trace_free(&trace);
+    }
+    Trace(const Trace &) = delete;
+    Trace &operator=(const Trace &) = delete;
+    struct trace trace;
+};
+
+// A chunk of 512 prompt tokens takes this device twice the promised time of a token. With the promise, chunks are as
+// long as the tokens beside them have time; without it, as long as they may be.
+TEST(Deadlines, PromptsTakeWhatTokensLeave) {
+    Trace trace(60, 0.5, 1000, 100);
+    Simulated promised(20000 * MS, 80 * MS);
+    struct replay_report report = promised.run(trace.trace);
+    EXPECT_EQ(report.kept, 60u);
+    EXPECT_LT(report.tpot.p99_ms, 80);
+
+    Simulated free(0, 0);
+    free.replay.tpot_ns = 80 * MS;
+    EXPECT_LT(free.run(trace.trace).kept, 57u);
+}
+
+// Three times the load that the device can bear. First come, first served, nobody would be in time after the first few.
+TEST(Deadlines, AnOverloadCostsThePromisesOfSome) {
+    Trace trace(600, 24, 300, 100);
+    Simulated simulated(2000 * MS, 200 * MS);
+    struct replay_report report = simulated.run(trace.trace);
+    EXPECT_EQ(report.failed + report.refused, 0u); // all end
+    EXPECT_LT(report.kept_ttft, 300u);             // an overload it was
+    EXPECT_GT(report.kept, 80u);
+
+    // While somebody waits who is late already, every so many first tokens are of such a one.
+    std::vector<const struct replay_outcome *> order;
+    for (const struct replay_outcome &outcome : simulated.outcomes) {
+        order.push_back(&outcome);
+    }
+    std::sort(order.begin(), order.end(), [](auto *a, auto *b) { return a->first_token_ns < b->first_token_ns; });
+    uint32_t in_time_in_a_row = 0, most = 0;
+    for (size_t i = 0; i < order.size(); i++) {
+        bool late = order[i]->first_token_ns - order[i]->arrival_ns > simulated.replay.ttft_ns;
+        bool waits = std::any_of(order.begin() + i, order.end(), [&](auto *other) {
+            return other->arrival_ns + simulated.replay.ttft_ns + 2000 * MS < order[i]->first_token_ns;
+        });
+        in_time_in_a_row = late || !waits ? 0 : in_time_in_a_row + 1;
+        most = std::max(most, in_time_in_a_row);
+    }
+    EXPECT_GT(most, 0u); // some went before
+    EXPECT_LE(most, 20u);
+}
+
+// As the load grows, streaming for memory's sake gives way: what is in host memory falls, and with it the time that a
+// sequence holds its room, so that more promises are kept than by a fixed interval.
+TEST(Deadlines, ALoadTakesItsTimeBackFromTheLink) {
+    double host_bytes = 1e18;
+    for (double rate : {0.5, 2.0, 4.0}) {
+        uint32_t kept = 0, kept_by_select_n = 0;
+        double host_bytes_here = 0;
+        for (uint64_t seed = 1; seed <= 2; seed++) {
+            Trace trace(120, rate, 500, 150, seed);
+            Simulated metronome(3000 * MS, 250 * MS), select_n(3000 * MS, 250 * MS, "select-n");
+            struct replay_report report = metronome.run(trace.trace);
+            kept += report.kept;
+            host_bytes_here += report.host_bytes_mean;
+            kept_by_select_n += select_n.run(trace.trace).kept;
+        }
+        EXPECT_GE(kept, kept_by_select_n) << rate;
+        EXPECT_LT(host_bytes_here, host_bytes) << rate;
+        host_bytes = host_bytes_here;
+    }
+}
+
+} // namespace
