@@ -245,6 +245,12 @@ $(BUILD)/offload-bench: $(BUILD)/bench/programs/offload_bench.o $(LIBS_bench)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+# SVG says where to draw the link that slows.
+SVG ?= $(BUILD)/offload-drop.svg
+.PHONY: offload-show
+offload-show: $(BUILD)/metronome ## the demo model with half of its weights in host memory, and a link that slows
+	$(Q)$(PYTHON) scripts/offload_show.py --program $(BUILD)/metronome --svg '$(SVG)'
+
 # ---- the checks: tests/run.py knows how each is run; with no names it runs them all ----
 
 PYTHON ?= python3

@@ -52,9 +52,9 @@ def wait_until_ready(url, seconds):
         time.sleep(0.05)
 
 
-def chat(url, prompt, max_tokens, show):
-    """Streams one answer, calling show(text) for each piece. Returns (tokens, seconds to the first text, seconds from
-    there to the last)."""
+def chat(url, prompt, max_tokens, show, **fields):
+    """Streams one answer, calling show(text) for each piece; `fields` go into the request, too. Returns (tokens,
+    seconds to the first text, seconds from there to the last)."""
     address = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=120)
     body = {
@@ -63,6 +63,7 @@ def chat(url, prompt, max_tokens, show):
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **fields,
     }
     sent = time.monotonic()
     connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})

@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness  # noqa: E402
 
 SMALL = {"context": 512, "kv_tokens": 1024, "max_sequences": 4, "max_batch_tokens": 64}
-HALF = "58MiB"  # of device memory hold about half of the demo model's layers, beside everything else
+HALF = "88MiB"  # of device memory hold about half of the demo model's layers, beside everything else
 REQUEST = {"prompt": "Clocks were first built", "max_tokens": 20, "temperature": 0, "ignore_eos": True}
 HEADER = "X-Metronome-Offload"
 

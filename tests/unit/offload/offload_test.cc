@@ -212,6 +212,24 @@ TEST(Offload, SpareIsWhatTheDeadlineLeavesOfTheLink) {
     }
 }
 
+// An iteration that nobody was promised brings nothing home: the next promise would only send it off again.
+TEST(Offload, WhatLeftStaysAwayBetweenPromises) {
+    Offload rig(config_of("metronome"));
+    rig.set_record(LAYER_NS);
+    rig.iterate(UINT64_MAX);
+    EXPECT_EQ(offload_report(rig.offload).streamed_slabs, 0u) << "nothing was ever promised, nor is memory short";
+    for (int i = 0; i < 60; i++) {
+        rig.iterate(LAYERS * LAYER_NS * 3 / 2);
+    }
+    const struct offload_report before = offload_report(rig.offload);
+    ASSERT_GT(before.streamed_slabs, 0u);
+    rig.iterate(UINT64_MAX);
+    rig.iterate(LAYERS * LAYER_NS * 3 / 2);
+    const struct offload_report after = offload_report(rig.offload);
+    EXPECT_EQ(after.streamed_slabs, before.streamed_slabs);
+    EXPECT_EQ(after.placements, before.placements);
+}
+
 // KV that crosses the link in every iteration takes the place of weights: fewer stream while it lasts, deadlines are
 // kept, and nothing that was learnt is lost by it.
 TEST(Offload, KvOnTheLinkTakesThePlaceOfWeights) {
