@@ -7,6 +7,7 @@
 
 #define NEVER UINT64_MAX
 #define LEAST_PROMPT_ROWS 16
+#define CATCH_UP 8
 
 static uint64_t first_token_due(const struct engine *engine, const struct sequence *sequence) {
     return engine->config.ttft_ns > 0 ? sequence->request->arrival_ns + engine->config.ttft_ns : NEVER;
@@ -32,13 +33,13 @@ static uint64_t time_left(const struct engine *engine, const struct sequence *se
     return due == NEVER || due <= now ? NEVER : due - now;
 }
 
-/* A generating sequence's next token is due so long from `now`. An early token lends its time to the next ones, a late
- * one borrows; but placements are for many iterations and not for one, so that a token's share is not more than tpot
- * and not less than half of it. */
+/* How long the iteration with a generating sequence's next token may take. A token that comes early leaves its time to
+ * those after it (struct offload_demand, slack_ns); one that has fallen behind catches up over the next CATCH_UP, for
+ * an iteration whose slabs come back to the device gains nothing yet. */
 static uint64_t next_token_share(const struct engine *engine, const struct sequence *sequence, uint64_t now) {
     const uint64_t tpot_ns = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : NEVER;
     uint64_t left = time_left(engine, sequence, now);
-    return left > tpot_ns ? tpot_ns : left < tpot_ns / 2 ? tpot_ns / 2 : left;
+    return left < tpot_ns ? tpot_ns - (tpot_ns - left) / CATCH_UP : tpot_ns;
 }
 
 /* What is left of the time to the first token goes to what is left of the prompt. A first token that cannot come in
