@@ -77,6 +77,8 @@ static const struct chat_template table[] = {
      CHATML_TURNS,
      .tool = {"<|im_start|>tool\n", "<|im_end|>\n", KEEP},
      .default_system = "You are a helpful assistant."},
+    /* Tools' answers stand together in one turn of the user's, which no row can say. */
+    {.name = "qwen3", .present = {"<|im_start|>", "<tool_response>"}, .absent = {"## Metadata"}, CHATML_TURNS},
     {.name = "chatml",
      .present = {"<|im_start|>", "<|im_end|>"},
      .absent = {"<|im_sep|>", "## Metadata"}, /* Phi-4, SmolLM3 */
@@ -138,6 +140,14 @@ static const struct chat_template table[] = {
      .system = {"[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]", KEEP},
      .user = {"[INST] ", "[/INST]", KEEP},
      .assistant = {" ", EOS, KEEP}},
+    {.name = "mistral-v0.1",
+     .present = {"'[INST] ' + message['content'] + ' [/INST]'", "message['content'] + eos_token + ' '"},
+     .absent = {"<<SYS>>", "system_message"},
+     .opening = BOS,
+     .user = {"[INST] ", " [/INST]", KEEP},
+     .assistant = {"", EOS " ", KEEP},
+     .system_place = SYSTEM_NONE,
+     .alternates = true},
     {.name = "mistral",
      .present = {"'[INST] ' + message['content'] + ' [/INST]'", "message['content'] + eos_token"},
      .absent = {"<<SYS>>", "system_message"},
@@ -169,7 +179,7 @@ static const struct chat_template table[] = {
 /* ---- finding a row ---- */
 
 static struct status not_found(const char *what) {
-    char names[180] = "";
+    char names[200] = "";
     size_t used = 0;
     for (size_t i = 0; i < TABLE_ROWS; i++) {
         int wrote = snprintf(names + used, sizeof names - used, "%s%s", i == 0 ? "" : ", ", table[i].name);

@@ -284,3 +284,32 @@ size_t detokenizer_flush(struct detokenizer *state, char *out, size_t capacity) 
     state->held_bytes = 0;
     return written;
 }
+
+/* Makes room for one more piece, pushes, and counts what was written; `flush` is for what is held at the end. */
+static struct status decode_piece(struct detokenizer *state, uint32_t token, bool flush, struct text_buffer *out) {
+    size_t bound = detokenizer_bound(state->tokenizer);
+    TRY(text_buffer_reserve(out, bound + 1));
+    char *at = out->data + out->bytes;
+    out->bytes += flush ? detokenizer_flush(state, at, bound) : detokenizer_push(state, token, at, bound);
+    return STATUS_SUCCESS;
+}
+
+struct status tokenizer_decode(const struct tokenizer *tokenizer, const uint32_t *ids, size_t count, bool special,
+                               char **text, size_t *bytes) {
+    struct detokenizer state;
+    struct text_buffer out = {0};
+    struct status status = STATUS_SUCCESS;
+    detokenizer_init_whole(&state, tokenizer, special);
+    for (size_t i = 0; i < count && !status_failed(&status); i++) {
+        status = decode_piece(&state, ids[i], false, &out);
+    }
+    status = status_failed(&status) ? status : decode_piece(&state, 0, true, &out);
+    if (status_failed(&status)) {
+        free(out.data);
+        return status;
+    }
+    out.data[out.bytes] = 0;
+    *text = out.data;
+    *bytes = out.bytes;
+    return STATUS_SUCCESS;
+}

@@ -121,4 +121,8 @@ size_t detokenizer_push(struct detokenizer *state, uint32_t token, char *out, si
 size_t detokenizer_flush(struct detokenizer *state, char *out, size_t capacity);
 size_t detokenizer_bound(const struct tokenizer *tokenizer);
 
+/* The whole text of `count` ids, valid UTF-8, to *text (terminated, the caller's to free()) and *bytes. */
+struct status tokenizer_decode(const struct tokenizer *tokenizer, const uint32_t *ids, size_t count, bool special,
+                               char **text, size_t *bytes);
+
 #endif

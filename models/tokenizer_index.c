@@ -69,7 +69,7 @@ uint32_t text_index_add(struct text_index *index, uint32_t place) {
     return there;
 }
 
-struct status text_buffer_add(struct text_buffer *buffer, const char *data, size_t bytes) {
+struct status text_buffer_reserve(struct text_buffer *buffer, size_t bytes) {
     size_t needed;
     if (!bytes_add(buffer->bytes, bytes, &needed) || needed > SIZE_MAX / 4) {
         return status_error(STATUS_NO_MEMORY, "no memory for a text of more than %zu bytes", buffer->bytes);
@@ -83,9 +83,14 @@ struct status text_buffer_add(struct text_buffer *buffer, const char *data, size
         buffer->data = grown;
         buffer->capacity = capacity;
     }
+    return STATUS_SUCCESS;
+}
+
+struct status text_buffer_add(struct text_buffer *buffer, const char *data, size_t bytes) {
+    TRY(text_buffer_reserve(buffer, bytes));
     if (bytes > 0) {
         memcpy(buffer->data + buffer->bytes, data, bytes);
+        buffer->bytes += bytes;
     }
-    buffer->bytes = needed;
     return STATUS_SUCCESS;
 }

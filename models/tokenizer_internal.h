@@ -33,7 +33,10 @@ struct text_buffer {
     size_t bytes, capacity;
 };
 
-/* Appends; STATUS_NO_MEMORY leaves what is there. */
+/* Room for `bytes` more; STATUS_NO_MEMORY leaves what is there. */
+struct status text_buffer_reserve(struct text_buffer *buffer, size_t bytes);
+
+/* Appends. */
 struct status text_buffer_add(struct text_buffer *buffer, const char *data, size_t bytes);
 
 /* ---- text index: strings to their place in an array ---- */

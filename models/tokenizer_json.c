@@ -99,7 +99,8 @@ static struct status place_added(struct reading *reading, const cJSON *token) {
     if (there != TOKEN_NONE && there != id) {
         return status_error(STATUS_INVALID, "\"%.40s\" has the id %u, and in model: vocab %u", content.data, id, there);
     }
-    if (reading->types[id] != TOKEN_TYPE_UNUSED && (old->bytes != content.bytes || strcmp(old->data, content.data))) {
+    if (reading->types[id] != TOKEN_TYPE_UNUSED &&
+        (old->bytes != content.bytes || strcmp(old->data, content.data) != 0)) {
         return status_error(STATUS_INVALID, "\"%.40s\" and \"%.40s\" both have the id %u", old->data, content.data, id);
     }
     reading->tokens[id] = content;

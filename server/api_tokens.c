@@ -161,17 +161,16 @@ void api_detokenize(struct service *service, struct http_exchange *exchange) {
     if (error.code) {
         api_respond_error(exchange, &error);
     } else {
-        struct text prompt = {0}, json = {0};
-        for (size_t i = 0; i < count; i++) {
-            struct gguf_string piece = tokenizer_bytes(service->runtime.tokenizer, ids[i], true);
-            text_add(&prompt, piece.data, piece.bytes);
-        }
+        struct text json = {0};
+        char *prompt = NULL;
+        size_t bytes = 0;
+        struct status status = tokenizer_decode(service->runtime.tokenizer, ids, count, true, &prompt, &bytes);
         text_adds(&json, "{\"prompt\":");
-        text_add_json(&json, prompt.data, prompt.bytes);
+        text_add_json(&json, prompt, bytes);
         text_adds(&json, "}");
-        json.failed |= prompt.failed;
+        json.failed |= status_failed(&status);
         api_respond_json(exchange, &json);
-        text_free(&prompt);
+        free(prompt);
         text_free(&json);
     }
     free(ids);

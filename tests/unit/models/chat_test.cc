@@ -93,6 +93,8 @@ TEST(Recognise, KnowsTemplatesByTheirMarks) {
         {"llama3.1",
          "{%- set date_string = \"26 Jul 2024\" %}{{- \"<|start_header_id|>system<|end_header_id|>\\n\\n\" }}"
          "{{- \"Cutting Knowledge Date: December 2023\\n\" }}{{- system_message }}{{- \"<|eot_id|>\" }}"},
+        {"qwen3", "{{- '<|im_start|>' + role + '\\n' }}{{- '\\n<tool_response>\\n' }}{{- '<|im_end|>\\n' }}"},
+        {"mistral-v0.1", "{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ message['content'] + eos_token + ' ' }}"},
         {"mistral",
          "{{ bos_token }}{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ message['content'] + eos_token}}"},
         {"mistral-v1", "{{- ' [INST] ' + system_message + '\\n\\n' + message['content'] + ' [/INST]' }}"
@@ -183,6 +185,7 @@ TEST(Render, Llama3) {
 
 TEST(Render, Mistral) {
     EXPECT_EQ(rendered("mistral", unsystemed), "<s>[INST] \n Hello  [/INST] Hi! </s>[INST]  Bye\n [/INST]");
+    EXPECT_EQ(rendered("mistral-v0.1", unsystemed), "<s>[INST] \n Hello  [/INST] Hi! </s> [INST]  Bye\n [/INST]");
     EXPECT_EQ(rendered("mistral-v1", chat),
               "<s> [INST]  Be brief. \n\n\n Hello  [/INST]  Hi! </s> [INST]  Bye\n [/INST]");
     EXPECT_EQ(rendered("mistral-v3", chat), "<s>[INST] \n Hello [/INST] Hi!</s>[INST]  Be brief. \n\n Bye\n[/INST]");

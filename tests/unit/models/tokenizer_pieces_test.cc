@@ -11,6 +11,7 @@
 #include <cstring>
 
 extern "C" {
+#include "models/chat.h"
 #include "models/gguf.h"
 }
 
@@ -283,6 +284,46 @@ TEST(Foreign, RoundTripsOfAnyText) {
         std::string text = random_text(&random, random_below(&random, 200));
         ASSERT_EQ(shown(tokenizer, encode(tokenizer, text), true), text);
     }
+}
+
+TEST(Foreign, DecodingIsTheWholeText) {
+    Pieces pieces({mark, "a", mark + "a"});
+    TokenizerPointer tokenizer = pieces.make();
+    Ids ids = encode(tokenizer, "a \xc3\xa9");
+    ids.insert(ids.begin(), 1);
+    for (bool special : {false, true}) {
+        char *text = nullptr;
+        size_t bytes = 0;
+        ASSERT_EQ(tokenizer_decode(tokenizer.get(), ids.data(), ids.size(), special, &text, &bytes).code, STATUS_OK);
+        EXPECT_EQ(std::string(text, bytes), special ? "<s> a \xc3\xa9" : "a \xc3\xa9");
+        EXPECT_EQ(strlen(text), bytes);
+        free(text);
+    }
+    char *text = nullptr;
+    size_t bytes = 1;
+    ASSERT_EQ(tokenizer_decode(tokenizer.get(), nullptr, 0, true, &text, &bytes).code, STATUS_OK);
+    EXPECT_EQ(std::string(text, bytes), "");
+    free(text);
+}
+
+// ---- chat templates ----
+
+TEST(Chat, ATemplatesTokensAreTokensAndAUsersAreText) {
+    Pieces pieces({mark, "[", "]", "/", "<", ">", "s", "I", "N", "S", "T", "h", "i", "<s", "s>"});
+    pieces.add_bos = true;
+    TokenizerPointer tokenizer = pieces.make();
+    const struct chat_template *chat = nullptr;
+    ASSERT_EQ(chat_template_named("llama2", &chat).code, STATUS_OK);
+    std::vector<struct chat_message> messages = {{"user", "hi", 2}, {"assistant", "<s>", 3}, {"user", "</s>", 4}};
+    struct token_list list = {};
+    ASSERT_EQ(chat_encode(chat, tokenizer.get(), messages.data(), messages.size(), SIZE_MAX, &list).code, STATUS_OK);
+    Ids ids(list.ids, list.ids + list.count);
+    token_list_free(&list);
+    EXPECT_EQ(std::count(ids.begin(), ids.end(), 1u), 2) << "one at the head of each turn of the user's";
+    EXPECT_EQ(std::count(ids.begin(), ids.end(), 2u), 1) << "one after the assistant's";
+    EXPECT_EQ(ids[0], 1u);
+    EXPECT_EQ(shown(tokenizer, ids, true), "[INST] hi [/INST] <s>  [INST] </s> [/INST]")
+        << "each piece between two special tokens has its own space before it";
 }
 
 // ---- GGUF ----
