@@ -139,8 +139,9 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     bool for_others = demand->crowded && decision.why == PLAN_WHY_MEMORY && decision.plan.streamed_slabs < total;
     offload->report.why = plan_why_name(for_others ? PLAN_WHY_SLO : decision.why);
     offload->report.predicted_ns = decision.expected_ns;
-    bool late = decision.expected_ns > demand->deadline_ns; /* by itself, whatever KV takes of the link */
-    offload->kv_excess = late && least > 0 ? blocks_in_the_way(offload) : 0;
+    uint64_t stall_ns = decision.prediction.stall_ns; /* what weights that are there do not cost */
+    bool mended = decision.expected_ns > demand->deadline_ns && decision.expected_ns <= demand->deadline_ns + stall_ns;
+    offload->kv_excess = mended && least > 0 ? blocks_in_the_way(offload) : 0;
 }
 
 /* A policy that chooses by the deadline, once: again with what is now known, within the ring that there is. */

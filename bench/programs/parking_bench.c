@@ -34,19 +34,23 @@ static uint32_t count_ended(struct engine *engine) {
     return ended;
 }
 
+struct work {
+    uint32_t prompt[REQUESTS][PROMPT];
+    struct request requests[REQUESTS];
+};
+
 /* Serves every request and returns the seconds that it took. */
 static double serve(struct engine *engine, struct device *device) {
-    static uint32_t prompt[REQUESTS][PROMPT];
-    static struct request requests[REQUESTS];
+    static struct work work;
     for (uint32_t i = 0; i < REQUESTS; i++) {
         for (uint32_t j = 0; j < PROMPT; j++) {
-            prompt[i][j] = 100 + (i * 7919 + j * 104729) % 40000;
+            work.prompt[i][j] = 100 + (i * 7919 + j * 104729) % 40000;
         }
-        requests[i] = (struct request){
-            .prompt = prompt[i],
+        work.requests[i] = (struct request){
+            .prompt = work.prompt[i],
             .prompt_count = PROMPT,
             .sampling = {.top_p = 1, .repetition_penalty = 1, .max_tokens = TOKENS, .ignore_eos = true}};
-        check(engine_submit(engine, &requests[i]));
+        check(engine_submit(engine, &work.requests[i]));
     }
     uint64_t begin = device_now_ns(device);
     bool idle = false;

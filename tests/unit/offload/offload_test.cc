@@ -162,6 +162,9 @@ TEST(Offload, IdleBlocksLeaveForWeightsThatAreMissed) {
     idle.erase(idle.begin(), idle.begin() + 16);
     rig.iterate(deadline_ns, used);
     EXPECT_EQ(offload_kv_excess(rig.offload), 0u) << "nobody is late";
+    rig.iterate(LAYERS * LAYER_NS * 9 / 10, used);
+    EXPECT_EQ(offload_kv_excess(rig.offload), 0u) << "late, but not for want of weights";
+    rig.iterate(deadline_ns, used);
     device_set_link(rig.rig.device, 3.5e8); // a third
     uint32_t parked = 0, late = 0;
     for (int i = 0; i < 100; i++) {

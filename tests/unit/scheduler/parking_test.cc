@@ -149,15 +149,15 @@ void overload(Engine &engine, struct random_state *random, uint32_t count, Sums 
 
 TEST(Parking, TokensAreTheSameHoweverOftenBlocksCome) {
     Sums sums;
-    for (uint64_t seed = 1; seed <= (SANITIZED ? 6 : 24); seed++) {
+    for (uint64_t seed = 1; seed <= (SANITIZED ? 3 : 24); seed++) {
         SCOPED_TRACE("seed " + std::to_string(seed));
         struct random_state random;
         random_seed(&random, seed);
         Options options = tiny_options();
         options.kv_tokens = CONTEXT + 16 * random_below(&random, 6);
         options.prefill_chunk = (uint32_t)random_below(&random, 2) * 7;
-        options.kv_host_memory = block_bytes() * (seed % 3 == 0 ? 3 : 1000);
-        options.copy_jitter_ns = seed % 4 == 0 ? 50000 : 0;
+        options.kv_host_memory = block_bytes() * (seed % 3 == 0 ? 1 : 1000);
+        options.copy_jitter_ns = seed % 2 == 0 ? 50000 : 0;
         Engine engine(options);
         overload(engine, &random, 14, &sums);
         if (HasFatalFailure()) {
@@ -168,7 +168,7 @@ TEST(Parking, TokensAreTheSameHoweverOftenBlocksCome) {
     EXPECT_GT(sums.out, sums.preemptions) << "a test of parking in which little was parked";
     EXPECT_GT(sums.in, 0u);
     EXPECT_GT(sums.resumed, 0u);
-    EXPECT_GT(sums.recomputed, 0u) << "with room for three blocks some have to be computed again";
+    EXPECT_GT(sums.recomputed, 0u) << "with room for one block some have to be computed again";
     EXPECT_GT(sums.cancelled, 0u);
 }
 
@@ -219,7 +219,7 @@ TEST(Parking, BlocksMoveWhenWeightsComeBack) {
     options.record = &record;
     options.tpot_ms = 2 * (double)longest_ns / 1e6;
     Sums sums;
-    for (uint64_t seed = 1; seed <= (SANITIZED ? 3 : 6); seed++) {
+    for (uint64_t seed = 1; seed <= (SANITIZED ? 2 : 6); seed++) {
         SCOPED_TRACE("seed " + std::to_string(seed));
         struct random_state random;
         random_seed(&random, seed);
