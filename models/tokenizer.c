@@ -157,7 +157,10 @@ static struct status encode_around(struct encoder *encoder, const struct special
     const uint8_t *types = encoder->tokenizer->types;
     size_t done = 0; /* text before this is encoded */
     for (size_t at = 0; at < text->bytes;) {
-        const struct special *special = special_find(set, types, text, at, area);
+        const struct special *special = NULL;
+        if (set->begins[(unsigned char)text->data[at]]) {
+            special = special_find(set, types, text, at, area);
+        }
         if (!special) {
             at++;
             continue;

@@ -62,9 +62,6 @@ static bool control_allowed(struct control_area *area, const struct special_text
 /* The sorted specials are narrowed byte by byte to those that the text spells. */
 const struct special *special_find(const struct special_set *set, const uint8_t *types, const struct special_text *text,
                                    size_t at, struct control_area *area) {
-    if (!set->begins[(unsigned char)text->data[at]]) {
-        return NULL;
-    }
     const struct special *longest = NULL;
     size_t low = 0, high = set->count;
     for (size_t depth = 0; at + depth < text->bytes && low < high; depth++) {
