@@ -255,13 +255,20 @@ offload-show: $(BUILD)/metronome ## the demo model with half of its weights in h
 
 PYTHON ?= python3
 CHECK = @CC='$(CC)' CXX='$(CXX)' $(PYTHON) tests/run.py
-.PHONY: test asan tsan fuzz house format format-check tidy e2e demo
+.PHONY: test asan tsan cuemu cuda cuda-resources fuzz house format format-check tidy e2e demo
 test: ## every test there is (scripts/test does it from a fresh machine)
 	$(CHECK)
 asan: ## unit tests under the address and undefined-behaviour sanitizers
 	$(CHECK) asan
 tsan: ## unit tests of the rooms with threads under the thread sanitizer
 	$(CHECK) tsan
+cuemu: ## the cuda device and every kernel on the emulator; no GPU is needed
+	$(CHECK) cuemu
+cuda: ## nvcc compiles everything for every architecture (make CUDA=1 builds the program)
+	$(CHECK) cuda
+cuda-resources: ## what every kernel takes, into docs/cuda-resources.md
+	@$(MAKE) --no-print-directory CUDA=1 build/release-cuda/libkernels.a
+	$(Q)$(PYTHON) tests/tools/cuda_resources.py build/release-cuda/kernels/cuda --write
 fuzz: ## every fuzz target, on its seeds and for a fixed short time
 	$(CHECK) fuzz
 e2e: ## the program as its users meet it

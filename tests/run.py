@@ -8,6 +8,8 @@ Usage: tests/run.py [--minutes N] [--fuzz-seconds N] [SUITE...]      no names: a
   unit     tests/unit with GoogleTest, as released
   asan     the same under the address and undefined-behaviour sanitizers
   tsan     the same under the thread sanitizer, for the rooms that have threads
+  cuemu    the cuda device on the emulator of tests/cuemu: every kernel, every op, failing machines
+  cuda     nvcc compiles the cuda device for every architecture; what kernels take is as docs/cuda-resources.md says
   fuzz     every target in tests/fuzz: its committed seeds, then new inputs for a fixed time
   tools    tests of the scripts in tests/tools
   compare  tests/tools/*_compare.py: we and an independent implementation give the same
@@ -315,6 +317,99 @@ def suite_tsan(runner, _options):
                       TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1")
 
 
+# ---- the cuda device ----
+
+CUEMU = "build/release-cuemu"
+# Programs that run on the emulator with cuda alone, the long ones first, and which of their cases; the other cases only
+# repeat these for minutes.
+CUEMU_PROGRAMS = {
+    "tests/models/family_test": "-Stories*",
+    "tests/models/tiny_forward_test": "*AgreeWith*:*Mixed*:*Bf16*:*/Int8:*Argmax*:*Memory*",
+    "tests/kernels/attention_test": "*",
+    "tests/kernels/matmul_test": "*",
+    "tests/kernels/ops_test": "*",
+    "tests/kernels/cuda_test": "*",
+    "tests/cuemu/failure_test": "*",
+    "tests/cuemu/emulator_test": "*",
+}
+
+
+def count_kernels(path):
+    """{kernel: [launches, shapes, threads]} of the emulator's report; kernels of the emulator's own tests left out."""
+    kernels = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            launches, shapes, threads, name = line.rstrip("\n").split("\t")
+            counts = kernels.setdefault(name, [0, 0, 0])
+            for i, number in enumerate((launches, shapes, threads)):
+                counts[i] += int(number)
+    return kernels
+
+
+def suite_cuemu(runner, _options):
+    if os.uname().machine != "x86_64":
+        return Outcome.skip("cuemu", "the emulator runs on x86-64 only")
+    status, output = runner.run("build-cuemu", ["make", f"-j{JOBS}", "-k", "CUDA=emulated",
+                                                *(f"{CUEMU}/{program}" for program in CUEMU_PROGRAMS)], 900)
+    if status != 0:
+        return Outcome.one("build of the emulated cuda device", False, build_errors(output))
+    counts = os.path.join(LOGS, "cuemu-kernels.txt")
+    if os.path.exists(counts):
+        os.unlink(counts)
+
+    def run(task):
+        program, cases, seed = task
+        name = f"{program[len('tests/'):]}{f' seed {seed}' if seed else ''}"
+        report = os.path.join(LOGS, f"cuemu-{name.replace('/', '-').replace(' ', '-')}.json")
+        if os.path.exists(report):
+            os.unlink(report)
+        environment = {"METRONOME_TEST_DEVICE": "cuda", "CUEMU_SEED": str(seed)}
+        if not program.startswith("tests/cuemu/"):
+            environment["CUEMU_REPORT"] = counts
+        ended, text = runner.run(f"cuemu-{name}", [f"{CUEMU}/{program}", f"--gtest_output=json:{report}",
+                                                   "--gtest_color=no", f"--gtest_filter={cases}"], 240, **environment)
+        return read_gtest(name, ended, text, report)
+
+    tasks = [(program, cases, 0) for program, cases in CUEMU_PROGRAMS.items()]
+    tasks += [(f"tests/kernels/{name}_test", "*", seed) for name, seed in (("ops", 5), ("matmul", 6))]
+    outcome = in_parallel(JOBS, run, tasks)
+    if os.path.exists(counts):
+        kernels = count_kernels(counts)
+        totals = [sum(row[i] for row in kernels.values()) for i in range(3)]
+        outcome.notes.append(f"{len(kernels)} kernels in {totals[1]} shapes: {totals[0]} launches, {totals[2]} threads")
+    return outcome
+
+
+def suite_cuda(runner, _options):
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    if not os.path.exists(os.path.join(home, "bin", "nvcc")):
+        return Outcome.skip("cuda", f"there is no nvcc in {home}/bin (CUDA_HOME says where else)")
+    status, output = runner.run("build-cuda", ["make", f"-j{JOBS}", "-k", "CUDA=1", "all"], 900)
+    if status != 0:
+        return Outcome.one("build of the cuda device", False, build_errors(output))
+    outcome = Outcome.one("nvcc, every architecture", True)
+    checked, text = runner.run("cuda-resources", [sys.executable, "tests/tools/cuda_resources.py",
+                                                  "build/release-cuda/kernels/cuda"], 60)
+    outcome.add(Outcome.one("what kernels take", checked == 0, text))
+    outcome.notes.append(tail(text, 1))
+    return outcome.add(cuda_without_gpu(runner))
+
+
+def cuda_without_gpu(runner):
+    """The program with the cuda device starts where there is no driver, and says what is wrong only when asked for it."""
+    if not os.path.exists(MODEL):
+        return Outcome.skip("serve --device cuda", "the demo model is not here (sh scripts/setup demo)")
+    command = ["build/release-cuda/metronome", "generate", "--model", MODEL, "--prompt", "Hello", "--max-tokens", "2"]
+    served, text = runner.run("cuda-build-on-cpu", command + ["--device", "cpu"], 60)
+    outcome = Outcome.one("the cuda build serves cpu", served == 0, text)
+    refused, text = runner.run("cuda-without-gpu", command + ["--device", "cuda"], 60)
+    if refused == 0:
+        return outcome.add(Outcome.one("the cuda build serves cuda", True))
+    clear = re.search(r"device cuda: (there is no NVIDIA driver|the NVIDIA driver is too old|there is a driver and no GPU)",
+                      text)
+    return outcome.add(Outcome.one("without a GPU cuda is refused in clear words", bool(clear), text))
+
+
 # ---- fuzzing ----
 
 
@@ -407,6 +502,8 @@ SUITES = {
     "unit": suite_unit,
     "asan": suite_asan,
     "tsan": suite_tsan,
+    "cuemu": suite_cuemu,
+    "cuda": suite_cuda,
     "fuzz": suite_fuzz,
     "tools": suite_tools,
     "compare": suite_compare,

@@ -244,7 +244,7 @@ TEST_F(Cuda, BadInputFailsTheComputeStreamAndWhatComesAfter) {
         EXPECT_STREQ(stream_sync(compute).message, says);
     }
     EXPECT_OK(stream_sync(copies)); // a stream that did not wait for it goes on
-    event_record(after, compute); // the host knows now
+    event_record(after, compute);   // the host knows now
     stream_wait(copies, after);
     EXPECT_STREQ(stream_sync(copies).message, says);
 }

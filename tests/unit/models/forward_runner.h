@@ -1,4 +1,5 @@
-// A model on the cpu device with nothing above it: for tests of the forward pass.
+// A model on the cpu device, or on the one that METRONOME_TEST_DEVICE names, with nothing above it: for tests of the
+// forward pass.
 //
 // A Runner owns the device, the offload engine with every layer resident, and the pass. A Piece is a run of tokens
 // of one sequence; step() runs any number of pieces as one iteration and returns the logits of the rows wanted.
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <gtest/gtest.h>
@@ -42,7 +44,8 @@ class Runner {
     Runner(struct model *model, const Options &options) : model_(model), options_(options) {
         log_set_level(LOG_WARN);
         struct device_config device = {};
-        device.name = "cpu";
+        const char *chosen = getenv("METRONOME_TEST_DEVICE"); // cuda, where it is built
+        device.name = chosen ? chosen : "cpu";
         device.threads = options.threads;
         device.isa = options.isa;
         device.compute = options.compute;

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""What every CUDA kernel takes of a multiprocessor, for every architecture: docs/cuda-resources.md.
+
+Reads the objects that `make CUDA=1` has built with cuobjdump. A kernel whose threads need memory of their own (a spill,
+or an array that is indexed at run time) is slow; only those named in STACK_ALLOWED may.
+
+Usage: tests/tools/cuda_resources.py FOLDER [--write]     FOLDER: build/release-cuda/kernels/cuda
+Without --write the committed table is checked: exit status 1, with what differs, if it is out of date. The compiler's
+version is part of the table; with another one only stacks are checked.
+"""
+
+import glob
+import os
+import re
+import subprocess
+import sys
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+TABLE = os.path.join(ROOT, "docs", "cuda-resources.md")
+CUDA_HOME = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+
+# Kernels that may use a stack, and why.
+STACK_ALLOWED = {
+    "rope_angles_kernel": "sincosf() reduces large angles with a table of its own; it runs once an iteration",
+}
+
+
+def run(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def tool(name):
+    return os.path.join(CUDA_HOME, "bin", name)
+
+
+def short_name(name):
+    """'void (anonymous namespace)::norm_kernel<(bool)1>(float *, unsigned int)' is 'norm_kernel<1>'."""
+    name = re.sub(r"_GLOBAL__N__\w+::|\(anonymous namespace\)::|<unnamed>::", "", name)
+    name = re.sub(r"\((?:bool|int|unsigned int|tensor_type|kv_type|rope_style|activation)\)", "", name)
+    depth, begin = 0, 0
+    for i, character in enumerate(name):
+        depth += (character == "<") - (character == ">")
+        if depth == 0 and character == " ":
+            begin = i + 1
+        elif depth == 0 and character == "(":
+            return name[begin:i]
+    return name[begin:]
+
+
+def read_resources(folder):
+    """{(file, kernel): {architecture: (registers, stack, shared)}}"""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(folder, "*.o"))):
+        source = os.path.basename(path)[:-2] + ".cu"
+        if not os.path.exists(os.path.join(ROOT, "kernels", "cuda", source)):
+            continue
+        text = run(tool("cuobjdump"), "--dump-resource-usage", path)
+        text = run_filter(text)
+        architecture = function = None
+        for line in text.split("\n"):
+            if match := re.match(r"\s*arch = (sm_\d+)", line):
+                architecture = match.group(1)
+            elif match := re.match(r"\s*Function (.+):$", line):
+                function = short_name(match.group(1))
+            elif function and (match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", line)):
+                found.setdefault((source, function), {})[architecture] = tuple(map(int, match.groups()))
+                function = None
+    return found
+
+
+def run_filter(text):
+    """The text with C++ names as they are written."""
+    return subprocess.run([tool("cu++filt")], input=text, capture_output=True, text=True, check=True).stdout
+
+
+def compiler():
+    return re.search(r"V(\d+\.\d+)\.", run(tool("nvcc"), "--version")).group(1)
+
+
+def table(found):
+    architectures = sorted({arch for row in found.values() for arch in row})
+    lines = [
+        "# What the CUDA kernels take",
+        "",
+        "Registers of a thread and static shared memory of a block in bytes, for each architecture; dynamic shared memory",
+        "is asked for at the launch and not in here. No kernel uses a stack (spills included) but those marked.",
+        "",
+        f"Compiled by nvcc {compiler()}. `make cuda-resources` prints this page; the suite `cuda` of tests/run.py checks it.",
+        "",
+        f"{len(found)} kernels.",
+        "",
+        "| file | kernel | " + " | ".join(f"{arch} registers" for arch in architectures) + " | shared |",
+        "|---|---|" + "---|" * (len(architectures) + 1),
+    ]
+    for (source, kernel), row in sorted(found.items()):
+        cells = []
+        for arch in architectures:
+            registers, stack, _ = row.get(arch, (0, 0, 0))
+            cells.append(f"{registers}" + (f" + {stack} B of stack" if stack else ""))
+        shared = max(row[arch][2] for arch in row)
+        lines.append(f"| {source} | `{kernel}` | " + " | ".join(cells) + f" | {shared} |")
+    if STACK_ALLOWED:
+        lines += ["", "Stacks that are meant:", ""]
+        lines += [f"- `{kernel}`: {reason}" for kernel, reason in sorted(STACK_ALLOWED.items())]
+    return "\n".join(lines) + "\n"
+
+
+def stacks(found):
+    return [f"{source}: {kernel} uses {row[arch][1]} bytes of stack on {arch}: it spills, or indexes registers"
+            for (source, kernel), row in sorted(found.items()) for arch in sorted(row)
+            if row[arch][1] and kernel not in STACK_ALLOWED]
+
+
+def main():
+    arguments = [argument for argument in sys.argv[1:] if argument != "--write"]
+    if len(arguments) != 1:
+        print(__doc__)
+        return 2
+    found = read_resources(arguments[0])
+    if not found:
+        print(f"no kernels in {arguments[0]}: make CUDA=1 builds them")
+        return 1
+    text, faults = table(found), stacks(found)
+    if "--write" in sys.argv:
+        with open(TABLE, "w", encoding="utf-8") as file:
+            file.write(text)
+        print(text, end="")
+    else:
+        with open(TABLE, encoding="utf-8") as file:
+            committed = file.read()
+        if f"nvcc {compiler()}." not in committed:
+            print(f"note: the table is of another compiler than nvcc {compiler()}; only stacks are checked")
+        elif committed != text:
+            old, new = set(committed.split("\n")), set(text.split("\n"))
+            faults += [f"gone: {line}" for line in sorted(old - new)] + [f"new: {line}" for line in sorted(new - old)]
+            faults.append("the table is out of date: make cuda-resources writes it")
+    print("\n".join(faults) or f"{len(found)} kernels, none spills")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
