@@ -217,6 +217,7 @@ void offload_end(struct offload *offload, uint64_t iteration_ns) {
     report->stall_ns = times.stall_ns;
     report->layers_ns = times.layers_ns;
     report->total_stall_ns += times.stall_ns;
+    report->total_kv_stall_ns += kv_stall_ns(offload->kv);
     report->total_late += iteration_ns > report->deadline_ns;
     if (offload->tuned) {
         struct tuner_measurement measurement = {.iteration_ns = iteration_ns,

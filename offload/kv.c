@@ -18,8 +18,9 @@ struct kv {
     struct arena *arena;
     struct stream *stream;
     struct event *point[POINTS];
-    struct event *begun; /* the first copy over the link of those in flight */
-    uint8_t *host;       /* (host_blocks) slots */
+    struct event *begun;       /* the first copy over the link of those in flight */
+    struct event *asked, *had; /* compute came to wait for blocks, and went on */
+    uint8_t *host;             /* (host_blocks) slots */
 
     uint32_t *place; /* (handles) block of the device, or PARKED and a host slot; of a free handle, the next free one */
     uint32_t *owner; /* (blocks_most) the handle of a block in use */
@@ -33,6 +34,7 @@ struct kv {
     uint64_t waited; /* by compute, for certain */
     uint64_t fenced; /* by the stream of kv_fence() */
     bool busy;       /* `begun` is of copies not yet known to be done */
+    bool stalled;    /* `asked` and `had` have not been looked at */
     struct kv_counts counts;
 };
 
@@ -53,6 +55,8 @@ static struct status create(struct kv *kv) {
         TRY(event_create(kv->device, &kv->point[i]));
     }
     TRY(event_create(kv->device, &kv->begun));
+    TRY(event_create(kv->device, &kv->asked));
+    TRY(event_create(kv->device, &kv->had));
     return stream_create(kv->device, STREAM_COPY, &kv->stream);
 }
 
@@ -102,6 +106,8 @@ void kv_destroy(struct kv *kv) {
         event_destroy(kv->point[i]);
     }
     event_destroy(kv->begun);
+    event_destroy(kv->asked);
+    event_destroy(kv->had);
     if (kv->host) {
         device_free_host(kv->device, kv->host);
     }
@@ -246,8 +252,11 @@ uint32_t kv_host_free(const struct kv *kv) {
 
 void kv_wait(struct kv *kv, struct stream *stream) {
     if (kv->needed > kv->waited) {
+        event_record(kv->asked, stream);
         stream_wait(stream, kv->point[kv->needed % POINTS]);
+        event_record(kv->had, stream);
         kv->waited = kv->needed;
+        kv->stalled = true;
     }
 }
 
@@ -262,6 +271,12 @@ void kv_fence(struct kv *kv, struct stream *stream) {
 
 struct kv_counts kv_counts(const struct kv *kv) {
     return kv->counts;
+}
+
+uint64_t kv_stall_ns(struct kv *kv) {
+    uint64_t stall_ns = kv->stalled ? event_time_ns(kv->had) - event_time_ns(kv->asked) : 0;
+    kv->stalled = false;
+    return stall_ns;
 }
 
 bool kv_traffic(struct kv *kv, uint64_t *begin_ns, uint64_t *end_ns) {

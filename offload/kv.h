@@ -64,6 +64,9 @@ struct kv_counts {
 };
 struct kv_counts kv_counts(const struct kv *kv);
 
+/* How long compute waited in kv_wait() since the last call; the iterations have ended. */
+uint64_t kv_stall_ns(struct kv *kv);
+
 /* When KV was on the link since the last call, so that nobody takes what the link gave weights meanwhile for all that
  * it has. False if it never was. What is still on its way ends at UINT64_MAX. */
 bool kv_traffic(struct kv *kv, uint64_t *begin_ns, uint64_t *end_ns);

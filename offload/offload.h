@@ -132,7 +132,8 @@ struct offload_report {
     uint32_t kv_host_blocks, kv_parked; /* its slots, and those in use */
     uint64_t kv_bytes_out, kv_bytes_in; /* parked and brought back so far, counted at the copy calls */
     uint64_t kv_blocks_out, kv_blocks_in;
-    uint64_t kv_blocks_moved;        /* on the device, out of the way of weights that came back */
+    uint64_t total_kv_stall_ns; /* compute waited for blocks on their way, or for places that others had to leave */
+    uint64_t kv_blocks_moved;   /* on the device, out of the way of weights that came back */
     uint64_t iterations, placements; /* so far: changes of placement */
     /* of the last iteration */
     uint64_t bytes_streamed; /* counted at the copy calls */

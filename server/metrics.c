@@ -65,6 +65,8 @@ static const struct metric table[] = {
     {"kv_link_bytes_total", COUNTER, U64, ENGINE(offload.kv_bytes_in), "direction=\"host_to_device\"", true, NULL},
     {"kv_moved_blocks_total", COUNTER, U64, ENGINE(offload.kv_blocks_moved), NULL, true,
      "KV blocks moved inside the device, out of the way of weights that came back."},
+    {"kv_stall_seconds_total", COUNTER, DOUBLE, offsetof(struct metrics, total_kv_stall_s), NULL, true,
+     "Time that compute waited for KV blocks on their way so far."},
     {"preempted_resumed_total", COUNTER, U64, ENGINE(resumed), NULL, true,
      "Preempted sequences that went on with nothing to compute again."},
     {"recomputed_tokens_total", COUNTER, U64, ENGINE(recomputed_tokens), NULL, true,
@@ -202,6 +204,7 @@ void metrics_derive(struct metrics *metrics) {
     metrics->predicted_s = (double)offload->predicted_ns / NS_PER_S;
     metrics->measured_s = (double)offload->measured_ns / NS_PER_S;
     metrics->stall_s = (double)offload->stall_ns / NS_PER_S;
+    metrics->total_kv_stall_s = (double)offload->total_kv_stall_ns / NS_PER_S;
     metrics->total_stall_s = (double)offload->total_stall_ns / NS_PER_S;
     metrics->one = 1;
 }

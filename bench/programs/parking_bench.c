@@ -4,9 +4,9 @@
  *   build/release/parking-bench MODEL.gguf [HARDWARE.json]
  *
  * The same requests, all at once: time to the last token, preemptions, sequences that went on with nothing lost, tokens
- * computed again, and what crossed the link. On the cpu device, wall time of one run each; or on `sim` with the
- * hardware that the file describes, in its own time, which is the same every time.
- * Beside it the processor's time, which says more on a machine that has other things to do. */
+ * computed again, what crossed the link, and how long compute waited for it. On the cpu device, wall time of one run
+ * each; or on `sim` with the hardware that the file describes, in its own time, which is the same every time. Beside it
+ * the processor's time, which says more on a machine that has other things to do. */
 #include "base/log.h"
 #include "scheduler/engine.h"
 
@@ -81,11 +81,11 @@ static void run(const char *path, const char *hardware, double link_gbps, uint64
     double seconds = serve(engine, device), busy = (double)(clock() - begin) / CLOCKS_PER_SEC;
     struct engine_stats stats;
     engine_stats(engine, &stats);
-    printf("%6llu tokens %9.2f GB/s   %-9s %8.2f s %8.2f s %8llu %8llu %10llu %9.1f %9.1f\n",
+    printf("%6llu tokens %9.2f GB/s   %-9s %8.2f s %8.2f s %8llu %8llu %10llu %9.1f %9.1f %8.1f ms\n",
            (unsigned long long)kv_tokens, link_gbps, kv_host_memory ? "park" : "recompute", seconds, busy,
            (unsigned long long)stats.preemptions, (unsigned long long)stats.resumed,
            (unsigned long long)stats.recomputed_tokens, (double)stats.offload.kv_bytes_out / (1 << 20),
-           (double)stats.offload.kv_bytes_in / (1 << 20));
+           (double)stats.offload.kv_bytes_in / (1 << 20), (double)stats.offload.total_kv_stall_ns / 1e6);
     fflush(stdout);
     engine_destroy(engine);
     model_close(model);
@@ -101,8 +101,8 @@ int main(int argc, char **argv) {
     const char *hardware = argc > 2 ? argv[2] : NULL;
     printf("%d requests of %d + %d tokens, %d at once; 0 GB/s: %s\n", REQUESTS, PROMPT, TOKENS, AT_ONCE,
            hardware ? "as the hardware has it" : "not paced");
-    printf(
-        "     cache          link   preempted     time  processor  preempted resumed recomputed   out MiB    in MiB\n");
+    printf("     cache          link   preempted     time  processor  preempted resumed recomputed   out MiB    in MiB "
+           "  waited\n");
     run(argv[1], hardware, 0, (uint64_t)AT_ONCE * CONTEXT, 0);
     static const double links[] = {0, 4, 1, 0.25};
     for (uint32_t i = 0; i < sizeof links / sizeof links[0]; i++) {

@@ -274,6 +274,23 @@ TEST(Kv, SaysWhenItWasOnTheLink) {
     EXPECT_FALSE(kv_traffic(rig.kv, &begin_ns, &end_ns));
 }
 
+TEST(Kv, SaysHowLongComputeWaited) {
+    Rig rig(20, 4, 5000000, 8); // delays of milliseconds
+    rig.take();
+    rig.iterate(100);
+    EXPECT_EQ(kv_stall_ns(rig.kv), 0u);
+    uint64_t stall_ns = 0, begin_ns = device_now_ns(rig.device);
+    for (int i = 0; i < 10; i++) {
+        rig.park(rig.any_handle());
+        rig.fetch(rig.any_handle());
+        rig.iterate(100);
+        stall_ns += kv_stall_ns(rig.kv);
+    }
+    EXPECT_GT(stall_ns, 1000000u);
+    EXPECT_LE(stall_ns, device_now_ns(rig.device) - begin_ns);
+    EXPECT_EQ(kv_stall_ns(rig.kv), 0u);
+}
+
 TEST(Kv, WithoutHostMemoryNothingParks) {
     Rig rig(20, 0, 0, 7);
     rig.take();
