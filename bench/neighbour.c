@@ -53,18 +53,18 @@ void neighbour_begin(struct rig *rig, uint64_t span_ns, uint64_t mean_ns, uint64
     }
 }
 
-static void judge_token(struct neighbour *neighbour, uint64_t end_ns, const struct offload_report *report) {
+static void judge_token(struct neighbour *neighbour, uint64_t end_ns) {
     if (neighbour->round != neighbour->rig->rounds) {
         neighbour->round = neighbour->rig->rounds;
         neighbour->due_ns = end_ns;
         return;
     }
-    neighbour->due_ns += report->deadline_ns;
+    neighbour->due_ns += neighbour->rig->config.tpot_ns;
     neighbour->late_tokens += end_ns > neighbour->due_ns;
 }
 
 void neighbour_judge(struct neighbour *neighbour, uint64_t begin_ns, const struct offload_report *report) {
-    uint64_t end_ns = begin_ns + report->measured_ns;
+    uint64_t end_ns = begin_ns + report->measured_ns, promised_ns = neighbour->rig->config.tpot_ns;
     bool dropped = false;
     double bytes_per_s = neighbour->full_bytes_per_s; /* when the iteration began */
     for (; neighbour->past < neighbour->count && neighbour->steps[neighbour->past].time_ns <= begin_ns;
@@ -80,13 +80,13 @@ void neighbour_judge(struct neighbour *neighbour, uint64_t begin_ns, const struc
     /* What the ring may hold at the begin does not have to come. */
     double absent = (double)neighbour->absent_slabs - report->staging;
     double carry_ns = absent * (double)report->slot_bytes / bytes_per_s * 1e9;
-    if (report->measured_ns > report->deadline_ns) {
+    if (report->measured_ns > promised_ns) {
         neighbour->late++;
         neighbour->late_drop += dropped;
-        neighbour->late_after += !dropped && carry_ns > (double)report->deadline_ns;
-        neighbour->late_plan += !dropped && carry_ns <= (double)report->deadline_ns;
+        neighbour->late_after += !dropped && carry_ns > (double)promised_ns;
+        neighbour->late_plan += !dropped && carry_ns <= (double)promised_ns;
     }
-    judge_token(neighbour, end_ns, report);
+    judge_token(neighbour, end_ns);
     neighbour->absent_slabs = report->streamed_slabs;
     neighbour->slabs += report->streamed_slabs;
     neighbour->bytes += report->bytes_streamed;

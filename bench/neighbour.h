@@ -26,7 +26,7 @@ struct neighbour {
 /* Begins a run of about `span_ns` in which it comes and goes every `mean_ns`, a tenth of it at the least. */
 void neighbour_begin(struct rig *rig, uint64_t span_ns, uint64_t mean_ns, uint64_t seed, struct neighbour *neighbour);
 
-/* Judges one iteration that began at `begin_ns`. A late one is blamed on
+/* Judges one iteration that began at `begin_ns`. One that took longer than the promise is blamed on
  *  - the drop, if the link became slower while it ran: what was on its way had been promised before;
  *  - the drop before, if no plan could have kept the deadline: more was absent from the device than the link, as slow
  * as it is now, carries by then, and all of it has to pass to be computed with;

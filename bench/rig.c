@@ -20,10 +20,10 @@ void rig_open(const struct rig_config *config, struct rig *rig) {
                                    .hardware = config->hardware,
                                    .link_bytes_per_s = config->link_bytes_per_s};
     struct engine_config engine = {.context = RIG_CONTEXT,
-                                   .max_sequences = RIG_MOST_SEQUENCES,
+                                   .max_sequences = 4 * RIG_MOST_SEQUENCES, /* never crowded */
                                    .max_queue = RIG_MOST_SEQUENCES,
                                    .max_batch_tokens = 4 * RIG_MOST_SEQUENCES,
-                                   .kv_tokens = (uint64_t)RIG_MOST_SEQUENCES * RIG_CONTEXT,
+                                   .kv_tokens = (uint64_t)2 * RIG_MOST_SEQUENCES * RIG_CONTEXT,
                                    .device_memory = config->device_memory,
                                    .offload_policy = config->policy,
                                    .offload_options = config->options,

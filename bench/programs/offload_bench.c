@@ -28,7 +28,7 @@
 
 #define SIM_HARDWARE "configs/hardware/a10.json"
 
-enum { SETTLE = 32, MEASURED = 150, MOST_SAMPLES = 4096 };
+enum { SETTLE = 32, MEASURED = 100, MOST_SAMPLES = 4096 };
 
 struct bench {
     const char *model;
@@ -116,7 +116,7 @@ static void run(struct rig *rig, uint32_t iterations, struct outcome *outcome) {
         add(&outcome->error, fabs((double)report.predicted_ns / (double)report.measured_ns - 1));
         add(&outcome->measured, (double)report.measured_ns);
         outcome->bytes += (double)report.bytes_streamed / iterations;
-        outcome->late += report.measured_ns > report.deadline_ns;
+        outcome->late += rig->config.tpot_ns > 0 && report.measured_ns > rig->config.tpot_ns;
         outcome->last = report;
     }
 }
@@ -301,7 +301,6 @@ static void measure_link(struct bench *bench) {
         "use of the link: bytes streamed / (link x promise), the model having more to give; the options set by "
         "hand are the best ones there are by the model of time");
     compare_policies(bench, 1, 6, 0.5);
-    compare_policies(bench, 1, 10, 0.75);
     compare_policies(bench, 16, 3, 0.4);
 }
 
@@ -317,7 +316,7 @@ static double seconds_of(struct rig *rig, uint32_t iterations) {
 
 /* Two engines side by side, in turn, so that whatever else the machine does befalls both. */
 static void compare_idle(struct bench *bench, uint32_t sequences, uint64_t tpot_ns, const char *what) {
-    enum { ROUNDS = 40 };
+    enum { ROUNDS = 24 };
     static struct rig without, with;
     static struct samples ratios;
     struct rig_config config = {.model = bench->model, .policy = "none", .sequences = sequences};
@@ -411,10 +410,10 @@ static void measure_neighbour(struct bench *bench) {
         "for all that was not on the device had to pass the slower link\n  by_plan: the rest\n"
         "late_tokens: after the first token + n x promise");
     meet_neighbour(bench, SIM_HARDWARE, 2, 20000, 0);
-    meet_neighbour(bench, SIM_HARDWARE, 2, 200000, 4000);
+    meet_neighbour(bench, SIM_HARDWARE, 2, 100000, 4000);
     meet_neighbour(bench, SIM_HARDWARE, 2, 100000, 150);
-    meet_neighbour(bench, NULL, 6, 600, 0);
-    meet_neighbour(bench, NULL, 6, 1200, 150);
+    meet_neighbour(bench, NULL, 6, 400, 0);
+    meet_neighbour(bench, NULL, 6, 800, 150);
 }
 
 /* ---- the tuner ---- */
