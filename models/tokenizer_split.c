@@ -160,8 +160,8 @@ static struct status cut_at_matches(const struct cutting *cutting, const struct 
     TRY(prepare_match(&cutting->encoder->cuts, cutting->step, cut));
     struct pending pending = {0};
     for (size_t at = 0; at < cutting->bytes;) {
-        size_t begin, end;
-        bool found;
+        size_t begin = 0, end = 0;
+        bool found = false;
         TRY(next_match(cutting, cut, at, &begin, &end, &found));
         if (!found || begin > at) {
             at = found ? begin : cutting->bytes;

@@ -90,7 +90,7 @@ class Profile(RecordTest):
             self.assertIn(word, shown)
 
     def test_refusals(self):
-        self.assertIn("--model FILE", self.run_program("profile", status=2).stderr)
+        self.assertIn("--model PATH", self.run_program("profile", status=2).stderr)
         self.assertIn("extra", self.run_program("profile", "extra", status=2).stderr)
         self.assertIn("usage: metronome profile", self.run_program("profile", "--help").stdout)
         self.run_program("profile", "--model", "/no/such.gguf", status=2)
