@@ -3,8 +3,8 @@
  * The first byte chooses. Even: the rest is a text, encoded with a vocabulary of all bytes and a few merges and special
  * tokens; a valid text must come back whole. Odd: the rest is lines that add to a vocabulary of all bytes, "T" type and
  * spelling for a token, "M" for a merge, "P" for the pre-tokenizer, "B" and "E" for a byte that is the id of bos or
- * eos,
- * "-" to take the byte tokens away; whatever they say, it is refused or encodes the last line, which begins with "X".
+ * eos, "S" for scores and whether there is a space before, "-" to take the byte tokens away; whatever they say, it is
+ * refused or encodes the last line, which begins with "X".
  */
 #include "base/check.h"
 #include "base/log.h"
@@ -23,6 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 struct vocabulary {
     struct gguf_string tokens[MOST_TOKENS], merges[MOST_MERGES];
     int32_t types[MOST_TOKENS];
+    float scores[MOST_TOKENS];
     char byte_spellings[256][4];
     struct tokenizer_parts parts;
     char pre[32];
@@ -69,8 +70,9 @@ static void encode(const struct tokenizer *tokenizer, const char *text, size_t b
     struct text_span content[2] = {{.begin = bytes / 8, .end = bytes / 4}, {.begin = bytes / 2, .end = bytes}};
     for (unsigned way = 0; way < 3; way++) {
         struct token_list list = {0};
-        struct status status = tokenizer_encode_prompt(tokenizer, text, bytes, content, way == 2 ? 2 : 0,
-                                                       way == 0 ? TOKENIZE_PLAIN : TOKENIZE_SPECIAL, bytes, &list);
+        struct status status =
+            tokenizer_encode_prompt(tokenizer, text, bytes, content, way == 2 ? 2 : 0,
+                                    way == 0 ? TOKENIZE_PLAIN : TOKENIZE_SPECIAL, bytes * 4 + 16, &list);
         CHECK(status_failed(&status) != utf8_valid(text, bytes));
         size_t at = 0;
         for (size_t i = 0; i < list.count && must_come_back; i++) {
@@ -107,6 +109,16 @@ static const struct tokenizer *fixed_tokenizer(void) {
     return tokenizer;
 }
 
+/* Texts come back composed, which need not be what went in. */
+static bool composes(const char *pre) {
+    static const char *const names[] = {"qwen2", "deepseek-r1-qwen", "olmo", "mpt", "command-r"};
+    bool found = false;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        found |= strcmp(names[i], pre) == 0;
+    }
+    return found;
+}
+
 static void take_line(struct vocabulary *vocabulary, const char *line, size_t bytes) {
     struct gguf_string rest = {.data = line + 1, .bytes = bytes - 1};
     switch (line[0]) {
@@ -122,7 +134,7 @@ static void take_line(struct vocabulary *vocabulary, const char *line, size_t by
         break;
     case 'P':
         snprintf(vocabulary->pre, sizeof vocabulary->pre, "%.*s", (int)(rest.bytes < 31 ? rest.bytes : 31), rest.data);
-        vocabulary->plain &= !strstr(vocabulary->pre, "qwen"); /* composed */
+        vocabulary->plain &= !composes(vocabulary->pre);
         break;
     case 'B':
         vocabulary->parts.bos = rest.bytes > 0 ? (unsigned char)rest.data[0] * 2u : TOKEN_NONE;
@@ -130,6 +142,14 @@ static void take_line(struct vocabulary *vocabulary, const char *line, size_t by
         break;
     case 'E':
         vocabulary->parts.eos = rest.bytes > 0 ? (unsigned char)rest.data[0] * 2u : TOKEN_NONE;
+        break;
+    case 'S': /* a few different scores, so that some are equal */
+        for (size_t i = 0; i < MOST_TOKENS; i++) {
+            vocabulary->scores[i] = -(float)(i * (rest.bytes > 0 ? (unsigned char)rest.data[0] : 1u) % 17);
+        }
+        vocabulary->parts.scores = vocabulary->scores;
+        vocabulary->parts.add_space_prefix = rest.bytes > 1;
+        vocabulary->plain = false;
         break;
     case '-':
         vocabulary->parts.token_count = 0;

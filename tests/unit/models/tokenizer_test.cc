@@ -482,6 +482,22 @@ TEST(Vocabulary, TakesWhatRealFilesHave) {
     EXPECT_EQ(encode(vocabulary.make(), "<unk>", TOKENIZE_SPECIAL), bytes_of("<unk>")) << "no types: all are normal";
 }
 
+// ---- Unicode's form C ----
+
+TEST(Composing, IsWhatSomeFamiliesDoFirst) {
+    for (const char *pre : {"qwen2", "deepseek-r1-qwen", "olmo", "mpt", "command-r"}) {
+        SmallVocabulary vocabulary;
+        vocabulary.pre = pre;
+        TokenizerPointer tokenizer = vocabulary.make();
+        EXPECT_EQ(encode(tokenizer, "xe\xcc\x81"), encode(tokenizer, "x\xc3\xa9")) << pre;
+    }
+    for (const char *pre : {"gpt-2", "smollm", "llama-bpe", "tekken"}) {
+        SmallVocabulary vocabulary;
+        vocabulary.pre = pre;
+        EXPECT_EQ(decode(vocabulary.make(), encode(vocabulary.make(), "xe\xcc\x81")), "xe\xcc\x81") << pre;
+    }
+}
+
 // ---- there and back ----
 
 TEST(RoundTrip, DecodingGivesBackWhatWasEncoded) {
