@@ -25,7 +25,7 @@ __device__ __forceinline__ float weight_of(const PackedUnit<TYPE> &unit, int blo
 }
 
 template <enum tensor_type TYPE>
-__global__ void __launch_bounds__(THREADS) exact(const __grid_constant__ MatmulWork work) {
+__global__ void __launch_bounds__(THREADS, 2) exact(const __grid_constant__ MatmulWork work) {
     __shared__ float partial[MATMUL_SPANS][MATMUL_TILE][CUDA_GROUP_ROWS];
     const MatmulPiece &piece = piece_of(work, blockIdx.x);
     const uint32_t group_index = blockIdx.x - piece.first_group;

@@ -313,6 +313,34 @@ TEST(Attention, WhatLiesBeforeTheWindowIsNotSeen) {
     }
 }
 
+// Grouped heads, several spans, and an iteration of decode rows and chunks beside each other.
+TEST(Attention, RaggedSegmentsOfLongSequencesShareAnIteration) {
+    const struct { uint32_t heads, length; } cases[] = {{1, 1000}, {3, 530}, {8, 300}};
+    for (const auto &shape : cases) {
+        Random random(18);
+        const Heads heads = {shape.heads, 1, 64};
+        const std::vector<Sequence> sequences = sequences_of(random, heads, {shape.length, 257, 16});
+        for (const Setting &setting : settings_with(2)) {
+            if (std::string(setting.isa) == "scalar") {
+                continue; // seconds, in plain C
+            }
+            SCOPED_TRACE(setting.name() + " heads " + std::to_string(shape.heads));
+            Cache whole(setting, heads, KV_F16, sequences);
+            whole.prefill(shape.length, 0.3f);
+            const size_t tail = 3 * heads.query * heads.dim;
+            const std::vector<float> last(whole.out[0].end() - tail, whole.out[0].end());
+            EXPECT_LE(relative_error(last, expected(heads, sequences[0], KV_F16, 0.3f, shape.length - 3)), 1e-5);
+            const std::vector<std::vector<float>> prefilled = whole.out;
+            whole.iterate({{0, shape.length - 1, 1}, {1, 240, 17}, {2, 3, 3}}, 0.3f);
+            whole.iterate({{2, 15, 1}, {0, 255, 1}, {1, 0, 256}}, 0.3f);
+            whole.iterate({{1, 256, 1}, {2, 0, 16}, {0, 250, 40}}, 0.3f);
+            for (size_t i = 0; i < sequences.size(); i++) {
+                EXPECT_TRUE(same_bits(whole.out[i], prefilled[i])) << "sequence " << i;
+            }
+        }
+    }
+}
+
 // Keys and values that are not numbers do not reach the rows before them.
 TEST(Attention, WhatComesLaterIsNotSeen) {
     Random random(14);

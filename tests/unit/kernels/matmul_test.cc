@@ -37,6 +37,14 @@ struct Matrix {
     struct weight reference() const {
         return {file.data(), type, rows, columns};
     }
+    // The rows begin .. end - 1, as a matrix of their own.
+    Matrix rows_between(uint32_t begin, uint32_t end) const {
+        Matrix piece = *this;
+        const size_t row_bytes = tensor_row_bytes(type, columns);
+        piece.rows = end - begin;
+        piece.file.assign(file.begin() + begin * row_bytes, file.begin() + end * row_bytes);
+        return piece;
+    }
 
   private:
     void set_scales(Random &random, uint8_t *block) const {
@@ -151,6 +159,28 @@ std::vector<float> rounded_to_int8(std::vector<float> x) {
     return x;
 }
 
+// Rounded to nearest even to `bits` significant bits.
+std::vector<float> rounded_to_bits(std::vector<float> x, int bits) {
+    for (float &value : x) {
+        int exponent = 0;
+        const float fraction = std::frexp(value, &exponent);
+        value = std::ldexp(std::nearbyint(std::ldexp(fraction, bits)), exponent - bits);
+    }
+    return x;
+}
+
+// What a device sees of x: under int8 compute every device rounds the activations of quantized weights to int8, and
+// cuda those of 16-bit weights to the weights' type.
+std::vector<float> as_seen(const Setting &setting, enum tensor_type type, const std::vector<float> &x) {
+    if (setting.compute == COMPUTE_F32 || type == TENSOR_F32) {
+        return x;
+    }
+    if (quantized(type)) {
+        return rounded_to_int8(x);
+    }
+    return strcmp(setting.device, "cuda") != 0 ? x : rounded_to_bits(x, type == TENSOR_F16 ? 11 : 8);
+}
+
 struct Shape {
     uint32_t rows, columns, n;
 };
@@ -176,14 +206,15 @@ TEST_P(EveryMode, MatchesTheReferenceAndIsTheSameInEveryInstructionSet) {
                          std::to_string(shape.columns) + " by " + std::to_string(shape.n));
             const Matrix matrix(random, type, shape.rows, shape.columns);
             const std::vector<float> x = random.normals(static_cast<size_t>(shape.n) * shape.columns, 3);
-            const bool rounds = GetParam() == COMPUTE_INT8 && quantized(type);
             const std::vector<float> exact = reference_product(matrix, x, shape.n);
-            const std::vector<float> expected = rounds ? reference_product(matrix, rounded_to_int8(x), shape.n) : exact;
-            std::vector<float> first;
+            std::vector<float> expected, first;
             const char *device = "";
             for (const Setting &setting : every_setting(GetParam())) {
                 Bench bench(setting);
                 const std::vector<float> out = product(bench, matrix, x, shape.n, shape.n);
+                if (strcmp(device, setting.device) != 0) {
+                    expected = reference_product(matrix, as_seen(setting, type, x), shape.n);
+                }
                 EXPECT_LE(relative_error(out, expected), 1e-5) << setting.name();
                 if (out.size() > 100) { // one output alone may cancel to nearly nothing
                     EXPECT_LE(relative_error(out, exact), 2e-2) << setting.name();
@@ -210,6 +241,61 @@ TEST_P(EveryMode, ARowDependsOnNeitherItsNeighboursNorChunksNorThreads) {
             const std::vector<float> whole = product(bench, matrix, x, n, n);
             for (uint32_t chunk : {1, 2, 7, 16}) {
                 EXPECT_TRUE(same_bits(product(bench, matrix, x, n, chunk), whole)) << "chunk " << chunk;
+            }
+        }
+    }
+}
+
+// Around the numbers at which devices change to another kernel or another tile.
+TEST_P(EveryMode, AnyNumberOfRowsGivesTheSameBits) {
+    Random random(20);
+    const uint32_t n = 70, rows = 40;
+    for (enum tensor_type type : all_types) {
+        const uint32_t columns = quantized(type) ? 768 : 715;
+        const Matrix matrix(random, type, rows, columns);
+        const std::vector<float> x = random.normals(static_cast<size_t>(n) * columns);
+        for (const Setting &setting : every_setting(GetParam())) {
+            SCOPED_TRACE(tensor_traits(type)->name + (" " + setting.name()));
+            Bench bench(setting);
+            const std::vector<float> whole = product(bench, matrix, x, n, n);
+            EXPECT_LE(relative_error(whole, reference_product(matrix, as_seen(setting, type, x), n)), 1e-5);
+            for (uint32_t first : {1, 8, 9, 16, 17, 32, 33, 64, 65}) {
+                const std::vector<float> expected(whole.begin(), whole.begin() + static_cast<size_t>(first) * rows);
+                EXPECT_TRUE(same_bits(product(bench, matrix, x, first, first), expected)) << first << " rows";
+            }
+        }
+    }
+}
+
+// A matrix in pieces, cut where the header allows it, takes no more bytes and gives the same bits.
+TEST_P(EveryMode, PiecesGiveWhatTheWholeGives) {
+    Random random(21);
+    const uint32_t rows = 100, columns = 256, cuts[] = {0, 16, 64, 80, rows};
+    for (enum tensor_type type : all_types) {
+        const Matrix matrix(random, type, rows, columns);
+        std::vector<Matrix> pieces;
+        for (int i = 0; i < 4; i++) {
+            pieces.push_back(matrix.rows_between(cuts[i], cuts[i + 1]));
+        }
+        for (uint32_t n : {3u, 40u}) {
+            const std::vector<float> x = random.normals(static_cast<size_t>(n) * columns);
+            for (const Setting &setting : every_setting(GetParam())) {
+                Bench bench(setting);
+                const std::vector<float> whole = product(bench, matrix, x, n, n);
+                std::vector<std::unique_ptr<Packed>> packed;
+                Buffer<float> in(bench, x), out(bench, static_cast<size_t>(n) * rows);
+                struct matmul_part parts[4] = {};
+                size_t bytes = 0;
+                for (int i = 0; i < 4; i++) {
+                    packed.push_back(std::make_unique<Packed>(bench, pieces[i]));
+                    parts[i].weight = packed[i]->weight();
+                    parts[i].out = out.at() + cuts[i];
+                    parts[i].out_stride = rows;
+                    bytes += device_packed_bytes(bench.device, type, pieces[i].rows, columns);
+                }
+                op_matmul(bench.stream, parts, 4, in.at(), columns, n);
+                EXPECT_TRUE(same_bits(out.read(), whole)) << setting.name() << " " << tensor_traits(type)->name;
+                EXPECT_LE(bytes, device_packed_bytes(bench.device, type, rows, columns)) << setting.name();
             }
         }
     }
