@@ -98,7 +98,8 @@ CUDA_ARCHITECTURES ?= 80 86 89 90
 comma := ,
 space := $() $()
 CUDA_CODE := $(subst $(space),$(comma),$(patsubst %,sm_%,$(CUDA_ARCHITECTURES)) compute_$(CUDA_LEAST))
-NVCC_FLAGS := -std=c++17 -O3 -fmad=false -lineinfo -gencode 'arch=compute_$(CUDA_LEAST),code=[$(CUDA_CODE)]' \
+# What ptxas says of every kernel is kept beside the object, for tests/tools/cuda_resources.py.
+NVCC_FLAGS := -std=c++17 -O3 -fmad=false -lineinfo -Xptxas -v -gencode 'arch=compute_$(CUDA_LEAST),code=[$(CUDA_CODE)]' \
               -Xcompiler -Wall,-Wextra,-Wno-unused-parameter,-ffp-contract=off
 
 ifneq ($(filter 1 emulated,$(CUDA)),)
@@ -112,7 +113,7 @@ LDLIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(BUILD)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,NVCC,$@)
-	$(Q)$(NVCC) -I. -MMD -MP -MF $(@:.o=.d) $(NVCC_FLAGS) -c $< -o $@
+	$(Q)$(NVCC) -I. -MMD -MP -MF $(@:.o=.d) $(NVCC_FLAGS) -c $< -o $@ 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas); exit 1; }
 endif
 
 ifeq ($(CUDA),emulated)
@@ -255,7 +256,7 @@ offload-show: $(BUILD)/metronome ## the demo model with half of its weights in h
 
 PYTHON ?= python3
 CHECK = @CC='$(CC)' CXX='$(CXX)' $(PYTHON) tests/run.py
-.PHONY: test asan tsan cuemu cuda cuda-resources fuzz house format format-check tidy e2e demo
+.PHONY: test asan tsan cuemu cuda cuda-resources gpu-check fuzz house format format-check tidy e2e demo
 test: ## every test there is (scripts/test does it from a fresh machine)
 	$(CHECK)
 asan: ## unit tests under the address and undefined-behaviour sanitizers
@@ -267,8 +268,10 @@ cuemu: ## the cuda device and every kernel on the emulator; no GPU is needed
 cuda: ## nvcc compiles everything for every architecture (make CUDA=1 builds the program)
 	$(CHECK) cuda
 cuda-resources: ## what every kernel takes, into docs/cuda-resources.md
-	@$(MAKE) --no-print-directory CUDA=1 build/release-cuda/libkernels.a
+	@$(MAKE) --no-print-directory VARIANT=release CUDA=1 build/release-cuda/libkernels.a
 	$(Q)$(PYTHON) tests/tools/cuda_resources.py build/release-cuda/kernels/cuda --write
+gpu-check: ## on a machine with a GPU: kernels, models, offloading and the demo on it
+	$(Q)$(PYTHON) tests/tools/gpu_check.py
 fuzz: ## every fuzz target, on its seeds and for a fixed short time
 	$(CHECK) fuzz
 e2e: ## the program as its users meet it

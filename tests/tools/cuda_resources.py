@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What every CUDA kernel takes of a multiprocessor, for every architecture: docs/cuda-resources.md.
 
-Reads the objects that `make CUDA=1` has built with cuobjdump. A kernel whose threads need memory of their own (a spill,
-or an array that is indexed at run time) is slow; only those named in STACK_ALLOWED may.
+Reads what ptxas said when `make CUDA=1` compiled them. A kernel that spills registers, or keeps an array on a stack of
+its own because it is indexed at run time, is slow; only those named in STACK_ALLOWED may.
 
 Usage: tests/tools/cuda_resources.py FOLDER [--write]     FOLDER: build/release-cuda/kernels/cuda
 Without --write the committed table is checked: exit status 1, with what differs, if it is out of date. The compiler's
@@ -29,10 +29,6 @@ def run(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def tool(name):
-    return os.path.join(CUDA_HOME, "bin", name)
-
-
 def short_name(name):
     """'void (anonymous namespace)::norm_kernel<(bool)1>(float *, unsigned int)' is 'norm_kernel<1>'."""
     name = re.sub(r"_GLOBAL__N__\w+::|\(anonymous namespace\)::|<unnamed>::", "", name)
@@ -48,33 +44,32 @@ def short_name(name):
 
 
 def read_resources(folder):
-    """{(file, kernel): {architecture: (registers, stack, shared)}}"""
+    """{(file, kernel): {architecture: {"registers", "stack", "spilled", "shared"}}}"""
     found = {}
-    for path in sorted(glob.glob(os.path.join(folder, "*.o"))):
-        source = os.path.basename(path)[:-2] + ".cu"
+    for path in sorted(glob.glob(os.path.join(folder, "*.ptxas"))):
+        source = os.path.basename(path)[:-len(".ptxas")] + ".cu"
         if not os.path.exists(os.path.join(ROOT, "kernels", "cuda", source)):
-            continue
-        text = run(tool("cuobjdump"), "--dump-resource-usage", path)
-        text = run_filter(text)
-        architecture = function = None
+            continue  # of a file that is no more
+        with open(path, encoding="utf-8") as file:
+            text = subprocess.run(["c++filt"], input=file.read(), capture_output=True, text=True, check=True).stdout
+        use = None
         for line in text.split("\n"):
-            if match := re.match(r"\s*arch = (sm_\d+)", line):
-                architecture = match.group(1)
-            elif match := re.match(r"\s*Function (.+):$", line):
-                function = short_name(match.group(1))
-            elif function and (match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", line)):
-                found.setdefault((source, function), {})[architecture] = tuple(map(int, match.groups()))
-                function = None
+            if match := re.search(r"Compiling entry function '(.+)' for '(sm_\d+)'", line):
+                use = found.setdefault((source, short_name(match.group(1))), {}).setdefault(match.group(2), {})
+            elif use is None:
+                continue
+            elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", line):
+                use.setdefault("stack", int(match.group(1)))  # the first is the kernel's, others are its callees'
+                use["spilled"] = use.get("spilled", 0) + int(match.group(2))
+            elif match := re.search(r"Used (\d+) registers", line):
+                shared = re.search(r"(\d+) bytes smem", line)
+                use.update(registers=int(match.group(1)), shared=int(shared.group(1)) if shared else 0)
+                use = None
     return found
 
 
-def run_filter(text):
-    """The text with C++ names as they are written."""
-    return subprocess.run([tool("cu++filt")], input=text, capture_output=True, text=True, check=True).stdout
-
-
 def compiler():
-    return re.search(r"V(\d+\.\d+)\.", run(tool("nvcc"), "--version")).group(1)
+    return re.search(r"V(\d+\.\d+)\.", run(os.path.join(CUDA_HOME, "bin", "nvcc"), "--version")).group(1)
 
 
 def table(found):
@@ -93,11 +88,8 @@ def table(found):
         "|---|---|" + "---|" * (len(architectures) + 1),
     ]
     for (source, kernel), row in sorted(found.items()):
-        cells = []
-        for arch in architectures:
-            registers, stack, _ = row.get(arch, (0, 0, 0))
-            cells.append(f"{registers}" + (f" + {stack} B of stack" if stack else ""))
-        shared = max(row[arch][2] for arch in row)
+        cells = [describe(row[arch]) if arch in row else "" for arch in architectures]
+        shared = max(use["shared"] for use in row.values())
         lines.append(f"| {source} | `{kernel}` | " + " | ".join(cells) + f" | {shared} |")
     if STACK_ALLOWED:
         lines += ["", "Stacks that are meant:", ""]
@@ -105,10 +97,15 @@ def table(found):
     return "\n".join(lines) + "\n"
 
 
+def describe(use):
+    stack = f" + {use['stack']} B of stack" if use["stack"] else ""
+    return f"{use['registers']}{stack}"
+
+
 def stacks(found):
-    return [f"{source}: {kernel} uses {row[arch][1]} bytes of stack on {arch}: it spills, or indexes registers"
-            for (source, kernel), row in sorted(found.items()) for arch in sorted(row)
-            if row[arch][1] and kernel not in STACK_ALLOWED]
+    return [f"{source}: {kernel} spills {use['spilled']} bytes and has {use['stack']} of stack on {arch}"
+            for (source, kernel), row in sorted(found.items()) for arch, use in sorted(row.items())
+            if (use["stack"] or use["spilled"]) and kernel not in STACK_ALLOWED]
 
 
 def main():
