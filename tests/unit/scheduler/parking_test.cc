@@ -149,7 +149,7 @@ void overload(Engine &engine, struct random_state *random, uint32_t count, Sums 
 
 TEST(Parking, TokensAreTheSameHoweverOftenBlocksCome) {
     Sums sums;
-    for (uint64_t seed = 1; seed <= (SANITIZED ? 3 : 24); seed++) {
+    for (uint64_t seed = 1; seed <= (SANITIZED ? 3 : 18); seed++) {
         SCOPED_TRACE("seed " + std::to_string(seed));
         struct random_state random;
         random_seed(&random, seed);
@@ -244,7 +244,7 @@ TEST(Parking, BlocksMoveWhenWeightsComeBack) {
 // On simulated hardware, where nothing is computed: hundreds of seeds of scheduling, memory and the link.
 TEST(Parking, OnSim) {
     Sums sums;
-    for (uint64_t seed = 1; seed <= (SANITIZED ? 10 : 150); seed++) {
+    for (uint64_t seed = 1; seed <= (SANITIZED ? 10 : 100); seed++) {
         SCOPED_TRACE("seed " + std::to_string(seed));
         struct random_state random;
         random_seed(&random, seed);
@@ -281,7 +281,7 @@ TEST_F(EngineTest, ParkedBlocksOfTheDemoModel) {
     if (SANITIZED) {
         GTEST_SKIP() << "what would be parked takes minutes to compute; the tiny models park the same way";
     }
-    const uint32_t tokens = 48;
+    const uint32_t tokens = 40;
     Options options;
     options.context = 96;
     options.max_sequences = 6;
