@@ -29,7 +29,7 @@ void rig_open(const struct rig_config *config, struct rig *rig) {
                                    .offload_options = config->options,
                                    .offload_slabs = config->slabs,
                                    .link_bytes_per_s = (uint64_t)config->link_bytes_per_s,
-                                   .tpot_ns = config->tpot_ns,
+                                   .promise = {.tpot_ns = config->tpot_ns},
                                    .record = config->record};
     rig_check(device_open(&device, &rig->device));
     rig_check(model_open_weights(config->model, &rig->model));

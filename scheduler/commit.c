@@ -102,6 +102,7 @@ static uint32_t draw_token(struct engine *engine, const struct sequence *sequenc
 }
 
 static void note_token_time(struct engine *engine, struct sequence *sequence, uint64_t now) {
+    deadlines_judge(sequence, now);
     pthread_mutex_lock(&engine->stats_lock);
     if (sequence->first_token_ns == 0) {
         sequence->first_token_ns = now;
@@ -166,6 +167,13 @@ void finish_sequence(struct engine *engine, struct sequence *sequence, enum fini
     uint64_t now = device_now_ns(engine->device);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.finished[reason]++;
+    bool whole = reason == FINISH_STOP || reason == FINISH_LENGTH;
+    if (whole && (request->promise.ttft_ns > 0 || request->promise.tpot_ns > 0)) {
+        engine->stats.promised++;
+        engine->stats.kept += !sequence->late_first && sequence->late_later == 0;
+        engine->stats.late_first += sequence->late_first;
+        engine->stats.late_later += sequence->late_later > 0;
+    }
     histogram_observe(&engine->stats.e2e_s, (double)(now - request->arrival_ns) / (double)NS_PER_S);
     pthread_mutex_unlock(&engine->stats_lock);
     struct engine_event last = {

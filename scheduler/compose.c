@@ -4,8 +4,8 @@
  * it has lost when its turn comes again is computed again, to the same bits. */
 #include "scheduler/engine_internal.h"
 
-/* One admission in so many is of a sequence that is late already, if there is one. */
-#define LATE_SHARE 8
+/* One admission in so many is of a sequence that waits behind, if there is one. */
+#define BEHIND_SHARE 8
 
 /* Room is short when less than one part in so many is left of the places for sequences, or of the KV cache. */
 #define CROWD 4
@@ -103,28 +103,28 @@ static bool has_room(const struct engine *engine, const struct sequence *sequenc
     return engine->running_count == 0 || available_blocks(engine) >= needed + kept;
 }
 
-/* Where the next sequence to be admitted stands first, NULL if none waits. Those that can still be in time go before
- * those that cannot, so that an overload costs the promises of some and not of all; but every so many admissions are
- * the longest waiting of these, so that everybody's turn comes. */
+/* Where the next sequence to be admitted stands first, NULL if none waits. Those that can be in time go before those
+ * that cannot, or that were promised nothing, so that an overload costs the promises of some and not of all; but every
+ * so many admissions one is of these, so that everybody's turn comes. */
 static struct sequence_queue *next_line(struct engine *engine) {
     uint64_t now = device_now_ns(engine->device);
     while (engine->waiting.count > 0 && !queue_at(&engine->waiting, 0)->preempted &&
            deadlines_lost(engine, queue_at(&engine->waiting, 0), now)) {
-        queue_push_back(&engine->late, queue_pop_front(&engine->waiting));
+        queue_push_back(&engine->behind, queue_pop_front(&engine->waiting));
     }
     bool preempted = engine->waiting.count > 0 && queue_at(&engine->waiting, 0)->preempted;
-    bool late_turn = engine->late.count > 0 && engine->admissions == LATE_SHARE - 1 && !preempted;
-    if (engine->waiting.count > 0 && !late_turn) {
+    bool their_turn = engine->behind.count > 0 && engine->admissions == BEHIND_SHARE - 1 && !preempted;
+    if (engine->waiting.count > 0 && !their_turn) {
         return &engine->waiting;
     }
-    return engine->late.count > 0 ? &engine->late : NULL;
+    return engine->behind.count > 0 ? &engine->behind : NULL;
 }
 
 static void admit(struct engine *engine, struct sequence_queue *line) {
     struct sequence *sequence = queue_pop_front(line);
     bool grown = grow_blocks(engine, sequence, sequence->count);
     CHECK(grown);
-    engine->admissions = (engine->admissions + 1) % LATE_SHARE;
+    engine->admissions = (engine->admissions + 1) % BEHIND_SHARE;
     if (sequence->admitted_ns == 0) {
         sequence->admitted_ns = device_now_ns(engine->device);
     }

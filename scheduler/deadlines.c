@@ -1,20 +1,39 @@
 /* When tokens are due, and what follows from it: who is lost, how many prompt tokens fit beside those that generate,
  * and what an iteration asks of the offload engine.
  *
- * A request's first token is due ttft after its arrival, token n after it n * tpot after the first. Times to come are
- * the offload engine's predictions; without a record there are none, and nothing is lost before it is late. */
+ * Times to come are the offload engine's predictions; without a record there are none, and nothing is lost before it is
+ * late. */
 #include "scheduler/engine_internal.h"
 
 #define NEVER UINT64_MAX
 #define LEAST_PROMPT_ROWS 16
 #define CATCH_UP 8
 
-static uint64_t first_token_due(const struct engine *engine, const struct sequence *sequence) {
-    return engine->config.ttft_ns > 0 ? sequence->request->arrival_ns + engine->config.ttft_ns : NEVER;
+uint64_t deadlines_first_token(const struct sequence *sequence) {
+    const struct request *request = sequence->request;
+    return request->promise.ttft_ns > 0 ? request->arrival_ns + request->promise.ttft_ns : NEVER;
+}
+
+/* When the next token of a sequence that has generated `generated` is due. */
+static uint64_t token_due(const struct sequence *sequence, uint32_t generated) {
+    const uint64_t tpot_ns = sequence->request->promise.tpot_ns;
+    if (sequence->first_token_ns == 0) {
+        return deadlines_first_token(sequence);
+    }
+    return tpot_ns > 0 ? sequence->first_token_ns + generated * tpot_ns : NEVER;
+}
+
+void deadlines_judge(struct sequence *sequence, uint64_t now) {
+    bool late = now > token_due(sequence, sequence_generated(sequence) - 1);
+    if (sequence->first_token_ns == 0) {
+        sequence->late_first = late;
+    } else {
+        sequence->late_later += late;
+    }
 }
 
 bool deadlines_lost(const struct engine *engine, const struct sequence *sequence, uint64_t now) {
-    uint64_t due = first_token_due(engine, sequence);
+    uint64_t due = deadlines_first_token(sequence);
     if (sequence->first_token_ns != 0 || due == NEVER) {
         return false;
     }
@@ -24,21 +43,21 @@ bool deadlines_lost(const struct engine *engine, const struct sequence *sequence
 }
 
 /* Until a sequence's next token is due; NEVER if none is, or if it is late already: it then hurries nobody. */
-static uint64_t time_left(const struct engine *engine, const struct sequence *sequence, uint64_t now) {
-    uint64_t due = first_token_due(engine, sequence);
-    if (sequence->first_token_ns != 0) {
-        const uint64_t tpot_ns = engine->config.tpot_ns;
-        due = tpot_ns > 0 ? sequence->first_token_ns + sequence_generated(sequence) * tpot_ns : NEVER;
-    }
+static uint64_t time_left(const struct sequence *sequence, uint64_t now) {
+    uint64_t due = token_due(sequence, sequence_generated(sequence));
     return due == NEVER || due <= now ? NEVER : due - now;
+}
+
+static uint64_t tpot_of(const struct sequence *sequence) {
+    return sequence->request->promise.tpot_ns > 0 ? sequence->request->promise.tpot_ns : NEVER;
 }
 
 /* How long the iteration with a generating sequence's next token may take. A token that comes early leaves its time to
  * those after it (struct offload_demand, slack_ns); one that has fallen behind catches up over the next CATCH_UP, for
  * an iteration whose slabs come back to the device gains nothing yet. */
-static uint64_t next_token_share(const struct engine *engine, const struct sequence *sequence, uint64_t now) {
-    const uint64_t tpot_ns = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : NEVER;
-    uint64_t left = time_left(engine, sequence, now);
+static uint64_t next_token_share(const struct sequence *sequence, uint64_t now) {
+    const uint64_t tpot_ns = tpot_of(sequence);
+    uint64_t left = time_left(sequence, now);
     return left < tpot_ns ? tpot_ns - (tpot_ns - left) / CATCH_UP : tpot_ns;
 }
 
@@ -46,8 +65,8 @@ static uint64_t next_token_share(const struct engine *engine, const struct seque
  * time, with an iteration that takes at least `least_ns`, hurries nobody. */
 static uint64_t prompt_share(const struct engine *engine, const struct sequence *sequence, uint64_t now,
                              uint64_t least_ns) {
-    const uint64_t usual = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : NEVER;
-    uint64_t left_ns = time_left(engine, sequence, now);
+    const uint64_t usual = tpot_of(sequence);
+    uint64_t left_ns = time_left(sequence, now);
     if (left_ns == NEVER || engine->waiting.count > 0) {
         return usual;
     }
@@ -70,9 +89,9 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
-            uint64_t left = time_left(engine, sequence, now);
+            uint64_t left = time_left(sequence, now);
             slack_ns = left < slack_ns ? left : slack_ns;
-            uint64_t share = sequence->first_token_ns != 0 ? next_token_share(engine, sequence, now)
+            uint64_t share = sequence->first_token_ns != 0 ? next_token_share(sequence, now)
                                                            : prompt_share(engine, sequence, now, least_ns);
             demand.deadline_ns = share < demand.deadline_ns ? share : demand.deadline_ns;
         }
@@ -82,17 +101,20 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
 }
 
 uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now) {
-    if (engine->config.tpot_ns == 0 || decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded) {
+    if (decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded) {
         return most;
     }
     uint64_t share = NEVER, context = 0;
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
-            uint64_t own = next_token_share(engine, sequence, now);
+            uint64_t own = next_token_share(sequence, now);
             share = own < share ? own : share;
             context += sequence->computed;
         }
+    }
+    if (share == NEVER) {
+        return most;
     }
     double mean = (double)context / decode_rows;
     uint32_t good = LEAST_PROMPT_ROWS, bad = most + 1;

@@ -178,7 +178,7 @@ static struct status create_queues(struct engine *engine) {
     }
     TRY(queue_create(&engine->submitted, config->max_queue));
     TRY(queue_create(&engine->waiting, requests));
-    TRY(queue_create(&engine->late, requests));
+    TRY(queue_create(&engine->behind, requests));
     return sampler_create(engine->vocabulary, &engine->sampler);
 }
 
@@ -202,7 +202,7 @@ static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
     struct offload_report report = offload_report(engine->offload);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.running = engine->running_count;
-    engine->stats.waiting = engine->waiting.count + engine->late.count;
+    engine->stats.waiting = engine->waiting.count + engine->behind.count;
     engine->stats.offload = report;
     engine->stats.kv_blocks = report.kv_blocks;
     engine->stats.kv_blocks_free = report.kv_blocks_free;
@@ -213,17 +213,18 @@ static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
 /* Can the promise be kept at all: one sequence decoding, with what has to leave the device streamed? Baselines that
  * know no deadlines are not held to it, but it is said. */
 static struct status check_promise(const struct engine *engine) {
-    if (engine->config.tpot_ns == 0) {
+    if (engine->config.promise.tpot_ns == 0) {
         return STATUS_SUCCESS;
     }
     struct plan_prediction prediction = offload_predict(engine->offload, 1, 64);
-    if (prediction.iteration_ns > engine->config.tpot_ns) {
+    if (prediction.iteration_ns > engine->config.promise.tpot_ns) {
         return status_error(
             STATUS_INVALID,
             "slo.tpot_ms is %.2f and one token takes %.2f ms here, %.2f of them waiting for weights from "
             "host memory: %.2f ms short. Raise slo.tpot_ms, device_memory or link_gbps",
-            (double)engine->config.tpot_ns / 1e6, (double)prediction.iteration_ns / 1e6,
-            (double)prediction.stall_ns / 1e6, (double)(prediction.iteration_ns - engine->config.tpot_ns) / 1e6);
+            (double)engine->config.promise.tpot_ns / 1e6, (double)prediction.iteration_ns / 1e6,
+            (double)prediction.stall_ns / 1e6,
+            (double)(prediction.iteration_ns - engine->config.promise.tpot_ns) / 1e6);
     }
     return STATUS_SUCCESS;
 }
@@ -242,8 +243,9 @@ static struct status prepare(struct engine *engine) {
             TRY(profile_measure(engine->forward, engine->offload, &engine->limits, &engine->record));
         }
         engine->recorded = true;
-        uint64_t deadline_ns = engine->config.tpot_ns > 0 ? engine->config.tpot_ns : UINT64_MAX;
+        uint64_t deadline_ns = engine->config.promise.tpot_ns > 0 ? engine->config.promise.tpot_ns : UINT64_MAX;
         TRY(offload_set_record(engine->offload, &engine->record, deadline_ns));
+        engine->least_token_ns = offload_least_ns(engine->offload, 1, 64);
         TRY(check_promise(engine));
     }
     TRY(find_end_tokens(engine));
@@ -290,12 +292,12 @@ static void fail_everything(struct engine *engine, enum finish_reason reason, co
     while (engine->running_count > 0) {
         finish_sequence(engine, engine->running[--engine->running_count], reason, status);
     }
-    uint32_t waited = engine->waiting.count + engine->late.count;
+    uint32_t waited = engine->waiting.count + engine->behind.count;
     while (engine->waiting.count > 0) {
         finish_sequence(engine, queue_pop_front(&engine->waiting), reason, status);
     }
-    while (engine->late.count > 0) {
-        finish_sequence(engine, queue_pop_front(&engine->late), reason, status);
+    while (engine->behind.count > 0) {
+        finish_sequence(engine, queue_pop_front(&engine->behind), reason, status);
     }
     pthread_mutex_lock(&engine->lock);
     engine->pending -= waited;
@@ -332,7 +334,7 @@ static void end_cancelled(struct engine *engine) {
         }
     }
     engine->running_count = kept;
-    uint32_t removed = end_cancelled_in(engine, &engine->waiting) + end_cancelled_in(engine, &engine->late);
+    uint32_t removed = end_cancelled_in(engine, &engine->waiting) + end_cancelled_in(engine, &engine->behind);
     pthread_mutex_lock(&engine->lock);
     engine->pending -= removed;
     pthread_mutex_unlock(&engine->lock);
@@ -366,7 +368,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
     if (engine_take_submitted(engine)) {
         end_cancelled(engine);
     }
-    *idle = engine->running_count == 0 && engine->waiting.count == 0 && engine->late.count == 0;
+    *idle = engine->running_count == 0 && engine->waiting.count == 0 && engine->behind.count == 0;
     if (*idle) {
         publish_stats(engine, 0);
         return STATUS_SUCCESS;
@@ -478,7 +480,7 @@ void engine_destroy(struct engine *engine) {
     sampler_destroy(&engine->sampler);
     queue_destroy(&engine->submitted);
     queue_destroy(&engine->waiting);
-    queue_destroy(&engine->late);
+    queue_destroy(&engine->behind);
     free(engine->events);
     free(engine->running);
     free(engine->logits_wanted);

@@ -19,6 +19,12 @@
 
 struct engine;
 
+/* When tokens are due: the first `ttft_ns` after the request's arrival, token n after it n * `tpot_ns` after the first.
+ */
+struct promise {
+    uint64_t ttft_ns, tpot_ns; /* 0: nothing is promised */
+};
+
 struct engine_config {
     uint32_t context;          /* longest prompt + completion, tokens; 0: the model's own */
     uint32_t max_sequences;    /* in one iteration */
@@ -35,7 +41,7 @@ struct engine_config {
     const char *offload_bus;     /* a link that other engines use too; NULL or "": none */
     uint32_t offload_slabs;      /* pieces of a layer that may be offloaded one by one; 0: chosen */
     uint64_t link_bytes_per_s;   /* nominal; 0: measured */
-    uint64_t ttft_ns, tpot_ns;   /* promised; 0: none */
+    struct promise promise;      /* to requests that bring none */
     uint64_t seed;               /* for requests that bring none */
     const struct record *record; /* measured before, in the same circumstances; NULL: measured at the start */
 };
@@ -94,15 +100,18 @@ struct request {
     uint32_t *prompt; /* (prompt_count) token ids, prompt_count >= 1 */
     uint32_t prompt_count;
     struct sampling sampling;
-    uint64_t arrival_ns;  /* clock_now_ns() when its bytes were complete; TTFT counts from here */
-    void *owner;          /* the submitter's own; untouched */
-    void *engine_private; /* the engine's own */
-    uint64_t id;          /* given by engine_submit() */
-    int cancelled;        /* set by engine_cancel() */
+    uint64_t arrival_ns;    /* clock_now_ns() when its bytes were complete; TTFT counts from here */
+    bool has_promise;       /* of its own, ... */
+    struct promise promise; /* ... this; else the engine's, which engine_submit() writes here */
+    void *owner;            /* the submitter's own; untouched */
+    void *engine_private;   /* the engine's own */
+    uint64_t id;            /* given by engine_submit() */
+    int cancelled;          /* set by engine_cancel() */
 };
 
-/* Takes the request into the queue. STATUS_INVALID: does not fit the context or the KV cache at all (the message
- * says both numbers); STATUS_BUSY: the queue is full; STATUS_UNAVAILABLE: draining or stopped. */
+/* Takes the request into the queue. STATUS_INVALID: does not fit the context or the KV cache at all, or promises what
+ * one token alone takes longer for (the message says both numbers); STATUS_BUSY: the queue is full; STATUS_UNAVAILABLE:
+ * draining or stopped. */
 struct status engine_submit(struct engine *engine, struct request *request);
 
 /* Asks that the request end now, wherever it is: its blocks are free within one iteration, and its last event comes
@@ -175,7 +184,9 @@ struct engine_stats {
     uint64_t resumed;           /* preempted sequences that went on with nothing lost */
     uint64_t recomputed_tokens; /* of the others: KV given up, to be computed again */
     uint64_t finished[FINISH_ERROR + 1];
-    uint64_t iteration_ns; /* of the last iteration, wall */
+    uint64_t promised, kept, late_first, late_later; /* requests that ended and were promised something; of them, those
+                                                        of which no token was late; the first one; another */
+    uint64_t iteration_ns;                           /* of the last iteration, wall */
     uint32_t context, max_sequences;
     struct histogram ttft_s, tpot_s, e2e_s, queue_s, iteration_tokens;
     struct offload_report offload;

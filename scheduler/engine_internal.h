@@ -30,17 +30,18 @@ struct engine {
     bool recorded;
     struct forward_limits limits;
     uint32_t vocabulary;
-    uint32_t kv_blocks; /* in all */
-    uint32_t *banned;   /* what min_tokens bans: (end_count) end tokens, then room for a request's own */
+    uint32_t kv_blocks;      /* in all */
+    uint64_t least_token_ns; /* what an iteration of one token takes at the least, nothing streamed; 0: not known */
+    uint32_t *banned;        /* what min_tokens bans: (end_count) end tokens, then room for a request's own */
     uint32_t end_count;
     char *piece; /* (piece_capacity) text of one token */
     size_t piece_capacity;
 
     struct sequence **running; /* (running_count), in order of admission; max_sequences */
     uint32_t running_count;
-    struct sequence_queue waiting; /* preempted ones at the front, then by arrival */
-    struct sequence_queue late;    /* whose first token cannot come in time any more, by arrival: they wait behind */
-    uint32_t admissions;           /* so far, modulo LATE_SHARE */
+    struct sequence_queue waiting; /* preempted ones at the front, then by when their first token is due */
+    struct sequence_queue behind;  /* whose first token is not promised, or cannot come in time any more */
+    uint32_t admissions;           /* so far, modulo BEHIND_SHARE */
     bool crowded;                  /* KV blocks or places for sequences are short, or soon will be */
     bool *logits_wanted;           /* (limits.logit_rows) */
     struct status fault;           /* of the device: everything fails after it */
@@ -75,9 +76,10 @@ void queue_push_back(struct sequence_queue *queue, struct sequence *sequence);
 void queue_push_front(struct sequence_queue *queue, struct sequence *sequence);
 struct sequence *queue_pop_front(struct sequence_queue *queue);
 struct sequence *queue_at(const struct sequence_queue *queue, uint32_t index);
+void queue_insert_at(struct sequence_queue *queue, uint32_t index, struct sequence *sequence);
 void queue_remove_at(struct sequence_queue *queue, uint32_t index);
 
-/* Moves what was submitted to `waiting`; returns whether a cancellation is to be looked for. */
+/* Moves what was submitted into line; returns whether a cancellation is to be looked for. */
 bool engine_take_submitted(struct engine *engine);
 /* Blocks until there is room, or drops a token's event when the engine is stopping; last events never wait. */
 void engine_push_event(struct engine *engine, const struct engine_event *event);
@@ -88,6 +90,10 @@ uint32_t compose_iteration(struct engine *engine);
 void compose_block_table(struct engine *engine);
 
 /* deadlines.c */
+/* When the first token of a waiting sequence is due; UINT64_MAX: no time is promised. */
+uint64_t deadlines_first_token(const struct sequence *sequence);
+/* Judges the token that was generated last, at `now`. */
+void deadlines_judge(struct sequence *sequence, uint64_t now);
 /* Can the first token of a waiting sequence not come in time any more, were it alone? */
 bool deadlines_lost(const struct engine *engine, const struct sequence *sequence, uint64_t now);
 /* How many of `most` prompt tokens may join `decode_rows` scheduled tokens without making one of these late: 16 or

@@ -47,6 +47,14 @@ struct sequence *queue_at(const struct sequence_queue *queue, uint32_t index) {
     return *queue_place(queue, index);
 }
 
+void queue_insert_at(struct sequence_queue *queue, uint32_t index, struct sequence *sequence) {
+    CHECK(queue->count < queue->capacity && index <= queue->count);
+    for (uint32_t i = queue->count++; i > index; i--) {
+        *queue_place(queue, i) = *queue_place(queue, i - 1);
+    }
+    *queue_place(queue, index) = sequence;
+}
+
 void queue_remove_at(struct sequence_queue *queue, uint32_t index) {
     CHECK(index < queue->count);
     for (uint32_t i = index; i + 1 < queue->count; i++) {
@@ -88,6 +96,11 @@ static struct status check_request(const struct engine *engine, const struct req
                                 request->sampling.stop_tokens[i], engine->vocabulary);
         }
     }
+    if (request->has_promise && request->promise.tpot_ns > 0 && request->promise.tpot_ns < engine->least_token_ns) {
+        return status_error(STATUS_INVALID,
+                            "slo.tpot_ms is %.3f, and one token takes %.3f ms here with nothing beside it; raise it",
+                            (double)request->promise.tpot_ns / 1e6, (double)engine->least_token_ns / 1e6);
+    }
     return STATUS_SUCCESS;
 }
 
@@ -105,6 +118,7 @@ static struct status check_room(const struct engine *engine) {
 
 struct status engine_submit(struct engine *engine, struct request *request) {
     TRY(check_request(engine, request));
+    request->promise = request->has_promise ? request->promise : engine->config.promise;
     pthread_mutex_lock(&engine->lock);
     struct status status = check_room(engine);
     request->id = engine->next_id;
@@ -141,10 +155,28 @@ void engine_cancel(struct engine *engine, struct request *request) {
     pthread_mutex_unlock(&engine->lock);
 }
 
+/* The earliest due first, and of those due at once the first to come; preempted ones stay before all. */
+static void line_up(struct engine *engine, struct sequence *sequence) {
+    uint64_t due = deadlines_first_token(sequence);
+    if (due == UINT64_MAX) {
+        queue_push_back(&engine->behind, sequence);
+        return;
+    }
+    uint32_t at = engine->waiting.count;
+    while (at > 0) {
+        const struct sequence *before = queue_at(&engine->waiting, at - 1);
+        if (before->preempted || deadlines_first_token(before) <= due) {
+            break;
+        }
+        at--;
+    }
+    queue_insert_at(&engine->waiting, at, sequence);
+}
+
 bool engine_take_submitted(struct engine *engine) {
     pthread_mutex_lock(&engine->lock);
     while (engine->submitted.count > 0) {
-        queue_push_back(&engine->waiting, queue_pop_front(&engine->submitted));
+        line_up(engine, queue_pop_front(&engine->submitted));
     }
     bool cancelling = engine->cancelling;
     engine->cancelling = false;

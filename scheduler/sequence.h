@@ -20,6 +20,8 @@ struct sequence {
     uint32_t computed;       /* tokens whose KV is in the cache */
     uint32_t scored;         /* prompt tokens already reported, with echo */
     uint32_t prompt_counted; /* prompt tokens that the statistics have */
+    bool late_first;         /* the first token came late, */
+    uint32_t late_later;     /* and so many of the others */
     uint32_t *blocks;        /* (block_count) KV handles; room for `capacity` tokens */
     uint32_t block_count;
     uint32_t resident;     /* blocks on the device: the first ones; those after them are parked in host memory */

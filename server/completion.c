@@ -303,6 +303,8 @@ static void fill_slot(struct completion *completion, uint32_t index) {
                                                .prompt_count = (uint32_t)prompt->count,
                                                .sampling = request->sampling,
                                                .arrival_ns = http_arrival_ns(completion->exchange),
+                                               .has_promise = request->has_promise,
+                                               .promise = request->promise,
                                                .owner = slot},
                                    .choice = {.index = index}};
     struct sampling *sampling = &slot->request.sampling;

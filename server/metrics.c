@@ -54,6 +54,14 @@ static const struct metric table[] = {
      "From a request's last byte to its end."},
     {"request_queue_time_seconds", HISTOGRAM, HISTOGRAM_OF, ENGINE(queue_s), NULL, true,
      "From a request's last byte to its admission."},
+    /* ours: promises */
+    {"slo_requests_total", COUNTER, U64, ENGINE(promised), "outcome=\"promised\"", true,
+     "Requests that ended and had a promise of slo.ttft_ms or slo.tpot_ms; of them, those of which no token was late; "
+     "the "
+     "first one was; another was."},
+    {"slo_requests_total", COUNTER, U64, ENGINE(kept), "outcome=\"kept\"", true, NULL},
+    {"slo_requests_total", COUNTER, U64, ENGINE(late_first), "outcome=\"late_ttft\"", true, NULL},
+    {"slo_requests_total", COUNTER, U64, ENGINE(late_later), "outcome=\"late_tpot\"", true, NULL},
     /* ours: memory and the link */
     {"kv_blocks", GAUGE, U32, ENGINE(kv_blocks), NULL, true, "KV blocks there are."},
     {"kv_blocks_free", GAUGE, U32, ENGINE(kv_blocks_free), NULL, true, "KV blocks not in use."},

@@ -283,6 +283,35 @@ static struct api_error read_sampling(const cJSON *body, struct completion_reque
     return read_max_tokens(body, request);
 }
 
+/* {"slo": {"ttft_ms": 500, "tpot_ms": 50}}: what this request is promised instead of what the server promises; a time
+ * that is left out, or null, is not promised. */
+static struct api_error read_promise(const cJSON *body, struct completion_request *request) {
+    const cJSON *object = field_of(body, "slo");
+    if (!object) {
+        return fine;
+    }
+    if (!cJSON_IsObject(object)) {
+        return wrong_type("slo", "an object with \"ttft_ms\" and \"tpot_ms\"", object);
+    }
+    uint64_t *const times[] = {&request->promise.ttft_ns, &request->promise.tpot_ns};
+    static const char *const names[] = {"ttft_ms", "tpot_ms"}, *const paths[] = {"slo.ttft_ms", "slo.tpot_ms"};
+    for (int i = 0; i < 2; i++) {
+        const cJSON *item = field_of(object, names[i]);
+        double ms = 0;
+        if (item) {
+            TRY_API(read_number(item, paths[i], 0.001, 1e9, false, &ms));
+        }
+        *times[i] = (uint64_t)(ms * 1e6);
+    }
+    for (const cJSON *item = object->child; item; item = item->next) {
+        if (strcmp(item->string, names[0]) != 0 && strcmp(item->string, names[1]) != 0) {
+            return api_invalid("slo", "slo: has \"%.40s\"; there are ttft_ms and tpot_ms", item->string);
+        }
+    }
+    request->has_promise = true;
+    return fine;
+}
+
 /* ---- prompts and messages ---- */
 
 static struct api_error read_prompt(const cJSON *item, const char *param, struct prompt_source *prompt) {
@@ -497,6 +526,7 @@ struct api_error completion_request_parse(enum openai_api api, const char *body,
     TRY_API(read_stream(document, out));
     TRY_API(read_bool(document, "return_token_ids", &out->return_token_ids));
     TRY_API(read_sampling(document, out));
+    TRY_API(read_promise(document, out));
     return check_not_built(document, out);
 }
 

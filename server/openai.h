@@ -36,6 +36,8 @@ struct completion_request {
     bool stream, include_usage, return_token_ids;
     bool has_max_tokens;      /* sampling.max_tokens was given */
     struct sampling sampling; /* its arrays are owned here */
+    bool has_promise;         /* "slo" was given: */
+    struct promise promise;
 
     /* What the pointers above point into. */
     cJSON *document;

@@ -117,8 +117,7 @@ static struct status create_engine(const struct config *config, struct runtime *
         .offload_bus = config->offload_bus,
         .offload_slabs = (uint32_t)config->offload_slabs,
         .link_bytes_per_s = (uint64_t)(config->link_gbps * 1e9),
-        .ttft_ns = (uint64_t)(config->slo_ttft_ms * 1e6),
-        .tpot_ns = (uint64_t)(config->slo_tpot_ms * 1e6),
+        .promise = {.ttft_ns = (uint64_t)(config->slo_ttft_ms * 1e6), .tpot_ns = (uint64_t)(config->slo_tpot_ms * 1e6)},
         .seed = config->seed,
     };
     struct record_file file;

@@ -105,6 +105,21 @@ class Pages(ApiTest):
         self.assertEqual(after["kv_blocks_free"], after["kv_blocks"])
 
 
+    def test_promises_of_single_requests(self):
+        def outcomes():
+            metrics = self.server.metrics()
+            return [metrics[f'slo_requests_total{{outcome="{outcome}"}}'] for outcome in
+                    ("promised", "kept", "late_ttft", "late_tpot")]
+
+        before = outcomes()
+        generous, hopeless = {"ttft_ms": 600000, "tpot_ms": 600000}, {"ttft_ms": 0.001, "tpot_ms": 600000}
+        text = self.complete()["choices"][0]["text"]
+        self.assertEqual(self.complete(slo=generous)["choices"][0]["text"], text)
+        self.assertEqual(self.complete(slo=hopeless)["choices"][0]["text"], text)
+        self.complete(slo={})
+        self.assertEqual([after - old for after, old in zip(outcomes(), before)], [2, 1, 1, 0])
+
+
 class Completions(ApiTest):
     def test_shape(self):
         reply = self.complete()

@@ -27,8 +27,8 @@ struct Simulated {
         config.max_sequences = 64;
         config.max_queue = 10000;
         config.max_batch_tokens = 512;
-        config.ttft_ns = ttft_ns;
-        config.tpot_ns = tpot_ns;
+        config.promise.ttft_ns = ttft_ns;
+        config.promise.tpot_ns = tpot_ns;
         config.offload_policy = policy;
         config.device_memory = 24ull << 30;
         config.link_bytes_per_s = 24000000000;
@@ -115,6 +115,75 @@ TEST(Deadlines, AnOverloadCostsThePromisesOfSome) {
     }
     EXPECT_GT(most, 0u); // some went before
     EXPECT_LE(most, 20u);
+}
+
+// Requests with promises of their own, all there at once: the earliest due goes first, those with none last, but for
+// one in eight; and every one is judged by its own promise.
+TEST(Deadlines, RequestsMayBringTheirOwnPromise) {
+    Simulated simulated(60000 * MS, 1000 * MS);
+    std::vector<uint32_t> prompt(256, 7);
+    std::vector<struct request> requests(48);
+    for (uint32_t i = 0; i < requests.size(); i++) {
+        requests[i].prompt = prompt.data();
+        requests[i].prompt_count = 256;
+        requests[i].sampling.top_p = requests[i].sampling.repetition_penalty = 1;
+        requests[i].sampling.max_tokens = 4;
+        requests[i].sampling.ignore_eos = true;
+        requests[i].arrival_ns = device_now_ns(simulated.rig.device);
+        requests[i].has_promise = i % 3 > 0;
+        requests[i].promise = i % 3 == 1 ? promise{30000 * MS, 1500 * MS} : promise{0, 0};
+        must(engine_submit(simulated.engine, &requests[i]));
+    }
+    std::vector<uint32_t> order; // by first token
+    std::vector<struct engine_event> events(64);
+    for (bool idle = false; !idle;) {
+        must(engine_step(simulated.engine, &idle));
+        for (uint32_t count; (count = engine_poll(simulated.engine, events.data(), 64)) > 0;) {
+            for (uint32_t i = 0; i < count; i++) {
+                uint32_t index = uint32_t(events[i].request - requests.data());
+                bool seen = std::find(order.begin(), order.end(), index) != order.end();
+                if (events[i].has_token && !seen) {
+                    order.push_back(index);
+                }
+            }
+        }
+    }
+    ASSERT_EQ(order.size(), requests.size());
+    uint32_t best_effort_among_first = 0;
+    for (size_t i = 0; i < 32; i++) {
+        best_effort_among_first += order[i] % 3 == 2;
+    }
+    EXPECT_GE(best_effort_among_first, 3u);
+    EXPECT_LE(best_effort_among_first, 5u);
+    for (size_t i = 0; i < 14; i++) {
+        EXPECT_NE(order[i] % 3, 0u) << "due in a minute, among those due in half of one";
+    }
+    struct engine_stats stats;
+    engine_stats(simulated.engine, &stats);
+    EXPECT_EQ(stats.promised, 32u);
+    EXPECT_EQ(stats.kept, 32u);
+    EXPECT_EQ(stats.late_first + stats.late_later, 0u);
+
+    requests[0].has_promise = true;
+    requests[0].promise = {0, 1 * MS}; // one token of 7 billion parameters takes longer
+    struct status status = engine_submit(simulated.engine, &requests[0]);
+    EXPECT_EQ(status.code, STATUS_INVALID);
+    EXPECT_NE(strstr(status.message, "slo.tpot_ms is 1.000, and one token takes"), nullptr) << status.message;
+}
+
+// What the engine counts of promises is what a client sees.
+TEST(Deadlines, TheEngineJudgesAsClientsDo) {
+    Trace trace(200, 8, 300, 100);
+    Simulated simulated(2000 * MS, 120 * MS);
+    struct replay_report report = simulated.run(trace.trace);
+    struct engine_stats stats;
+    engine_stats(simulated.engine, &stats);
+    EXPECT_EQ(stats.promised, 200u);
+    EXPECT_EQ(stats.kept, report.kept);
+    EXPECT_EQ(stats.late_first, 200 - report.kept_ttft);
+    EXPECT_EQ(stats.late_later, 200 - report.kept_tpot);
+    EXPECT_GT(report.kept, 0u);
+    EXPECT_LT(report.kept, 200u);
 }
 
 // As the load grows, streaming for memory's sake gives way: what is in host memory falls, and with it the time that a

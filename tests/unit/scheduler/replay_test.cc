@@ -29,8 +29,8 @@ struct Simulated {
         config.max_queue = options.max_queue;
         config.max_batch_tokens = 64;
         config.kv_tokens = options.kv_tokens;
-        config.ttft_ns = options.ttft_ns;
-        config.tpot_ns = options.tpot_ns;
+        config.promise.ttft_ns = options.ttft_ns;
+        config.promise.tpot_ns = options.tpot_ns;
         config.offload_policy = options.policy;
         config.device_memory = options.device_memory;
         config.link_bytes_per_s = 1000000000;

@@ -70,7 +70,7 @@ class Engine {
         config.offload_bus = options.bus.c_str();
         config.link_bytes_per_s = (uint64_t)(options.link_gbps * 1e9);
         config.device_memory = options.device_memory;
-        config.tpot_ns = (uint64_t)(options.tpot_ms * 1e6);
+        config.promise.tpot_ns = (uint64_t)(options.tpot_ms * 1e6);
         config.seed = 1;
         config.record = options.record;
         log_set_level(LOG_WARN);

@@ -79,6 +79,24 @@ TEST(OpenAi, EveryField) {
     EXPECT_EQ(parsed.request.sampling.stop_count, 2u); // what the engine needs stays
 }
 
+TEST(OpenAi, APromiseOfItsOwn) {
+    Parsed none(API_COMPLETIONS, R"({"prompt": "x"})");
+    EXPECT_FALSE(none.request.has_promise);
+    Parsed both(API_COMPLETIONS, R"({"prompt": "x", "slo": {"ttft_ms": 500, "tpot_ms": 12.5}})");
+    ASSERT_EQ(both.error.code, 0) << both.error.message;
+    EXPECT_TRUE(both.request.has_promise);
+    EXPECT_EQ(both.request.promise.ttft_ns, 500000000u);
+    EXPECT_EQ(both.request.promise.tpot_ns, 12500000u);
+    Parsed one(API_CHAT,
+               R"({"messages": [{"role": "user", "content": "x"}], "slo": {"ttft_ms": null, "tpot_ms": 50}})");
+    ASSERT_EQ(one.error.code, 0) << one.error.message;
+    EXPECT_EQ(one.request.promise.ttft_ns, 0u);
+    EXPECT_EQ(one.request.promise.tpot_ns, 50000000u);
+    Parsed empty(API_COMPLETIONS, R"({"prompt": "x", "slo": {}})"); // best effort, whatever the server promises others
+    EXPECT_TRUE(empty.request.has_promise);
+    EXPECT_EQ(empty.request.promise.ttft_ns + empty.request.promise.tpot_ns, 0u);
+}
+
 TEST(OpenAi, PromptsAsIds) {
     Parsed one(API_COMPLETIONS, R"({"prompt": [1, 2, 3]})");
     ASSERT_EQ(one.error.code, 0) << one.error.message;
@@ -197,6 +215,11 @@ TEST(OpenAi, RefusesBadCompletions) {
             {R"({"prompt": "x", "best_of": 2})", "best_of", "not built"},
             {R"({"prompt": "x", "best_of": "2"})", "best_of", "expected a whole number"},
             {R"({"prompt": "x", "suffix": "end"})", "suffix", "not built"},
+            {R"({"prompt": "x", "slo": 5})", "slo", "expected an object"},
+            {R"({"prompt": "x", "slo": {"ttft_ms": 0}})", "slo.ttft_ms", "out of range"},
+            {R"({"prompt": "x", "slo": {"tpot_ms": 1e10}})", "slo.tpot_ms", "out of range"},
+            {R"({"prompt": "x", "slo": {"tpot_ms": "50"}})", "slo.tpot_ms", "expected a number"},
+            {R"({"prompt": "x", "slo": {"tpot": 50}})", "slo", "has \"tpot\"; there are ttft_ms and tpot_ms"},
         });
     std::string deep = "{\"prompt\":" + std::string(100, '[') + std::string(100, ']') + "}";
     std::string stop = R"({"prompt": "x", "stop": ")" + std::string(257, 's') + "\"}";
