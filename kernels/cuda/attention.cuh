@@ -320,13 +320,12 @@ __device__ __forceinline__ void accumulate_seen(SpanState<DIM> &state, const uin
         accumulate<TYPE, DIM>(state, weights, value);
         return;
     }
-    accumulate<TYPE, DIM>(state, weights, [&](int h, int i) { return finite_words<TYPE>(value(h, i)); });
     bool spoilt = false;
-#pragma unroll
-    for (int at = 0; at < DIM / 64 * 4; at++) {
-        const uint4 words = value(at / 4, at % 4), finite = finite_words<TYPE>(words);
+    accumulate<TYPE, DIM>(state, weights, [&](int h, int i) {
+        const uint4 words = value(h, i), finite = finite_words<TYPE>(words);
         spoilt |= words.x != finite.x || words.y != finite.y || words.z != finite.z || words.w != finite.w;
-    }
+        return finite;
+    });
     if (__any_sync(EVERY_LANE, spoilt)) {
         patch_values<TYPE, DIM>(state, rows, position, head_dim, bits, lane);
     }

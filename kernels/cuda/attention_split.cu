@@ -40,37 +40,39 @@ __device__ float *partial_of(const AttentionWork &work, const SplitRange &range,
     return work.partials + (slot * range.queries + in_tile) * partial_floats(work.head_dim);
 }
 
-// One KV block in global memory. Positions outside first .. last are zeros, as are dimensions past head_dim.
+// One KV block in global memory: the keys of the tile's kv head, and its values `values_after` bytes on. Positions
+// outside first .. last are zeros, as are dimensions past head_dim.
 struct GlobalStep {
-    const uint8_t *keys, *values;
-    uint32_t position, first, last, head_dim;
+    const uint8_t *keys;
+    uint32_t position;
 
-    __device__ __forceinline__ GlobalStep(const Tile &tile, uint32_t step_position, uint32_t dim) {
-        const uint8_t *block = reinterpret_cast<const uint8_t *>(tile.blocks[step_position / STEP]);
-        keys = block + tile.keys_at;
-        values = block + tile.values_at;
-        position = step_position;
-        first = tile.first;
-        last = tile.last;
-        head_dim = dim;
+    __device__ __forceinline__ GlobalStep(const Tile &tile, uint32_t step_position)
+        : keys(reinterpret_cast<const uint8_t *>(tile.blocks[step_position / STEP]) + tile.keys_at),
+          position(step_position) {
     }
-    __device__ __forceinline__ uint4 chunk(const uint8_t *from, uint32_t token, uint32_t dim) const {
-        if (position + token < first || position + token > last || dim >= head_dim) {
+};
+
+// Reads a tile's steps.
+struct GlobalReader {
+    uint32_t first, last, head_dim, values_after;
+
+    __device__ __forceinline__ uint4 chunk(const GlobalStep &step, uint32_t after, uint32_t token, uint32_t dim) const {
+        if (step.position + token < first || step.position + token > last || dim >= head_dim) {
             return make_uint4(0, 0, 0, 0);
         }
-        return __ldcs(reinterpret_cast<const uint4 *>(from + (token * head_dim + dim) * 2));
+        return __ldcs(reinterpret_cast<const uint4 *>(step.keys + (after + (token * head_dim + dim) * 2)));
     }
-    __device__ __forceinline__ uint4 key(int half, int j, int lane) const {
-        return chunk(keys, lane / 8 + 4 * (lane / 4 % 2) + 8 * half, j * 32 + lane % 4 * 8);
+    __device__ __forceinline__ uint4 key(const GlobalStep &step, int half, int j, int lane) const {
+        return chunk(step, 0, lane / 8 + 4 * (lane / 4 % 2) + 8 * half, j * 32 + lane % 4 * 8);
     }
-    __device__ __forceinline__ uint4 value(int h, int i, int lane) const {
-        return chunk(values, lane % 4 + 4 * i, h * 64 + lane / 4 * 8);
+    __device__ __forceinline__ uint4 value(const GlobalStep &step, int h, int i, int lane) const {
+        return chunk(step, values_after, lane % 4 + 4 * i, h * 64 + lane / 4 * 8);
     }
-    __device__ __forceinline__ uint32_t bits(uint32_t token, uint32_t dim) const {
-        if (position + token < first || position + token > last) {
+    __device__ __forceinline__ uint32_t bits(const GlobalStep &step, uint32_t token, uint32_t dim) const {
+        if (step.position + token < first || step.position + token > last) {
             return 0;
         }
-        return reinterpret_cast<const uint16_t *>(values)[token * head_dim + dim];
+        return reinterpret_cast<const uint16_t *>(step.keys + values_after)[token * head_dim + dim];
     }
 };
 
@@ -79,34 +81,36 @@ template <int DIM> struct Ahead {
     static constexpr bool HELD = DIM <= 128;
     uint4 keys[HELD ? DIM / 32 * 2 : 1], values[HELD ? DIM / 64 * 4 : 1];
 
-    __device__ __forceinline__ void load_keys(const GlobalStep &step, int lane) {
+    __device__ __forceinline__ void load_keys(const GlobalReader &reader, const GlobalStep &step, int lane) {
         if constexpr (HELD) {
 #pragma unroll
             for (int at = 0; at < DIM / 32 * 2; at++) {
-                keys[at] = step.key(at % 2, at / 2, lane);
+                keys[at] = reader.key(step, at % 2, at / 2, lane);
             }
         }
     }
-    __device__ __forceinline__ void load_values(const GlobalStep &step, int lane) {
+    __device__ __forceinline__ void load_values(const GlobalReader &reader, const GlobalStep &step, int lane) {
         if constexpr (HELD) {
 #pragma unroll
             for (int at = 0; at < DIM / 64 * 4; at++) {
-                values[at] = step.value(at / 4, at % 4, lane);
+                values[at] = reader.value(step, at / 4, at % 4, lane);
             }
         }
     }
-    __device__ __forceinline__ uint4 key(const GlobalStep &step, int half, int j, int lane) const {
+    __device__ __forceinline__ uint4 key(const GlobalReader &reader, const GlobalStep &step, int half, int j,
+                                         int lane) const {
         if constexpr (HELD) {
             return keys[j * 2 + half];
         } else {
-            return step.key(half, j, lane);
+            return reader.key(step, half, j, lane);
         }
     }
-    __device__ __forceinline__ uint4 value(const GlobalStep &step, int h, int i, int lane) const {
+    __device__ __forceinline__ uint4 value(const GlobalReader &reader, const GlobalStep &step, int h, int i,
+                                           int lane) const {
         if constexpr (HELD) {
             return values[h * 4 + i];
         } else {
-            return step.value(h, i, lane);
+            return reader.value(step, h, i, lane);
         }
     }
 };
@@ -115,30 +119,35 @@ template <enum kv_type TYPE, int DIM>
 __device__ void walk_span(const AttentionWork &work, const Tile &tile, uint32_t span, const uint4 *queries,
                           SpanState<DIM> &state, int lane) {
     const LaneRows rows = lane_rows(work, tile, lane);
+    const GlobalReader reader = {tile.first, tile.last, work.head_dim,
+                                 static_cast<uint32_t>(work.values_at - work.keys_at)};
     const uint32_t begin = max(span * SPAN, tile.first / STEP * STEP), end = min((span + 1) * SPAN, tile.last + 1);
-    GlobalStep step(tile, begin, work.head_dim);
+    GlobalStep step(tile, begin);
     Ahead<DIM> ahead;
-    ahead.load_keys(step, lane);
-    ahead.load_values(step, lane);
+    ahead.load_keys(reader, step, lane);
+    ahead.load_values(reader, step, lane);
     state.clear();
-    for (uint32_t position = begin; position < end; position += STEP) {
-        const bool more = position + STEP < end;
-        const GlobalStep next(tile, more ? position + STEP : position, work.head_dim);
+    for (uint32_t position = begin; position < end;) {
         Scores scores;
         uint32_t weights[2][4];
         score<TYPE, DIM>(
-            scores, queries, [&](int half, int j) { return ahead.key(step, half, j, lane); }, lane);
-        if (more) {
-            ahead.load_keys(next, lane);
+            scores, queries, [&](int half, int j) { return ahead.key(reader, step, half, j, lane); }, lane);
+        const uint32_t next_position = position + STEP;
+        GlobalStep next = step;
+        if (Ahead<DIM>::HELD && next_position < end) {
+            next = GlobalStep(tile, next_position);
+            ahead.load_keys(reader, next, lane);
         }
         weigh<TYPE, DIM>(state, scores, weights, rows, position, lane);
         accumulate_seen<TYPE, DIM>(
-            state, weights, rows, position, work.head_dim, [&](int h, int i) { return ahead.value(step, h, i, lane); },
-            [&](uint32_t token, uint32_t dim) { return step.bits(token, dim); }, lane);
-        if (more) {
-            ahead.load_values(next, lane);
+            state, weights, rows, position, work.head_dim,
+            [&](int h, int i) { return ahead.value(reader, step, h, i, lane); },
+            [&](uint32_t token, uint32_t dim) { return reader.bits(step, token, dim); }, lane);
+        if (next_position < end) {
+            step = Ahead<DIM>::HELD ? next : GlobalStep(tile, next_position);
+            ahead.load_values(reader, step, lane);
         }
-        step = next;
+        position = next_position;
     }
     state.fold_sums();
 }
