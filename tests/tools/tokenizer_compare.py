@@ -373,8 +373,7 @@ def main():
                 compare_vocabulary(tokenizers, vocabulary, options, folder, tally)
         for case in cases(tokenizers, sentencepiece, options):
             generator = Texts(options.seed, case.specials())
-            made = list(filter(case.fits, generator.make(options.texts)))
-            made += generator.sweep() if options.sweep else []
+            made = list(filter(case.fits, generator.make(options.texts) + (generator.sweep() if options.sweep else [])))
             path = case.write(folder)
             tally.add(case.name, made, compare_case(path, case, made, True))
             if hasattr(case, "without_control"):
