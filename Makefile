@@ -252,6 +252,14 @@ SVG ?= $(BUILD)/offload-drop.svg
 offload-show: $(BUILD)/metronome ## the demo model with half of its weights in host memory, and a link that slows
 	$(Q)$(PYTHON) scripts/offload_show.py --program $(BUILD)/metronome --svg '$(SVG)'
 
+# On a machine with a GPU: make CUDA=1 gpu-bench. QUICK=quick shows that it runs, on the emulator too.
+.PHONY: gpu-bench
+gpu-bench: $(BUILD)/gpu-bench ## the cuda device's kernels against memory's rate and cuBLAS
+	$(Q)$< $(QUICK)
+$(BUILD)/gpu-bench: $(BUILD)/bench/programs/gpu_bench.o $(LIBS_kernels)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
 # ---- the checks: tests/run.py knows how each is run; with no names it runs them all ----
 
 PYTHON ?= python3
