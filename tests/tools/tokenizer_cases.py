@@ -87,7 +87,8 @@ def byte_level_cases(tokenizers):
     base.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
     base.decoder = tokenizers.decoders.ByteLevel()
     base.train(corpus(), tokenizers.trainers.BpeTrainer(
-        vocab_size=3000, initial_alphabet=pre.ByteLevel.alphabet(), special_tokens=["<s>", "</s>"], show_progress=False))
+        vocab_size=3000, initial_alphabet=pre.ByteLevel.alphabet(), special_tokens=["<s>", "</s>"],
+        show_progress=False))
 
     def cut(name, *steps):
         last = pre.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -185,7 +186,8 @@ class PieceCase:
         trainer = field(3, "int", 2) + field(35, "int", bool(ids[BYTE]))
         trainer += field(40, "int", ids[UNKNOWN][0]) + b"".join(
             field(number, "bytes", self.pieces[i][0].encode()) for number, i in zip((46, 47), ids[CONTROL]))
-        normalizer = field(1, "bytes", b"identity") + field(3, "int", self.prefix) + field(4, "int", 0) + field(5, "int", 1)
+        normalizer = field(1, "bytes", b"identity") + field(3, "int", self.prefix)
+        normalizer += field(4, "int", 0) + field(5, "int", 1)  # spaces stay, and are escaped
         return b"".join(parts) + field(2, "bytes", trainer) + field(3, "bytes", normalizer)
 
     def specials(self):
