@@ -139,7 +139,7 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     bool for_others = demand->crowded && decision.why == PLAN_WHY_MEMORY && decision.plan.streamed_slabs < total;
     offload->report.why = plan_why_name(for_others ? PLAN_WHY_SLO : decision.why);
     offload->report.predicted_ns = decision.expected_ns;
-    uint64_t stall_ns = decision.prediction.stall_ns; /* what weights that are there do not cost */
+    uint64_t stall_ns = decision.prediction.stall_ns; /* which there would not be with the weights at home */
     bool mended = decision.expected_ns > demand->deadline_ns && decision.expected_ns <= demand->deadline_ns + stall_ns;
     offload->kv_excess = mended && least > 0 ? blocks_in_the_way(offload) : 0;
 }
