@@ -183,7 +183,7 @@ struct contender {
 static struct plan_load load_of(const struct rig *rig, uint32_t slabs, size_t slab_bytes) {
     const struct record *record = engine_record(rig->engine);
     struct record_cell cell;
-    record_get(record, rig->config.sequences, RIG_CONTEXT / 2, &cell);
+    record_get(record, rig->config.sequences, RIG_CONTEXT / 2.0, &cell);
     return (struct plan_load){.layers = model_shape(rig->model)->layers,
                               .slabs = slabs,
                               .slab_bytes = slab_bytes,
