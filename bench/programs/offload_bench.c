@@ -323,13 +323,12 @@ static void compare_idle(struct bench *bench, uint32_t sequences, uint64_t tpot_
     rig_open(&config, &without);
     config.policy = "metronome";
     rig_open(&config, &with);
-    if (tpot_ns > 0) { /* a link on which nothing gets anywhere by the promised time */
+    if (tpot_ns > 0) { /* by the record, nothing gets over the link by the promised time */
         struct record record = *engine_record(with.engine);
         rig_close(&with);
         record.link_bytes_per_s = 1000000;
         config.record = &record;
         config.tpot_ns = tpot_ns;
-        config.link_bytes_per_s = 1e6;
         rig_open(&config, &with);
     }
     uint32_t iterations = sequences > 1 ? 12 : 40;
