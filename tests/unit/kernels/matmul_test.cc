@@ -249,7 +249,7 @@ TEST_P(EveryMode, ARowDependsOnNeitherItsNeighboursNorChunksNorThreads) {
 // Around the numbers at which devices change to another kernel or another tile.
 TEST_P(EveryMode, AnyNumberOfRowsGivesTheSameBits) {
     Random random(20);
-    const uint32_t n = 70, rows = 40;
+    const uint32_t n = 70, rows = 24;
     for (enum tensor_type type : all_types) {
         const uint32_t columns = quantized(type) ? 768 : 715;
         const Matrix matrix(random, type, rows, columns);
@@ -259,7 +259,7 @@ TEST_P(EveryMode, AnyNumberOfRowsGivesTheSameBits) {
             Bench bench(setting);
             const std::vector<float> whole = product(bench, matrix, x, n, n);
             EXPECT_LE(relative_error(whole, reference_product(matrix, as_seen(setting, type, x), n)), 1e-5);
-            for (uint32_t first : {1, 8, 9, 16, 17, 32, 33, 64, 65}) {
+            for (uint32_t first : {1, 9, 17, 32, 33, 65}) {
                 const std::vector<float> expected(whole.begin(), whole.begin() + static_cast<size_t>(first) * rows);
                 EXPECT_TRUE(same_bits(product(bench, matrix, x, first, first), expected)) << first << " rows";
             }
