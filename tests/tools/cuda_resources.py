@@ -85,7 +85,7 @@ def table(found):
         "Registers of a thread and static shared memory of a block in bytes, for each architecture; dynamic shared memory",
         "is asked for at the launch and not in here. No kernel uses a stack (spills included) but those marked.",
         "",
-        f"Compiled by nvcc {compiler()}. `make cuda-resources` prints this page; the suite `cuda` of tests/run.py checks it.",
+        f"Compiled by nvcc {compiler()}. `make cuda-resources` writes this page; the suite `cuda` of tests/run.py checks it.",
         "",
         f"{len(found)} kernels.",
         "",
