@@ -139,7 +139,7 @@ def main():
             old, new = set(committed.split("\n")), set(text.split("\n"))
             faults += [f"gone: {line}" for line in sorted(old - new)] + [f"new: {line}" for line in sorted(new - old)]
             faults.append("the table is out of date: make cuda-resources writes it")
-    print("\n".join(faults) or f"{len(found)} kernels, none spills")
+    print("\n".join(faults) or f"{len(found)} kernels, none with a stack but those that are meant")
     return 1 if faults else 0
 
 
