@@ -463,8 +463,8 @@ TEST(Clock, AnIdleOrWaitingDeviceUsesNoProcessor) {
     struct event *arrived = d.event();
     std::vector<char> host(200000); // 200 ms
     char *target = d.alloc<char>(host.size());
-    float *x = d.alloc<float>(400 * 256);
-    op_rmsnorm(compute, x, x, x, 1e-5f, 400, 256); // wakes the pool
+    float *x = d.alloc<float>(400 * 256), *gain = d.alloc<float>(256);
+    op_rmsnorm(compute, x, x, gain, 1e-5f, 400, 256); // wakes the pool
     ASSERT_OK(stream_sync(compute));
     uint64_t before_ns = processor_time_ns();
     stream_copy(copies, target, host.data(), host.size(), COPY_HOST_TO_DEVICE);
