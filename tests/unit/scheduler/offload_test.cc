@@ -176,6 +176,7 @@ TEST_F(EngineTest, ImpossibleBudgetsAreRefusedWithWhatIsShort) {
     EXPECT_EQ(status.code, STATUS_NO_MEMORY);
     EXPECT_NE(strstr(status.message, "host_memory"), nullptr) << status.message;
     config.host_memory = 0;
+    config.record = SANITIZED && known_record().known ? &known_record().record : nullptr;
     config.promise.tpot_ns = 1000; // a microsecond a token
     status = engine_create(&config, model, device, &engine);
     EXPECT_EQ(status.code, STATUS_INVALID);
