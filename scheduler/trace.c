@@ -374,11 +374,11 @@ void trace_keep(struct trace *trace, uint32_t count) {
 }
 
 void trace_prompt(const struct trace *trace, uint32_t index, uint32_t vocabulary, uint32_t *ids) {
-    CHECK(index < trace->count && vocabulary > 0);
+    CHECK(index < trace->count && vocabulary > 0 && trace->part_tokens > 0);
     const struct trace_request *request = &trace->requests[index];
     uint64_t alone = random_hash(~trace->seed, index);
     for (uint32_t i = 0; i < request->prompt_tokens; i++) {
-        uint32_t part = trace->part_tokens > 0 ? i / trace->part_tokens : 0;
+        uint32_t part = i / trace->part_tokens;
         uint64_t source =
             part < request->part_count ? random_hash(trace->seed, trace->parts[request->first_part + part]) : alone;
         uint32_t place = part < request->part_count ? i % trace->part_tokens : i;

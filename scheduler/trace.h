@@ -21,7 +21,7 @@ struct trace {
     uint32_t count;
     uint64_t *parts;      /* (part_count) ids of the prompts' parts: equal ids are equal tokens */
     uint32_t part_count;  /* of all requests */
-    uint32_t part_tokens; /* tokens of a part; a prompt's last one may be shorter */
+    uint32_t part_tokens; /* tokens of a part, > 0; a prompt's last one may be shorter */
     uint64_t seed;        /* of the prompts' tokens */
 };
 

@@ -69,13 +69,15 @@ static void add_rule(double x1, double y1, double x2, double y2, const char *col
 
 static void add_axes(const struct chart *chart, const struct span *span, struct text *out) {
     double step = tick_step(span->x), bottom = place_y(span, 0), right = place_x(span, span->x);
-    for (double x = 0; x <= span->x * 1.0001; x += step) {
+    for (uint32_t i = 0; i * step <= span->x * 1.0001; i++) {
+        double x = i * step;
         add_rule(place_x(span, x), TOP, place_x(span, x), bottom, "#eeeeee", out);
         text_addf(out, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%.4g</text>\n", place_x(span, x),
                   bottom + 18, x);
     }
     step = tick_step(span->y);
-    for (double y = 0; y <= span->y * 1.0001; y += step) {
+    for (uint32_t i = 0; i * step <= span->y * 1.0001; i++) {
+        double y = i * step;
         add_rule(LEFT, place_y(span, y), right, place_y(span, y), "#eeeeee", out);
         text_addf(out, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n", LEFT - 6, place_y(span, y) + 4,
                   y);
