@@ -19,9 +19,9 @@ struct staging_slot {
 };
 
 struct layer_state {
-    struct event *asked;   /* compute arrived at the layer */
-    struct event *started; /* ... and had its slabs */
-    struct event *ended;
+    struct event *asked;                  /* compute arrived at the layer */
+    struct event *started;                /* ... and had its slabs */
+    bool waits;                           /* for slabs in this iteration: then the two say how long */
     struct event *came_home;              /* the last slab that was copied to stay */
     struct event *copy_begun, *copy_done; /* of the layer's last streamed slab: a sample of the link */
     uint8_t streamed;                     /* slabs that live in host memory only */
@@ -54,6 +54,7 @@ struct pipeline {
     uint32_t current;          /* layer that is or will be acquired next */
     uint32_t started;          /* layers of this iteration whose start is recorded */
     bool held;                 /* current is acquired */
+    struct event *ended;       /* the last layer of an iteration */
     uint32_t prefetch;
     uint64_t copied_bytes; /* since the last pipeline_times() */
     uint32_t copies;
@@ -83,7 +84,6 @@ static struct status create_events(struct pipeline *pipeline) {
         struct layer_state *layer = &pipeline->layer[i];
         TRY(event_create(device, &layer->asked));
         TRY(event_create(device, &layer->started));
-        TRY(event_create(device, &layer->ended));
         TRY(event_create(device, &layer->came_home));
         TRY(event_create(device, &layer->copy_begun));
         TRY(event_create(device, &layer->copy_done));
@@ -93,6 +93,7 @@ static struct status create_events(struct pipeline *pipeline) {
         TRY(event_create(device, &pipeline->ring[i].released));
     }
     TRY(event_create(device, &pipeline->moved));
+    TRY(event_create(device, &pipeline->ended));
     return stream_create(device, STREAM_COPY, &pipeline->copy);
 }
 
@@ -150,7 +151,6 @@ void pipeline_destroy(struct pipeline *pipeline) {
     for (uint32_t i = 0; pipeline->layer && i < pipeline->shape.layers; i++) {
         event_destroy(pipeline->layer[i].asked);
         event_destroy(pipeline->layer[i].started);
-        event_destroy(pipeline->layer[i].ended);
         event_destroy(pipeline->layer[i].came_home);
         event_destroy(pipeline->layer[i].copy_begun);
         event_destroy(pipeline->layer[i].copy_done);
@@ -160,6 +160,7 @@ void pipeline_destroy(struct pipeline *pipeline) {
         event_destroy(pipeline->ring[i].released);
     }
     event_destroy(pipeline->moved);
+    event_destroy(pipeline->ended);
     free(pipeline->home);
     free(pipeline->owner);
     free(pipeline->absent);
@@ -295,8 +296,11 @@ const void *const *pipeline_acquire(struct pipeline *pipeline, struct stream *co
     struct layer_state *state = &pipeline->layer[layer];
     CHECK(!pipeline->held && layer == pipeline->current);
     pipeline->held = true;
+    state->waits = pipeline->host && (state->streamed > 0 || state->coming);
     if (pipeline->host) {
         pump(pipeline);
+    }
+    if (state->waits) {
         event_record(state->asked, compute);
     }
     if (state->coming) {
@@ -318,7 +322,9 @@ const void *const *pipeline_acquire(struct pipeline *pipeline, struct stream *co
         pipeline->address[slab] = arena_slot_address(pipeline->arena, slot);
     }
     if (pipeline->host) {
-        event_record(state->started, compute);
+        if (state->waits || layer == 0 || pipeline->prefetch > 0) { /* no more events than somebody asks for */
+            event_record(state->started, compute);
+        }
         pipeline->started = layer + 1;
         pump(pipeline); /* copies that may start with this layer */
     }
@@ -328,8 +334,8 @@ const void *const *pipeline_acquire(struct pipeline *pipeline, struct stream *co
 void pipeline_release(struct pipeline *pipeline, struct stream *compute, uint32_t layer) {
     CHECK(pipeline->held && layer == pipeline->current);
     pipeline->held = false;
-    if (pipeline->host) {
-        event_record(pipeline->layer[layer].ended, compute);
+    if (pipeline->host && layer + 1 == pipeline->shape.layers) {
+        event_record(pipeline->ended, compute);
     }
     for (; pipeline->released < pipeline->taken; pipeline->released++) {
         event_record(pipeline->ring[pipeline->released % pipeline->shape.staging].released, compute);
@@ -439,11 +445,12 @@ void pipeline_times(struct pipeline *pipeline, const struct pipeline_busy *busy,
         return;
     }
     uint64_t latest = 0;
+    out->layers_ns = event_time_ns(pipeline->ended) - event_time_ns(pipeline->layer[0].started);
     for (uint32_t i = 0; i < pipeline->shape.layers; i++) {
         const struct layer_state *layer = &pipeline->layer[i];
-        uint64_t asked = event_time_ns(layer->asked), started = event_time_ns(layer->started);
-        out->stall_ns += started - asked;
-        out->layers_ns += event_time_ns(layer->ended) - started;
+        uint64_t waited = layer->waits ? event_time_ns(layer->started) - event_time_ns(layer->asked) : 0;
+        out->stall_ns += waited;
+        out->layers_ns -= i > 0 ? waited : 0; /* the first layer's wait came before its start */
         if (layer->streamed > 0 && event_query(layer->copy_done)) {
             uint64_t begun = event_time_ns(layer->copy_begun), done = event_time_ns(layer->copy_done);
             bool shared = busy && begun < busy->end_ns && done > busy->begin_ns;
