@@ -309,12 +309,12 @@ def suite_unit(runner, _options):
 
 
 def suite_asan(runner, _options):
-    return unit_tests(runner, "asan", None, 240, fixed_addresses(), UBSAN_OPTIONS="print_stacktrace=1",
+    return unit_tests(runner, "asan", None, 420, fixed_addresses(), UBSAN_OPTIONS="print_stacktrace=1",
                       ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1")
 
 
 def suite_tsan(runner, _options):
-    return unit_tests(runner, "tsan", THREADED_ROOMS, 240, fixed_addresses(),
+    return unit_tests(runner, "tsan", THREADED_ROOMS, 420, fixed_addresses(),
                       TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1")
 
 
