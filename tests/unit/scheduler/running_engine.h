@@ -45,7 +45,8 @@ struct Options {
     std::string weights;                   // a model's file, to be used without a tokenizer; empty: the demo model
 };
 
-// What iterations of the demo model cost on cpu. Under the sanitizers measuring it takes most of a test, and is done once.
+// What iterations of the demo model cost on cpu. Under the sanitizers measuring it takes most of a test, and is done
+// once.
 struct KnownRecord {
     struct record record;
     bool known = false;
