@@ -198,7 +198,7 @@ struct plan_choice plan_choose(const struct plan_load *load, uint64_t deadline_n
     search.cap = least(all, limits->bus_slabs);
     search.cap = in_time < search.cap ? (uint32_t)in_time : search.cap;
     struct plan_choice choice = {.feasible = false};
-    bool in_time_at_all = load->before_ns + load->layers * load->layer_ns + load->after_ns <= deadline_ns;
+    bool in_time_at_all = plan_compute_ns(load) <= deadline_ns;
     if (in_time_at_all) {
         search_best(&search, limits, &choice);
         choice.feasible = plan_freed_slabs(&choice.plan) >= limits->floor_slabs;

@@ -96,8 +96,7 @@ static uint32_t granted_slabs(struct offload *offload, const struct plan_load *l
  * time than it gives memory; if they do not fit (k < 0), it is the other way about. */
 static uint32_t most_when_crowded(const struct offload *offload, const struct plan_load *load, uint32_t least) {
     uint32_t total = offload_total_slabs(&offload->config);
-    uint64_t compute_ns = load->before_ns + load->layers * load->layer_ns + load->after_ns;
-    uint64_t hidden = compute_ns / plan_slab_ns(load);
+    uint64_t hidden = plan_compute_ns(load) / plan_slab_ns(load);
     if ((uint64_t)total * load->slab_bytes >= offload->arena.bytes || hidden >= total) {
         return total;
     }

@@ -251,7 +251,7 @@ struct plan_prediction offload_predict(const struct offload *offload, double row
 
 uint64_t offload_least_ns(const struct offload *offload, double rows, double context) {
     struct plan_load load = offload_load_of(offload, rows, context);
-    return offload->recorded ? load.before_ns + load.layers * load.layer_ns + load.after_ns : 0;
+    return offload->recorded ? plan_compute_ns(&load) : 0;
 }
 
 bool offload_wants_record(const struct offload *offload) {

@@ -265,7 +265,7 @@ static void check_plan(const struct plan_load *load, const struct plan *plan) {
 static struct plan_prediction settle(struct pipe *pipe, const struct plan_load *load, const struct plan *plan,
                                      uint64_t slab_ns, bool whole_state) {
     struct plan_prediction prediction = {
-        .compute_ns = load->before_ns + load->layers * load->layer_ns + load->after_ns,
+        .compute_ns = plan_compute_ns(load),
         .link_busy_ns = plan->streamed_slabs * slab_ns,
         .bytes_streamed = plan->streamed_slabs * load->slab_bytes,
         .copies = plan->streamed_slabs,

@@ -77,9 +77,14 @@ void plan_nested(const struct plan_load *load, uint32_t streamed_slabs, uint32_t
  * up to whole nanoseconds. It is the only place where a time is rounded. */
 uint64_t plan_slab_ns(const struct plan_load *load);
 
+/* Before + layers + after: what an iteration takes with every slab resident. */
+static inline uint64_t plan_compute_ns(const struct plan_load *load) {
+    return load->before_ns + load->layers * load->layer_ns + load->after_ns;
+}
+
 struct plan_prediction {
     uint64_t iteration_ns;   /* of an iteration in steady state, from its begin to the next one's */
-    uint64_t compute_ns;     /* before + layers + after: what it takes with every slab resident */
+    uint64_t compute_ns;     /* plan_compute_ns() */
     uint64_t stall_ns;       /* iteration - compute: the compute stream waiting for copies */
     uint64_t link_busy_ns;   /* copies * plan_slab_ns() */
     uint64_t bytes_streamed; /* per iteration */

@@ -25,6 +25,21 @@ struct status command_write_report(const char *path, struct text *report) {
     return written ? STATUS_SUCCESS : status_error(STATUS_IO, "%s: %s", path, strerror(errno));
 }
 
+struct status command_write_forms(const char *json, const char *svg, report_writer *write, const void *report) {
+    bool silent = (json && strcmp(json, "-") == 0) || (svg && strcmp(svg, "-") == 0);
+    const char *const paths[] = {[REPORT_TEXT] = silent ? NULL : "-", [REPORT_JSON] = json, [REPORT_SVG] = svg};
+    struct status status = STATUS_SUCCESS;
+    for (int form = REPORT_TEXT; form <= REPORT_SVG && status.code == STATUS_OK; form++) {
+        struct text text = {0};
+        if (paths[form]) {
+            write(report, (enum report_form)form, &text);
+            status = command_write_report(paths[form], &text);
+        }
+        text_free(&text);
+    }
+    return status;
+}
+
 void command_set_log(const struct config *config) {
     enum log_level level;
     if (log_level_parse(config->log_level, &level)) {

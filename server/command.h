@@ -26,6 +26,14 @@ int command_failed(const struct status *status);
 /* Writes a report to `path`, "-" being standard output. */
 struct status command_write_report(const char *path, struct text *report);
 
+/* A report in words, as JSON or as a picture. */
+enum report_form { REPORT_TEXT, REPORT_JSON, REPORT_SVG };
+typedef void report_writer(const void *report, enum report_form form, struct text *out);
+
+/* Writes a report as JSON and as SVG to the paths that are not NULL, and in words to standard output, unless one of the
+ * others goes there. */
+struct status command_write_forms(const char *json, const char *svg, report_writer *write, const void *report);
+
 /* Sets the log's level as configured. */
 void command_set_log(const struct config *config);
 

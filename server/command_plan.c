@@ -171,22 +171,10 @@ static struct status make_plans(const struct config *config, const struct argume
     return STATUS_SUCCESS;
 }
 
-static struct status write_report(const struct arguments *arguments, const struct plan_report *report) {
-    static void (*const writers[])(const struct plan_report *, struct text *) = {plan_report_text, plan_report_json,
-                                                                                 plan_picture_svg};
-    const char *json = arguments->values[JSON], *svg = arguments->values[SVG];
-    bool silent = (json && strcmp(json, "-") == 0) || (svg && strcmp(svg, "-") == 0);
-    const char *const paths[] = {silent ? NULL : "-", json, svg};
-    struct status status = STATUS_SUCCESS;
-    for (int i = 0; i < 3 && status.code == STATUS_OK; i++) {
-        struct text text = {0};
-        if (paths[i]) {
-            writers[i](report, &text);
-            status = command_write_report(paths[i], &text);
-        }
-        text_free(&text);
-    }
-    return status;
+static void write_form(const void *report, enum report_form form, struct text *out) {
+    static void (*const writers[])(const struct plan_report *, struct text *) = {
+        [REPORT_TEXT] = plan_report_text, [REPORT_JSON] = plan_report_json, [REPORT_SVG] = plan_picture_svg};
+    writers[form](report, out);
 }
 
 /* *feasible says whether the plan asked for can be kept; if not, it is said why. */
@@ -196,7 +184,7 @@ static struct status plan(const struct config *config, const struct arguments *a
     struct plan_report report;
     TRY(read_case(config, arguments, &plan_case));
     TRY(make_plans(config, arguments, &plan_case, planned, &report));
-    TRY(write_report(arguments, &report));
+    TRY(command_write_forms(arguments->values[JSON], arguments->values[SVG], write_form, &report));
     *feasible = planned[0].choice.feasible;
     if (!*feasible) {
         struct status refusal =

@@ -295,22 +295,10 @@ static void run_all(struct order *order) {
 
 /* ---- the report ---- */
 
-static struct status write_report(const struct arguments *arguments, const struct simulated *simulated) {
-    static void (*const writers[])(const struct simulated *,
-                                   struct text *) = {simulate_report_text, simulate_report_json, simulate_report_svg};
-    const char *json = arguments->values[JSON], *svg = arguments->values[SVG];
-    bool silent = (json && strcmp(json, "-") == 0) || (svg && strcmp(svg, "-") == 0);
-    const char *const paths[] = {silent ? NULL : "-", json, svg};
-    struct status status = STATUS_SUCCESS;
-    for (int i = 0; i < 3 && status.code == STATUS_OK; i++) {
-        struct text text = {0};
-        if (paths[i]) {
-            writers[i](simulated, &text);
-            status = command_write_report(paths[i], &text);
-        }
-        text_free(&text);
-    }
-    return status;
+static void write_form(const void *report, enum report_form form, struct text *out) {
+    static void (*const writers[])(const struct simulated *, struct text *) = {
+        [REPORT_TEXT] = simulate_report_text, [REPORT_JSON] = simulate_report_json, [REPORT_SVG] = simulate_report_svg};
+    writers[form](report, out);
 }
 
 /* No run at all came about: the first one's reason is the command's. */
@@ -339,7 +327,7 @@ static struct status run_order(const struct arguments *arguments, struct order *
                                   .policy_count = order->policy_count,
                                   .runs = order->runs,
                                   .run_count = order->run_count};
-    struct status status = write_report(arguments, &simulated);
+    struct status status = command_write_forms(arguments->values[JSON], arguments->values[SVG], write_form, &simulated);
     free(model);
     free(hardware);
     return status.code == STATUS_OK ? none_ran(order) : status;

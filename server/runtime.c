@@ -132,11 +132,8 @@ static struct status create_engine(const struct config *config, struct runtime *
     return STATUS_SUCCESS;
 }
 
-struct status runtime_open(const struct config *config, struct runtime *out) {
-    struct status status = runtime_open_model(config, out);
-    if (status.code == STATUS_OK) {
-        status = choose_chat_template(config, out);
-    }
+/* What follows once the model is open, or could not be. */
+static struct status open_rest(const struct config *config, struct status status, struct runtime *out) {
     if (status.code == STATUS_OK) {
         status = open_device(config, out);
     }
@@ -149,19 +146,17 @@ struct status runtime_open(const struct config *config, struct runtime *out) {
     return status;
 }
 
+struct status runtime_open(const struct config *config, struct runtime *out) {
+    struct status status = runtime_open_model(config, out);
+    if (status.code == STATUS_OK) {
+        status = choose_chat_template(config, out);
+    }
+    return open_rest(config, status, out);
+}
+
 struct status runtime_open_simulated(const struct config *config, struct runtime *out) {
     *out = (struct runtime){0};
-    struct status status = open_simulated_model(config, out);
-    if (status.code == STATUS_OK) {
-        status = open_device(config, out);
-    }
-    if (status.code == STATUS_OK) {
-        status = create_engine(config, out);
-    }
-    if (status.code != STATUS_OK) {
-        runtime_close(out);
-    }
-    return status;
+    return open_rest(config, open_simulated_model(config, out), out);
 }
 
 void runtime_close(struct runtime *runtime) {
