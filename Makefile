@@ -150,9 +150,9 @@ LIBS_offload   := $(BUILD)/liboffload.a $(LIBS_kernels)
 LIBS_models    := $(BUILD)/libmodels.a $(LIBS_offload)
 LIBS_scheduler := $(BUILD)/libscheduler.a $(LIBS_models)
 LIBS_server    := $(BUILD)/libserver.a $(LIBS_scheduler)
-LIBS_bench     := $(BUILD)/libbench.a $(LIBS_scheduler)
+LIBS_bench     := $(BUILD)/libbench.a $(LIBS_server)
 
-$(BUILD)/metronome: $(MAIN) $(BUILD)/libserver.a $(BUILD)/libbench.a $(LIBS_scheduler)
+$(BUILD)/metronome: $(MAIN) $(LIBS_bench)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
