@@ -466,6 +466,7 @@ void engine_stop(struct engine *engine) {
     } else if (!engine->ended && engine->events) {
         engine->ended = true;
         fail_everything(engine, FINISH_CANCELLED, NULL);
+        publish_stats(engine, 0);
     }
 }
 
