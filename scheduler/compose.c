@@ -107,6 +107,9 @@ static bool has_room(const struct engine *engine, const struct sequence *sequenc
  * that cannot, or that were promised nothing, so that an overload costs the promises of some and not of all; but every
  * so many admissions one is of these, so that everybody's turn comes. */
 static struct sequence_queue *next_line(struct engine *engine) {
+    if (engine->config.order == ORDER_FCFS) {
+        return engine->waiting.count > 0 ? &engine->waiting : NULL;
+    }
     uint64_t now = device_now_ns(engine->device);
     while (engine->waiting.count > 0 && !queue_at(&engine->waiting, 0)->preempted &&
            deadlines_lost(engine, queue_at(&engine->waiting, 0), now)) {

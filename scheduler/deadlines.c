@@ -101,7 +101,7 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
 }
 
 uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now) {
-    if (decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded) {
+    if (decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded || engine->config.order == ORDER_FCFS) {
         return most;
     }
     uint64_t share = NEVER, context = 0;

@@ -25,12 +25,19 @@ struct promise {
     uint64_t ttft_ns, tpot_ns; /* 0: nothing is promised */
 };
 
+/* Who is next, and how long a prompt's chunk is. */
+enum scheduling_order {
+    ORDER_DEADLINES, /* the earliest due first, chunks as long as the tokens beside them have time */
+    ORDER_FCFS,      /* first come, first served, chunks of prefill_chunk: to compare with */
+};
+
 struct engine_config {
     uint32_t context;          /* longest prompt + completion, tokens; 0: the model's own */
     uint32_t max_sequences;    /* in one iteration */
     uint32_t max_queue;        /* submitted and not yet admitted */
     uint32_t max_batch_tokens; /* rows of one iteration */
-    uint32_t prefill_chunk;    /* most prompt tokens of one sequence in one iteration; 0: max_batch_tokens */
+    enum scheduling_order order;
+    uint32_t prefill_chunk; /* most prompt tokens of one sequence in one iteration; 0: max_batch_tokens */
     enum kv_type kv_type;
     uint64_t kv_tokens;      /* KV capacity wanted, tokens; 0: derived from device_memory, or a default */
     uint64_t device_memory;  /* bytes for weights, KV and workspace together; 0: as needed */

@@ -155,8 +155,13 @@ void engine_cancel(struct engine *engine, struct request *request) {
     pthread_mutex_unlock(&engine->lock);
 }
 
-/* The earliest due first, and of those due at once the first to come; preempted ones stay before all. */
+/* The earliest due first, and of those due at once the first to come; preempted ones stay before all. First come, first
+ * served has one line. */
 static void line_up(struct engine *engine, struct sequence *sequence) {
+    if (engine->config.order == ORDER_FCFS) {
+        queue_push_back(&engine->waiting, sequence);
+        return;
+    }
     uint64_t due = deadlines_first_token(sequence);
     if (due == UINT64_MAX) {
         queue_push_back(&engine->behind, sequence);

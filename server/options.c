@@ -24,6 +24,7 @@ static const char *const isas[] = {"auto", "avx512", "avx2", "scalar", NULL};
 static const char *const computes[] = {"int8", "f32", NULL};
 static const char *const quantizations[] = {"none", "q8_0", "q4_1", NULL};
 static const char *const kv_types[] = {"f16", "bf16", NULL};
+static const char *const orders[] = {"deadlines", "fcfs", NULL};
 static const char *const policy_names[] = {"none",     "zero-inference", "flexgen", "prefetch-group",
                                            "select-n", "metronome",      NULL};
 static const char *const log_levels[] = {"debug", "info", "warn", "error", "silent", NULL};
@@ -68,6 +69,9 @@ static const struct option options[] = {
      "capacity of the KV cache; 0: what device_memory leaves, or a default"},
     {"seed", OPTION_INT, "", "0", 0, 0x1.0p63, NULL, FIELD(seed), "for requests that bring none"},
 
+    {"scheduler.order", OPTION_CHOICE, "", "deadlines", 0, 0, orders, FIELD(scheduler_order),
+     "deadlines: the earliest due first, prompts in chunks that leave the tokens beside them their time; fcfs: first "
+     "come, first served, in chunks of prefill_chunk, to compare with"},
     {"slo.ttft_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_ttft_ms), "promised time to first token; 0: none"},
     {"slo.tpot_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_tpot_ms),
      "promised time per output token; 0: none"},

@@ -102,6 +102,7 @@ static struct status create_engine(const struct config *config, struct runtime *
         .max_sequences = (uint32_t)config->max_sequences,
         .max_queue = (uint32_t)config->max_queue,
         .max_batch_tokens = (uint32_t)config->max_batch_tokens,
+        .order = strcmp(config->scheduler_order, "fcfs") == 0 ? ORDER_FCFS : ORDER_DEADLINES,
         .prefill_chunk = (uint32_t)config->prefill_chunk,
         .kv_type = strcmp(config->kv_type, "bf16") == 0 ? KV_BF16 : KV_F16,
         .kv_tokens = config->kv_tokens,

@@ -16,7 +16,8 @@ const uint64_t MS = 1000000;
 
 // Llama 2 7B on an A10, as a simulated engine runs it.
 struct Simulated {
-    explicit Simulated(uint64_t ttft_ns, uint64_t tpot_ns, const char *policy = "metronome")
+    explicit Simulated(uint64_t ttft_ns, uint64_t tpot_ns, const char *policy = "metronome",
+                       enum scheduling_order order = ORDER_DEADLINES)
         : rig(SimOptions{.hardware = "configs/hardware/a10.json"}) {
         log_set_level(LOG_WARN);
         struct model_description description;
@@ -27,6 +28,7 @@ struct Simulated {
         config.max_sequences = 64;
         config.max_queue = 10000;
         config.max_batch_tokens = 512;
+        config.order = order;
         config.promise.ttft_ns = ttft_ns;
         config.promise.tpot_ns = tpot_ns;
         config.offload_policy = policy;
@@ -169,6 +171,18 @@ TEST(Deadlines, RequestsMayBringTheirOwnPromise) {
     struct status status = engine_submit(simulated.engine, &requests[0]);
     EXPECT_EQ(status.code, STATUS_INVALID);
     EXPECT_NE(strstr(status.message, "slo.tpot_ms is 1.000, and one token takes"), nullptr) << status.message;
+}
+
+// First come, first served: whatever is promised, first tokens come in the order of arrival, and an overload costs the
+// promises of nearly everybody.
+TEST(Deadlines, FirstComeFirstServedKnowsNone) {
+    Trace trace(600, 24, 300, 100);
+    Simulated fcfs(2000 * MS, 200 * MS, "metronome", ORDER_FCFS), deadlines(2000 * MS, 200 * MS);
+    uint32_t kept = deadlines.run(trace.trace).kept;
+    EXPECT_LT(fcfs.run(trace.trace).kept, kept / 2);
+    for (uint32_t i = 1; i < trace.trace.count; i++) {
+        EXPECT_GE(fcfs.outcomes[i].first_token_ns, fcfs.outcomes[i - 1].first_token_ns) << i;
+    }
 }
 
 // What the engine counts of promises is what a client sees.

@@ -79,6 +79,7 @@ struct Case {
         link_changes = one_in(&random, 3);
         stops = one_in(&random, 20);
         neighbour = one_in(&random, 4);
+        engine.order = one_in(&random, 4) ? ORDER_FCFS : ORDER_DEADLINES;
     }
     static uint64_t block_bytes() {
         return (uint64_t)2 * KV_BLOCK_TOKENS * tiny().kv_heads * tiny().head_dim * 2 * tiny().layers;
@@ -386,6 +387,7 @@ TEST(Property, NobodyStarves) {
         Case drawn(seed);
         drawn.engine.offload_policy = "none";
         drawn.engine.device_memory = 0;
+        drawn.engine.order = ORDER_DEADLINES;
         drawn.engine.max_queue = 24;
         drawn.engine.promise = {(uint64_t)1000000000000, 0};
         CaseRun run(&drawn);
