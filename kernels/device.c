@@ -122,6 +122,12 @@ void stream_copy(struct stream *stream, void *target, const void *source, size_t
     }
 }
 
+void stream_copy_rows(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
+                      uint32_t rows) {
+    CHECK(target && source && bytes > 0 && stride >= bytes && rows > 0);
+    stream->device->backend->stream_copy_rows(stream, target, source, stride, bytes, rows);
+}
+
 struct link_count device_link_count(const struct device *device) {
     return device->backend->link_count(device);
 }

@@ -113,8 +113,13 @@ enum copy_kind { COPY_HOST_TO_DEVICE, COPY_DEVICE_TO_HOST, COPY_DEVICE_TO_DEVICE
 /* Copies `bytes`; the two host-device kinds cross the link, are paced by it and are counted. */
 void stream_copy(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind);
 
-/* Bytes and calls that stream_copy() has put on the link since the device was opened: the only place where
- * streamed bytes are counted. Readable from any thread. */
+/* Copies `rows` pieces of `bytes`, `stride` bytes apart in host memory, to one place on the device, where they lie one
+ * after another; one copy over the link. */
+void stream_copy_rows(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
+                      uint32_t rows);
+
+/* Bytes and calls that stream_copy() and stream_copy_rows() have put on the link since the device was opened: the only
+ * place where streamed bytes are counted. Readable from any thread. */
 struct link_count {
     uint64_t host_to_device_bytes, device_to_host_bytes;
     uint64_t host_to_device_copies, device_to_host_copies;

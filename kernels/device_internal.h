@@ -31,6 +31,8 @@ struct backend {
     void (*stream_destroy)(struct stream *stream);
     struct status (*stream_sync)(struct stream *stream);
     void (*stream_copy)(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind);
+    void (*stream_copy_rows)(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
+                             uint32_t rows);
     void (*stream_wait)(struct stream *stream, struct event *event);
     struct link_count (*link_count)(const struct device *device);
     void (*set_link)(struct device *device, double link_bytes_per_s);

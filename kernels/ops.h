@@ -97,6 +97,14 @@ static inline size_t kv_block_bytes(const struct kv_shape *shape) {
     return shape->layers * kv_layer_bytes(shape);
 }
 
+/* Blocks that live in host memory and pass through the device layer by layer come in groups: for one layer the parts of
+ * a group's blocks lie one after another, and each layer finds them elsewhere. In a block table such a block is its
+ * group and its offset there instead of an address; addresses are even. */
+#define KV_MAX_GROUPS 32
+static inline uint64_t kv_streamed_entry(uint32_t group, uint64_t offset) {
+    return offset << 8 | group << 1 | 1;
+}
+
 /* A run of rows of one sequence, in the order of their positions. */
 struct kv_segment {
     uint64_t sequence;  /* an id that is unique among sequences: what sim's tokens are a hash of */
@@ -113,11 +121,23 @@ struct kv_batch {
     const struct kv_segment *segments_host; /* the same, for launch shapes; valid until the iteration has ended */
     uint32_t segment_count;
     uint32_t rows;               /* sum of segments' rows */
-    const uint64_t *block_table; /* (tables, table_stride) on the device: device address of each block */
+    const uint64_t *block_table; /* (tables, table_stride) on the device: device address of each block, or
+                                    kv_streamed_entry() */
     uint32_t table_stride;
+    uint64_t groups[KV_MAX_GROUPS]; /* for streamed blocks, other in every layer: where a group would begin if its parts
+                                       of all layers lay before this one's, as they do in blocks */
 };
 
-/* Stores k and v (batch.rows, kv_heads, head_dim) of one layer at their rows' positions. */
+/* Where the block of a table's entry begins, for the layer that `groups` is of. */
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+    static inline uint64_t
+    kv_entry_address(const uint64_t *groups, uint64_t entry) {
+    return entry & 1 ? groups[entry >> 1 & (KV_MAX_GROUPS - 1)] + (entry >> 8) : entry;
+}
+
+/* Stores k and v (batch.rows, kv_heads, head_dim) of one layer at their rows' positions, in blocks on the device. */
 void op_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t layer, const float *k, size_t k_stride,
                  const float *v, size_t v_stride);
 

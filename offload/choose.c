@@ -14,6 +14,14 @@ static uint32_t least(uint32_t a, uint32_t b) {
     return a < b ? a : b;
 }
 
+/* Slots of a ring that are left for slabs, and how many slabs a ring can stream: the fullest layer must fit it. */
+static uint32_t slots_for_slabs(const struct plan_load *load, uint32_t staging) {
+    return staging > load->kv_copies ? staging - load->kv_copies : 0;
+}
+static uint32_t most_for_ring(const struct plan_load *load, uint32_t staging) {
+    return load->layers * slots_for_slabs(load, staging);
+}
+
 static uint32_t slabs_of_fullest(uint32_t layers, uint32_t streamed_slabs) {
     return (streamed_slabs + layers - 1) / layers;
 }
@@ -51,7 +59,7 @@ struct search {
 static uint32_t most_staging(const struct search *search) {
     const struct plan_load *load = search->load;
     uint32_t fullest = search->family == PLAN_INTERVAL ? load->slabs : slabs_of_fullest(load->layers, search->cap);
-    return 2 * fullest + 2;
+    return 2 * (fullest + load->kv_copies) + 2;
 }
 
 static bool meets(const struct search *search, uint32_t member, uint32_t staging) {
@@ -87,7 +95,8 @@ static uint32_t gallop(const struct search *search, uint32_t cap, uint32_t stagi
 static uint32_t most_slabs(const struct search *search, uint32_t staging, uint32_t near, uint32_t *member) {
     const struct plan_load *load = search->load;
     if (search->family == PLAN_INTERVAL) {
-        for (uint32_t interval = 1; interval <= load->layers && staging >= load->slabs; interval++) {
+        bool fits = slots_for_slabs(load, staging) >= load->slabs;
+        for (uint32_t interval = 1; interval <= load->layers && fits; interval++) {
             uint32_t slabs = load->layers / interval * load->slabs;
             if (slabs <= search->cap && meets(search, interval, staging)) {
                 *member = interval;
@@ -96,7 +105,7 @@ static uint32_t most_slabs(const struct search *search, uint32_t staging, uint32
         }
         return *member = 0;
     }
-    uint32_t cap = least(search->cap, load->layers * staging); /* the fullest layer must fit the ring */
+    uint32_t cap = least(search->cap, most_for_ring(load, staging));
     if (cap == 0) {
         return *member = 0;
     }
@@ -168,11 +177,13 @@ static void search_fastest(const struct search *search, const struct plan_limits
         return;
     }
     for (uint32_t staging = first; staging <= last; staging++) {
-        uint32_t cap = least(search->cap, load->layers * staging); /* the fullest layer must fit the ring */
+        uint32_t cap = least(search->cap, most_for_ring(load, staging));
         if (search->family != PLAN_INTERVAL) {
             take_if_better(search, floor + staging < cap ? (uint32_t)(floor + staging) : cap, staging, floor, choice);
         }
-        for (uint32_t i = 1; search->family == PLAN_INTERVAL && load->slabs <= staging && i <= load->layers; i++) {
+        for (uint32_t i = 1;
+             search->family == PLAN_INTERVAL && load->slabs <= slots_for_slabs(load, staging) && i <= load->layers;
+             i++) {
             take_if_better(search, i, staging, floor, choice);
         }
     }
@@ -199,6 +210,11 @@ struct plan_choice plan_choose(const struct plan_load *load, uint64_t deadline_n
     search.cap = in_time < search.cap ? (uint32_t)in_time : search.cap;
     struct plan_choice choice = {.feasible = false};
     bool in_time_at_all = plan_compute_ns(load) <= deadline_ns;
+    if (in_time_at_all && load->kv_copies > 0) { /* with a ring that is there and holds them */
+        plan_none(load, &choice.plan);
+        choice.plan.staging = limits->staging;
+        in_time_at_all = plan_predict(load, &choice.plan).iteration_ns <= deadline_ns;
+    }
     if (in_time_at_all) {
         search_best(&search, limits, &choice);
         choice.feasible = plan_freed_slabs(&choice.plan) >= limits->floor_slabs;

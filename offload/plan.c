@@ -23,6 +23,7 @@ struct status plan_load_check(const struct plan_load *load) {
         {"link_bytes_per_s", load->link_bytes_per_s, 1, UINT64_MAX},
         {"copy_ns", load->copy_ns, 0, MAX_TIME_NS},
         {"the time of one copy in ns", plan_slab_ns(load), 0, MAX_TIME_NS},
+        {"kv_copies", load->kv_copies, 0, PLAN_MAX_KV},
     };
     for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) {
         if (bounds[i].value < bounds[i].least || bounds[i].value > bounds[i].most) {
@@ -34,11 +35,11 @@ struct status plan_load_check(const struct plan_load *load) {
     return STATUS_SUCCESS;
 }
 
-uint64_t plan_slab_ns(const struct plan_load *load) {
+uint64_t plan_copy_ns(const struct plan_load *load, uint64_t bytes) {
     if (load->link_bytes_per_s == 0) {
         return UINT64_MAX;
     }
-    unsigned __int128 scaled = (unsigned __int128)load->slab_bytes * NS_PER_S;
+    unsigned __int128 scaled = (unsigned __int128)bytes * NS_PER_S;
     unsigned __int128 ns = load->copy_ns + (scaled + load->link_bytes_per_s - 1) / load->link_bytes_per_s;
     return ns > UINT64_MAX ? UINT64_MAX : (uint64_t)ns;
 }
@@ -135,7 +136,7 @@ static void pipe_clear(struct pipe *pipe, const struct plan *plan) {
     memset(pipe->start_ns, 0, plan->layers * sizeof *pipe->start_ns);
 }
 
-/* Copies one layer's slabs as their slots come free, none before link_ns. `in` and `out`, unless NULL, take the times
+/* Copies as many slabs as their slots come free, none before link_ns. `in` and `out`, unless NULL, take the times
  * of each from `begin_ns`. */
 static void pipe_copy(struct pipe *pipe, uint32_t slabs, uint64_t slab_ns, uint64_t begin_ns, int64_t *in,
                       int64_t *out) {
@@ -162,29 +163,46 @@ static void pipe_copy(struct pipe *pipe, uint32_t slabs, uint64_t slab_ns, uint6
     }
 }
 
+/* What copies take. */
+struct copy_times {
+    uint64_t slab_ns, kv_ns[PLAN_MAX_KV], layer_kv_ns;
+};
+
+static struct copy_times copy_times(const struct plan_load *load) {
+    struct copy_times times = {.slab_ns = plan_slab_ns(load)};
+    for (uint32_t i = 0; i < load->kv_copies; i++) {
+        times.kv_ns[i] = plan_copy_ns(load, load->kv_bytes[i]);
+        times.layer_kv_ns += times.kv_ns[i];
+    }
+    return times;
+}
+
 /* One iteration of the recurrence. */
-static void pipe_iterate(struct pipe *pipe, const struct plan_load *load, const struct plan *plan, uint64_t slab_ns,
-                         const struct plan_timeline *timeline) {
+static void pipe_iterate(struct pipe *pipe, const struct plan_load *load, const struct plan *plan,
+                         const struct copy_times *times, const struct plan_timeline *timeline) {
     uint64_t begin = pipe->now_ns, now = begin + load->before_ns;
     uint32_t gate = plan->prefetch_layers ? plan->layers - plan->prefetch_layers : 0, copied = 0;
     for (uint32_t layer = 0; layer < plan->layers; layer++) {
-        uint32_t slabs = plan->streamed[layer];
-        if (slabs > 0) {
+        uint32_t slabs = plan->streamed[layer], copies = slabs + load->kv_copies;
+        if (copies > 0) {
             if (plan->prefetch_layers && pipe->link_ns < pipe->start_ns[gate]) {
                 pipe->link_ns = pipe->start_ns[gate];
             }
             int64_t *in = timeline && timeline->copy_in ? timeline->copy_in + copied : NULL;
             int64_t *out = timeline && timeline->copy_out ? timeline->copy_out + copied : NULL;
-            pipe_copy(pipe, slabs, slab_ns, begin, in, out);
+            pipe_copy(pipe, slabs, times->slab_ns, begin, in, out);
+            for (uint32_t i = 0; i < load->kv_copies; i++) {
+                pipe_copy(pipe, 1, times->kv_ns[i], begin, NULL, NULL);
+            }
             copied += slabs;
             now = now < pipe->link_ns ? pipe->link_ns : now;
         }
         pipe->start_ns[layer] = now;
         now += load->layer_ns;
-        if (slabs > 0) {
+        if (copies > 0) {
             uint32_t tail = (pipe->head + pipe->runs++) % PLAN_MAX_STAGING;
             pipe->run[tail].free_ns = now;
-            pipe->run[tail].slots = slabs;
+            pipe->run[tail].slots = copies;
         }
         if (timeline && timeline->layer_start) {
             timeline->layer_start[layer] = (int64_t)(pipe->start_ns[layer] - begin);
@@ -244,7 +262,7 @@ static void check_plan(const struct plan_load *load, const struct plan *plan) {
     CHECK(plan->staging <= PLAN_MAX_STAGING);
     uint32_t sum = 0;
     for (uint32_t layer = 0; layer < plan->layers; layer++) {
-        CHECK(plan->streamed[layer] <= load->slabs && plan->streamed[layer] <= plan->staging);
+        CHECK(plan->streamed[layer] <= load->slabs && plan->streamed[layer] + load->kv_copies <= plan->staging);
         sum += plan->streamed[layer];
     }
     CHECK(sum == plan->streamed_slabs);
@@ -263,21 +281,21 @@ static void check_plan(const struct plan_load *load, const struct plan *plan) {
  * That takes about staging / streamed_slabs + 2 iterations and was never seen to take more than 6 beyond; should it
  * ever take MAX_ITERATIONS, the answer is still an upper bound. */
 static struct plan_prediction settle(struct pipe *pipe, const struct plan_load *load, const struct plan *plan,
-                                     uint64_t slab_ns, bool whole_state) {
+                                     const struct copy_times *times, bool whole_state) {
     struct plan_prediction prediction = {
         .compute_ns = plan_compute_ns(load),
-        .link_busy_ns = plan->streamed_slabs * slab_ns,
-        .bytes_streamed = plan->streamed_slabs * load->slab_bytes,
-        .copies = plan->streamed_slabs,
+        .link_busy_ns = plan->streamed_slabs * times->slab_ns + load->layers * times->layer_kv_ns,
+        .bytes_streamed = plan->streamed_slabs * load->slab_bytes + load->layers * plan_kv_bytes(load),
+        .copies = plan->streamed_slabs + load->layers * load->kv_copies,
     };
     uint64_t bound = prediction.compute_ns > prediction.link_busy_ns ? prediction.compute_ns : prediction.link_busy_ns;
     uint64_t least = 0, most = 0;
-    whole_state = whole_state && plan->streamed_slabs > 0; /* else the link stands still */
+    whole_state = whole_state && prediction.copies > 0; /* else the link stands still */
     struct pipe saved;
     pipe_clear(pipe, plan);
     for (bool settled = false; !settled && prediction.iterations < MAX_ITERATIONS; prediction.iterations++) {
         pipe_save(pipe, plan, &saved);
-        pipe_iterate(pipe, load, plan, slab_ns, NULL);
+        pipe_iterate(pipe, load, plan, times, NULL);
         settled = pipe_advance(&saved, pipe, plan, &least, &most) && (most == least || (most == bound && !whole_state));
     }
     prediction.iteration_ns = most;
@@ -288,15 +306,16 @@ static struct plan_prediction settle(struct pipe *pipe, const struct plan_load *
 struct plan_prediction plan_predict(const struct plan_load *load, const struct plan *plan) {
     check_plan(load, plan);
     struct pipe pipe;
-    return settle(&pipe, load, plan, plan_slab_ns(load), false);
+    const struct copy_times times = copy_times(load);
+    return settle(&pipe, load, plan, &times, false);
 }
 
 struct plan_prediction plan_predict_timeline(const struct plan_load *load, const struct plan *plan,
                                              const struct plan_timeline *timeline) {
     check_plan(load, plan);
     struct pipe pipe;
-    uint64_t slab_ns = plan_slab_ns(load);
-    struct plan_prediction prediction = settle(&pipe, load, plan, slab_ns, true);
-    pipe_iterate(&pipe, load, plan, slab_ns, timeline);
+    const struct copy_times times = copy_times(load);
+    struct plan_prediction prediction = settle(&pipe, load, plan, &times, true);
+    pipe_iterate(&pipe, load, plan, &times, timeline);
     return prediction;
 }

@@ -20,6 +20,7 @@
 #define PLAN_MAX_LAYERS 256
 #define PLAN_MAX_SLABS 64    /* in a layer */
 #define PLAN_MAX_STAGING 512 /* slots in the ring */
+#define PLAN_MAX_KV 32       /* copies of KV for a layer */
 
 /* What an iteration costs on the device at hand: from the performance record, corrected by measurement. */
 struct plan_load {
@@ -31,7 +32,18 @@ struct plan_load {
     uint64_t after_ns;         /* and after the last one: head, sampling, whatever passes until the next; <= 2^40 */
     uint64_t link_bytes_per_s; /* > 0 */
     uint64_t copy_ns;          /* fixed cost of one copy; <= 2^40 */
+    uint32_t kv_copies;        /* KV of running sequences that every layer streams behind its slabs: so many copies, */
+    uint64_t kv_bytes[PLAN_MAX_KV]; /* (kv_copies) each through a slot of the ring; <= 2^40 */
 };
+
+/* Bytes of KV that a layer streams. */
+static inline uint64_t plan_kv_bytes(const struct plan_load *load) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < load->kv_copies; i++) {
+        bytes += load->kv_bytes[i];
+    }
+    return bytes;
+}
 
 /* Refuses, by name, a number outside the bounds above: for loads that come from a user or a file. */
 struct status plan_load_check(const struct plan_load *load);
@@ -39,7 +51,7 @@ struct status plan_load_check(const struct plan_load *load);
 struct plan {
     uint32_t layers;
     uint32_t streamed_slabs;           /* the sum of streamed[] */
-    uint32_t staging;                  /* slots in the ring, >= the largest streamed[l] */
+    uint32_t staging;                  /* slots in the ring, >= the largest streamed[l] + load.kv_copies */
     uint32_t prefetch_layers;          /* copies for layer l start no earlier than layer l - prefetch_layers does;
                                           0: as early as a slot is free */
     uint8_t streamed[PLAN_MAX_LAYERS]; /* (layers) slabs of each layer that live in host memory, its last ones */
@@ -73,9 +85,12 @@ void plan_nested(const struct plan_load *load, uint32_t streamed_slabs, uint32_t
 
 /* ---- the model of time ---- */
 
-/* Nanoseconds that the copy of one slab holds the link: copy_ns + slab_bytes / link_bytes_per_s, the quotient rounded
- * up to whole nanoseconds. It is the only place where a time is rounded. */
-uint64_t plan_slab_ns(const struct plan_load *load);
+/* Nanoseconds that a copy holds the link: copy_ns + bytes / link_bytes_per_s, the quotient rounded up to whole
+ * nanoseconds. It is the only place where a time is rounded. */
+uint64_t plan_copy_ns(const struct plan_load *load, uint64_t bytes);
+static inline uint64_t plan_slab_ns(const struct plan_load *load) {
+    return plan_copy_ns(load, load->slab_bytes);
+}
 
 /* Before + layers + after: what an iteration takes with every slab resident. */
 static inline uint64_t plan_compute_ns(const struct plan_load *load) {
@@ -86,16 +101,16 @@ struct plan_prediction {
     uint64_t iteration_ns;   /* of an iteration in steady state, from its begin to the next one's */
     uint64_t compute_ns;     /* plan_compute_ns() */
     uint64_t stall_ns;       /* iteration - compute: the compute stream waiting for copies */
-    uint64_t link_busy_ns;   /* copies * plan_slab_ns() */
-    uint64_t bytes_streamed; /* per iteration */
+    uint64_t link_busy_ns;   /* the sum of the copies' plan_copy_ns() */
+    uint64_t bytes_streamed; /* per iteration, KV included */
     uint32_t copies;         /* per iteration */
     uint32_t iterations;     /* from an empty ring until the answer was certain: what the prediction cost */
 };
 
 /* The steady state of
- *     in(k)    = max(out(k-1), end(layer of slab k - staging), start(l - prefetch_layers))    slab k is of layer l
- *     out(k)   = in(k) + plan_slab_ns()
- *     start(l) = max(end(l-1), out(last slab of l))
+ *     in(k)    = max(out(k-1), end(layer of copy k - staging), start(l - prefetch_layers))    copy k is for layer l
+ *     out(k)   = in(k) + plan_copy_ns()
+ *     start(l) = max(end(l-1), out(last copy for l))
  *     end(l)   = start(l) + layer_ns
  * over endless iterations, with before_ns and after_ns on the compute stream between end(last layer) and the next
  * start(0). Copies run on across the end of an iteration. O(layers + slots) for each iteration looked at, two to four
@@ -108,7 +123,7 @@ struct plan_prediction plan_predict(const struct plan_load *load, const struct p
 #define PLAN_TIMELINE_ITERATIONS 4096
 struct plan_timeline {
     int64_t *layer_start, *layer_end; /* (layers) */
-    int64_t *copy_in, *copy_out;      /* (streamed_slabs), in the order of the copies */
+    int64_t *copy_in, *copy_out;      /* (streamed_slabs), in the order of the copies; those of KV are left out */
 };
 struct plan_prediction plan_predict_timeline(const struct plan_load *load, const struct plan *plan,
                                              const struct plan_timeline *timeline);

@@ -165,6 +165,7 @@ static struct attention_tile tile_of(const struct attention_call *call, uint32_t
         .first_position = segment->first_position + first,
         .window = call->window,
         .blocks = call->batch.block_table + (size_t)segment->table * call->batch.table_stride,
+        .groups = call->batch.groups,
         .key_offset = keys,
         .value_offset = keys + shape->kv_heads * head_bytes(shape),
         .q = call->q + row * call->q_stride + head * shape->head_dim,

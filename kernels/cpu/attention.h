@@ -37,7 +37,8 @@ struct attention_tile {
     uint32_t rows, heads;
     uint32_t first_position;         /* of the first row */
     uint32_t window;                 /* positions that a row sees, its own the last; 0: all up to its own */
-    const uint64_t *blocks;          /* addresses of the sequence's KV blocks */
+    const uint64_t *blocks;          /* entries of the sequence's KV blocks */
+    const uint64_t *groups;          /* where streamed ones are */
     size_t key_offset, value_offset; /* of this layer and kv head in each block */
     const float *q;                  /* the first query; the next head's follows, the next row's is q_stride on */
     size_t q_stride;

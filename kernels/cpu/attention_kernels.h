@@ -55,7 +55,8 @@ INLINE f32v load_16_first(const enum kv_type type, const uint16_t *from, int cou
 }
 
 static const uint16_t *block_part(const struct attention_tile *tile, uint32_t position, size_t offset) {
-    return (const uint16_t *)(uintptr_t)(tile->blocks[position / KV_BLOCK_TOKENS] + offset);
+    const uint64_t block = kv_entry_address(tile->groups, tile->blocks[position / KV_BLOCK_TOKENS]);
+    return (const uint16_t *)(uintptr_t)(block + offset);
 }
 
 static float *state_sums(const struct attention_tile *tile, float *state) {

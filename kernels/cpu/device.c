@@ -240,6 +240,7 @@ const struct backend cpu_backend = {
     .stream_destroy = cpu_stream_destroy,
     .stream_sync = cpu_stream_sync,
     .stream_copy = cpu_stream_copy,
+    .stream_copy_rows = cpu_stream_copy_rows,
     .stream_wait = cpu_stream_wait,
     .link_count = cpu_link_count,
     .set_link = cpu_set_link,

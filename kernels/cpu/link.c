@@ -69,20 +69,22 @@ static size_t piece_bytes(double bytes_per_s, size_t left) {
     return piece < left ? piece : left;
 }
 
-uint64_t link_carry(struct link *link, void *target, const void *source, size_t bytes, uint64_t ready_ns) {
+uint64_t link_carry(struct link *link, const struct cargo *cargo, uint64_t ready_ns) {
     uint64_t now_ns = clock_now_ns();
     uint64_t due_ns = ready_ns; /* of what is done */
+    const size_t bytes = cargo->bytes * cargo->rows;
     for (size_t done = 0; done < bytes;) {
         double bytes_per_s = atomic_load_explicit(&link->bytes_per_s, memory_order_relaxed);
         bool paced = bytes_per_s > 0;
-        size_t piece = paced ? piece_bytes(bytes_per_s, bytes - done) : bytes - done;
+        const size_t row = done / cargo->bytes, in_row = done % cargo->bytes, left = cargo->bytes - in_row;
+        size_t piece = paced ? piece_bytes(bytes_per_s, left) : left;
         uint64_t from_ns = later(due_ns, now_ns - MAKE_UP_NS);
         if (paced && bytes <= BETWEEN_BYTES) {
             due_ns = from_ns + duration_ns(piece, bytes_per_s);
         } else if (paced) {
             due_ns = reserve(link, piece, bytes_per_s, from_ns);
         }
-        memcpy((char *)target + done, (const char *)source + done, piece);
+        memcpy((char *)cargo->target + done, (const char *)cargo->source + row * cargo->stride + in_row, piece);
         done += piece;
         now_ns = clock_now_ns();
         if (!paced) {

@@ -46,10 +46,18 @@ void link_destroy(struct link *link);
 /* Counts a copy; at enqueue, on the host thread. Nothing for COPY_DEVICE_TO_DEVICE. */
 void link_count(struct link *link, size_t bytes, enum copy_kind kind);
 
+/* What one copy carries: `rows` pieces of `bytes`, `stride` apart at the source and none apart at the target. */
+struct cargo {
+    void *target;
+    const void *source;
+    size_t bytes, stride;
+    uint32_t rows;
+};
+
 /* Copies at the link's pace: returns when the bytes are there and their time on the link is over. `ready_ns` is when
  * the copy could have begun had nothing before it been late; the result is when it ended, or ought to have. On a
  * stream's thread. */
-uint64_t link_carry(struct link *link, void *target, const void *source, size_t bytes, uint64_t ready_ns);
+uint64_t link_carry(struct link *link, const struct cargo *cargo, uint64_t ready_ns);
 
 /* ---- stream.c ---- */
 
@@ -71,6 +79,8 @@ struct status cpu_stream_create(struct device *device, enum stream_kind kind, st
 void cpu_stream_destroy(struct stream *stream);
 struct status cpu_stream_sync(struct stream *stream);
 void cpu_stream_copy(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind);
+void cpu_stream_copy_rows(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
+                          uint32_t rows);
 void cpu_stream_wait(struct stream *stream, struct event *event);
 
 struct status cpu_event_create(struct device *device, struct event **out);

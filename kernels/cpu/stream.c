@@ -238,9 +238,7 @@ struct status cpu_stream_sync(struct stream *base) {
 }
 
 struct copy_arguments {
-    void *target;
-    const void *source;
-    size_t bytes;
+    struct cargo cargo;
     enum copy_kind kind;
     uint64_t enqueued_ns;
 };
@@ -261,18 +259,27 @@ static void run_copy(struct cpu_stream *stream, void *arguments) {
         stream->ready_ns = 0;
     }
     if (copy->kind == COPY_DEVICE_TO_DEVICE) {
-        memmove(copy->target, copy->source, copy->bytes);
+        memmove(copy->cargo.target, copy->cargo.source, copy->cargo.bytes);
         stream->ready_ns = 0;
         return;
     }
     uint64_t ready_ns = ready_since(stream, copy->enqueued_ns);
-    stream->ready_ns = link_carry(&machine->link, copy->target, copy->source, copy->bytes, ready_ns);
+    stream->ready_ns = link_carry(&machine->link, &copy->cargo, ready_ns);
+}
+
+static void copy_cargo(struct stream *stream, const struct cargo *cargo, enum copy_kind kind) {
+    struct copy_arguments copy = {*cargo, kind, clock_now_ns()};
+    link_count(&machine_of(stream->device)->link, cargo->bytes * cargo->rows, kind);
+    enqueue(cpu_stream_of(stream), COMMAND_MOVE, run_copy, &copy, sizeof copy);
 }
 
 void cpu_stream_copy(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind) {
-    struct copy_arguments copy = {target, source, bytes, kind, clock_now_ns()};
-    link_count(&machine_of(stream->device)->link, bytes, kind);
-    enqueue(cpu_stream_of(stream), COMMAND_MOVE, run_copy, &copy, sizeof copy);
+    copy_cargo(stream, &(struct cargo){target, source, bytes, bytes, 1}, kind);
+}
+
+void cpu_stream_copy_rows(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
+                          uint32_t rows) {
+    copy_cargo(stream, &(struct cargo){target, source, bytes, stride, rows}, COPY_HOST_TO_DEVICE);
 }
 
 /* ---- events ---- */

@@ -7,6 +7,7 @@ extern "C" {
 }
 
 #include <cstdlib>
+#include <cstring>
 
 // Scratch beyond what the largest single segment needs: for this many bytes at most, so that a batch of sequences of
 // common length takes one launch.
@@ -75,6 +76,7 @@ void cuda_attention(struct stream *stream, float *out, size_t out_stride, const 
     work.scale = scale * 1.44269504f;
     work.window = window;
     work.partials = attention->partials;
+    memcpy(work.groups, batch->groups, sizeof work.groups);
     attention_split(stream, work, batch, attention->partial_capacity);
     attention_tiled(stream, work, batch);
 }

@@ -54,6 +54,7 @@ struct AttentionWork {
     float scale; // times log2(e)
     uint32_t window;
     float *partials; // split: states of spans
+    uint64_t groups[KV_MAX_GROUPS];
 };
 
 __host__ __device__ inline bool is_split(uint32_t rows, uint32_t heads) {
@@ -67,7 +68,8 @@ __host__ __device__ inline uint32_t first_seen(uint32_t position, uint32_t windo
 
 // A tile of 16 queries of one kv head, of which those past the segment's last are copies of the last.
 struct Tile {
-    const uint64_t *blocks;        // the sequence's
+    const uint64_t *blocks;        // the sequence's entries
+    const uint64_t *groups;        // where streamed blocks are
     size_t keys_at, values_at;     // in each block
     uint32_t first_query, queries; // of the segment's, this kv head
     uint32_t first, last;          // positions that any of its rows sees
@@ -76,6 +78,9 @@ struct Tile {
     __device__ uint32_t query(uint32_t i) const {
         return min(first_query + i, queries - 1);
     }
+    __device__ __forceinline__ const uint8_t *block(uint32_t position) const {
+        return reinterpret_cast<const uint8_t *>(kv_entry_address(groups, blocks[position / STEP]));
+    }
 };
 
 __device__ inline Tile tile_of(const AttentionWork &work, const struct kv_segment &segment, uint32_t kv_head,
@@ -83,6 +88,7 @@ __device__ inline Tile tile_of(const AttentionWork &work, const struct kv_segmen
     Tile result;
     const size_t head_bytes = static_cast<size_t>(STEP) * work.head_dim * 2;
     result.blocks = work.block_table + static_cast<size_t>(segment.table) * work.table_stride;
+    result.groups = work.groups;
     result.keys_at = work.keys_at + kv_head * head_bytes;
     result.values_at = work.values_at + kv_head * head_bytes;
     result.first_query = tile * TILE_QUERIES;

@@ -47,8 +47,7 @@ struct GlobalStep {
     uint32_t position;
 
     __device__ __forceinline__ GlobalStep(const Tile &tile, uint32_t step_position)
-        : keys(reinterpret_cast<const uint8_t *>(tile.blocks[step_position / STEP]) + tile.keys_at),
-          position(step_position) {
+        : keys(tile.block(step_position) + tile.keys_at), position(step_position) {
     }
 };
 

@@ -68,7 +68,7 @@ template <int DIM>
 __device__ void fetch(uint4 *stage, const AttentionWork &work, const Tile &tile, const BlockRange &range,
                       uint32_t position) {
     if (position <= range.last) {
-        const uint8_t *block = reinterpret_cast<const uint8_t *>(tile.blocks[position / STEP]);
+        const uint8_t *block = tile.block(position);
         for (uint32_t i = threadIdx.x; i < STAGE_CHUNKS<DIM>; i += WARPS<DIM> * WARP) {
             const uint32_t part = i / (STEP * ROW_CHUNKS<DIM>), token = i / ROW_CHUNKS<DIM> % STEP;
             const uint32_t chunk = i % ROW_CHUNKS<DIM>, at = position + token;

@@ -231,6 +231,7 @@ const struct backend cuda_backend = {
     .stream_destroy = cuda_stream_destroy,
     .stream_sync = cuda_stream_sync,
     .stream_copy = cuda_stream_copy,
+    .stream_copy_rows = cuda_stream_copy_rows,
     .stream_wait = cuda_stream_wait,
     .link_count = cuda_link_count,
     .set_link = cuda_set_link,

@@ -57,6 +57,8 @@ struct status cuda_stream_create(struct device *device, enum stream_kind kind, s
 void cuda_stream_destroy(struct stream *stream);
 struct status cuda_stream_sync(struct stream *stream);
 void cuda_stream_copy(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind);
+void cuda_stream_copy_rows(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
+                           uint32_t rows);
 void cuda_stream_wait(struct stream *stream, struct event *event);
 struct status cuda_event_create(struct device *device, struct event **out);
 void cuda_event_destroy(struct event *event);

@@ -125,6 +125,16 @@ void cuda_stream_copy(struct stream *stream, void *target, const void *source, s
     }
 }
 
+void cuda_stream_copy_rows(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
+                           uint32_t rows) {
+    count(cuda_machine_of(stream->device), bytes * rows, COPY_HOST_TO_DEVICE);
+    if (cuda_stream_ready(stream)) {
+        cudaError_t error = cudaMemcpy2DAsync(target, bytes, source, stride, bytes, rows, cudaMemcpyHostToDevice,
+                                              cuda_stream_of(stream)->handle);
+        cuda_check(stream, error, "cudaMemcpy2DAsync");
+    }
+}
+
 /* ---- events ---- */
 
 struct status cuda_event_create(struct device *device, struct event **out) {

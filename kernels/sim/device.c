@@ -185,6 +185,7 @@ const struct backend sim_backend = {
     .stream_destroy = sim_stream_destroy,
     .stream_sync = sim_stream_sync,
     .stream_copy = sim_stream_copy,
+    .stream_copy_rows = sim_stream_copy_rows,
     .stream_wait = sim_stream_wait,
     .link_count = sim_link_count,
     .set_link = sim_set_link,

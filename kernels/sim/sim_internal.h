@@ -145,6 +145,8 @@ struct status sim_stream_create(struct device *device, enum stream_kind kind, st
 void sim_stream_destroy(struct stream *stream);
 struct status sim_stream_sync(struct stream *stream);
 void sim_stream_copy(struct stream *stream, void *target, const void *source, size_t bytes, enum copy_kind kind);
+void sim_stream_copy_rows(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
+                          uint32_t rows);
 void sim_stream_wait(struct stream *stream, struct event *event);
 
 struct status sim_event_create(struct device *device, struct event **out);

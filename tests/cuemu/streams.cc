@@ -203,6 +203,25 @@ cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t bytes, enum
     return cudaSuccess;
 }
 
+cudaError_t cudaMemcpy2DAsync(void *target, size_t target_pitch, const void *source, size_t source_pitch, size_t width,
+                              size_t height, enum cudaMemcpyKind kind, cudaStream_t stream) {
+    ENTER("cudaMemcpy2DAsync");
+    REFUSE_UNLESS(stream && kind == cudaMemcpyHostToDevice && height > 0,
+                  cudaErrorInvalidValue); /* none else is used */
+    REFUSE_UNLESS(width <= target_pitch && width <= source_pitch, cudaErrorInvalidPitchValue);
+    const size_t last = height - 1;
+    REFUSE_UNLESS(cuemu::on_device(target, last * target_pitch + width) &&
+                      !cuemu::touches_device(source, last * source_pitch + width),
+                  cudaErrorInvalidValue);
+    stream->enqueue([=] {
+        for (size_t row = 0; row < height; row++) {
+            memcpy(static_cast<char *>(target) + row * target_pitch,
+                   static_cast<const char *>(source) + row * source_pitch, width);
+        }
+    });
+    return cudaSuccess;
+}
+
 cudaError_t cudaMemsetAsync(void *target, int value, size_t bytes, cudaStream_t stream) {
     ENTER("cudaMemsetAsync");
     REFUSE_UNLESS(stream && cuemu::on_device(target, bytes), cudaErrorInvalidValue);

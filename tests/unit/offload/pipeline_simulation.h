@@ -25,11 +25,16 @@ class PipelineSimulation {
     std::vector<uint64_t> layer_starts, layer_ends; // over all iterations
     std::vector<Copy> copies;                       // over all iterations
 
-    PipelineSimulation(const plan_load &load, const plan &plan, uint64_t slab_ns)
-        : load_(load), plan_(plan), slab_ns_(slab_ns), slots_(plan.staging) {
+    // A slab's copy takes slab_ns, the KV that every layer streams behind its slabs kv_ns, copy by copy.
+    PipelineSimulation(const plan_load &load, const plan &plan, uint64_t slab_ns,
+                       const std::vector<uint64_t> &kv_ns = {})
+        : load_(load), plan_(plan), slots_(plan.staging) {
         for (uint32_t layer = 0; layer < plan.layers; layer++) {
             first_slab_.push_back(slab_layer_.size());
-            slab_layer_.insert(slab_layer_.end(), plan.streamed[layer], layer);
+            copy_ns_.insert(copy_ns_.end(), plan.streamed[layer], slab_ns);
+            copy_ns_.insert(copy_ns_.end(), kv_ns.begin(), kv_ns.end());
+            slab_layer_.resize(copy_ns_.size(), layer);
+            layer_copies_.push_back(slab_layer_.size() - first_slab_.back());
         }
     }
 
@@ -94,8 +99,9 @@ class PipelineSimulation {
         slot.state = Slot::FILLING;
         slot.copy = copy;
         link_busy_ = true;
-        copies.push_back({now_, now_ + slab_ns_});
-        at(now_ + slab_ns_, [this, &slot] {
+        const uint64_t ns = copy_ns_[copy % copy_ns_.size()];
+        copies.push_back({now_, now_ + ns});
+        at(now_ + ns, [this, &slot] {
             poisoned |= slot.state != Slot::FILLING;
             slot.state = Slot::FULL;
             link_busy_ = false;
@@ -109,7 +115,7 @@ class PipelineSimulation {
         uint64_t iteration = layer_starts.size() / plan_.layers;
         uint32_t layer = layer_starts.size() % plan_.layers;
         uint64_t first = iteration * slab_layer_.size() + first_slab_[layer];
-        for (uint64_t copy = first; copy < first + plan_.streamed[layer]; copy++) {
+        for (uint64_t copy = first; copy < first + layer_copies_[layer]; copy++) {
             if (copy >= copies.size()) {
                 return; // not even begun
             }
@@ -121,7 +127,7 @@ class PipelineSimulation {
                 return; // on its way
             }
         }
-        for (uint64_t copy = first; copy < first + plan_.streamed[layer]; copy++) {
+        for (uint64_t copy = first; copy < first + layer_copies_[layer]; copy++) {
             slot_of(copy).state = Slot::READ;
         }
         compute_idle_ = false;
@@ -131,7 +137,7 @@ class PipelineSimulation {
 
     void end_layer(uint64_t first, uint32_t layer) {
         layer_ends.push_back(now_);
-        for (uint64_t copy = first; copy < first + plan_.streamed[layer]; copy++) {
+        for (uint64_t copy = first; copy < first + layer_copies_[layer]; copy++) {
             Slot &slot = slot_of(copy);
             poisoned |= slot.copy != copy || slot.state != Slot::READ;
             slot.state = Slot::EMPTY;
@@ -149,13 +155,13 @@ class PipelineSimulation {
 
     const plan_load load_;
     const plan plan_;
-    const uint64_t slab_ns_;
     uint64_t now_ = 0, sequence_ = 0, released_ = 0;
     bool link_busy_ = false, compute_idle_ = false;
     std::priority_queue<Event> events_;
     std::vector<Slot> slots_;
-    std::vector<uint32_t> slab_layer_; // of each slab of an iteration, in the order of the copies
-    std::vector<size_t> first_slab_;   // of each layer
+    std::vector<uint32_t> slab_layer_;              // of each slab of an iteration, in the order of the copies
+    std::vector<uint64_t> copy_ns_;                 // of each of them
+    std::vector<size_t> first_slab_, layer_copies_; // of each layer
 };
 
 #endif

@@ -48,7 +48,11 @@ plan random_plan(Random &random, const plan_load &load) {
 // iterations the prediction looked at.
 uint32_t expect_equal(const plan_load &load, const plan &plan) {
     plan_prediction prediction = plan_predict(&load, &plan);
-    PipelineSimulation simulation(load, plan, load.slab_bytes + load.copy_ns);
+    std::vector<uint64_t> kv_ns;
+    for (uint32_t i = 0; i < load.kv_copies; i++) {
+        kv_ns.push_back(load.kv_bytes[i] + load.copy_ns);
+    }
+    PipelineSimulation simulation(load, plan, load.slab_bytes + load.copy_ns, kv_ns);
     size_t iterations = prediction.iterations + 3;
     simulation.run(iterations);
     EXPECT_FALSE(simulation.poisoned) << describe(load, plan);
@@ -95,6 +99,25 @@ TEST(Predict, EqualsTheSimulationForRandomLoadsAndPlacements) {
         ASSERT_FALSE(HasFailure());
     }
     EXPECT_LE(most, 6u) << "iterations beyond filling the ring until certain";
+}
+
+// KV of running sequences passes through the same ring behind the slabs of each layer.
+TEST(Predict, EqualsTheSimulationWithKvBehindTheSlabs) {
+    Random random(3);
+    for (int i = 0; i < 3000; i++) {
+        plan_load load = random_load(random, 60, 8);
+        plan plan = random_plan(random, load);
+        load.kv_copies = random.pick(1, 5);
+        for (uint32_t copy = 0; copy < load.kv_copies; copy++) {
+            load.kv_bytes[copy] = copy + 1 < load.kv_copies ? load.slab_bytes : random.pick(1, load.slab_bytes);
+        }
+        plan.staging += random.pick(load.kv_copies, 2 * load.kv_copies + 1);
+        uint64_t kv_bytes = load.layers * plan_kv_bytes(&load);
+        EXPECT_EQ(plan_predict(&load, &plan).bytes_streamed, plan.streamed_slabs * load.slab_bytes + kv_bytes);
+        EXPECT_EQ(plan_predict(&load, &plan).copies, plan.streamed_slabs + load.layers * load.kv_copies);
+        expect_equal(load, plan);
+        ASSERT_FALSE(HasFailure());
+    }
 }
 
 TEST(Predict, TheTimelineIsTheSimulationsSteadyState) {
