@@ -1,4 +1,5 @@
 /* The program: which subcommand it is. Threads: main's. */
+#include "bench/bench.h"
 #include "server/command.h"
 #include "server/suggest.h"
 #include "server/version.h"
@@ -22,6 +23,7 @@ static const struct command commands[] = {
     {"plan", command_plan, "what offloading would do for a model on hardware, from descriptions"},
     {"simulate", command_simulate, "which promises a trace of requests would see kept, on described hardware"},
     {"profile", command_profile, "measures what iterations of a model cost here"},
+    {"bench", command_bench, "measures servers under load, and offloading"},
     {"config", command_config, "lists every option; --check FILE reads a configuration"},
     {"version", show_version, "which Metronome this is"},
     {"help", show_help, "this"},

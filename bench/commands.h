@@ -1,0 +1,8 @@
+/* The benchmarks that `metronome bench` runs: each takes its arguments and returns the exit status of server/command.h.
+ * Threads: main's. */
+#ifndef METRONOME_BENCH_COMMANDS_H
+#define METRONOME_BENCH_COMMANDS_H
+
+int bench_paper(int argc, const char **argv);
+
+#endif
