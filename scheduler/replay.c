@@ -91,6 +91,11 @@ static struct status submit_due(struct replay *replay) {
     while (replay->submitted < trace->count && arrival_of(replay, replay->submitted) <= now) {
         uint32_t index = replay->submitted++;
         replay->outcomes[index].arrival_ns = arrival_of(replay, index);
+        if (replay->config->dropped && replay->config->dropped[index]) {
+            replay->outcomes[index].dropped = true;
+            replay->ended++;
+            continue;
+        }
         struct live *live = NULL;
         TRY(make_request(replay, index, &live));
         struct status status = engine_submit(replay->engine, &live->request);
@@ -191,6 +196,10 @@ static struct replay_times times_of(double *values, uint32_t count) {
 
 static void count_outcome(const struct replay_outcome *outcome, const struct trace_request *request,
                           const struct replay_config *config, struct replay_report *report) {
+    if (outcome->dropped) {
+        report->dropped++;
+        return;
+    }
     report->clipped += outcome->clipped;
     if (outcome->finish == FINISH_NONE) {
         report->refused++;

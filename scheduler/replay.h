@@ -17,6 +17,7 @@ struct replay_config {
                                   0: no promise */
     uint32_t vocabulary;       /* of the model: prompts' ids are below it */
     uint32_t longest;     /* prompt and answer together, tokens; the prompts of longer ones lose their beginnings */
+    const bool *dropped;  /* (trace->count) requests that are never sent; NULL: none */
     struct progress *bar; /* updated with the requests that have ended; NULL: none */
 };
 
@@ -25,8 +26,9 @@ struct replay_outcome {
     uint64_t arrival_ns, first_token_ns, last_token_ns; /* 0: there was none */
     uint32_t tokens;                                    /* that came */
     uint32_t late_tokens;                               /* of them, after they were due */
-    enum finish_reason finish;                          /* FINISH_NONE: it was refused */
+    enum finish_reason finish;                          /* FINISH_NONE: it was refused, or dropped */
     bool clipped;                                       /* its prompt was */
+    bool dropped;                                       /* never sent */
 };
 
 /* The share q of ascending values, by the nearest rank; 0 if there are none. */
@@ -38,7 +40,7 @@ struct replay_times {
 
 /* Of a whole run. A request keeps its promise when it ends and none of its tokens came late. */
 struct replay_report {
-    uint32_t requests, refused, clipped, failed;
+    uint32_t requests, dropped, refused, clipped, failed; /* dropped ones are counted nowhere else but in `requests` */
     uint32_t kept, kept_ttft, kept_tpot; /* requests that kept all, the first token's time, the other tokens' */
     uint64_t prompt_tokens, output_tokens, kept_tokens; /* of the requests that ended; of those that kept all */
     double seconds;                                     /* from the first arrival to the last token */
@@ -57,6 +59,11 @@ struct status replay_run(struct engine *engine, struct device *device, const str
 /* Requests that kept all of their promises, a second; and of their tokens. */
 static inline double replay_goodput(const struct replay_report *report) {
     return report->seconds > 0 ? report->kept / report->seconds : 0;
+}
+
+/* Did a request keep all of its promises? */
+static inline bool replay_kept(const struct replay_outcome *outcome) {
+    return (outcome->finish == FINISH_LENGTH || outcome->finish == FINISH_STOP) && outcome->late_tokens == 0;
 }
 
 /* Of all requests, those that kept all of their promises. */

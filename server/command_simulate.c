@@ -1,11 +1,11 @@
 /* `metronome simulate`: a trace of requests through the real scheduler and offload engine, on a simulated device and
  * its virtual clock. Threads: main's. */
-#include "base/clock.h"
 #include "base/log.h"
 #include "server/command.h"
 #include "server/described.h"
-#include "server/runtime.h"
+#include "server/simulate_compare.h"
 #include "server/simulate_report.h"
+#include "server/simulate_run.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -22,11 +22,28 @@ static const struct flag flags[] = {
     {"policy", "P[,P]...", "offload policies, a run for each; offload.policy, or metronome, if not given"},
     {"find", "rate|memory", "searches the highest rate, or the least device memory, that keeps the promises"},
     {"attainment", "A", "the share of requests that must keep their promises for it; 0.99 if not given"},
+    {"compare", NULL, "beside first come, first served, and one who knows what is to come, at each rate"},
+    {"searches", "N", "runs that finding what the latter can keep may take, at each rate; 40 if not given"},
     {"svg", "FILE", "draws attainment against load; - is standard output"},
     {"json", "FILE", "writes the report as JSON; - is standard output, instead of the text"},
     {"help", NULL, "this"},
 };
-enum { TRACE, REQUESTS, RATE, PROMPT, OUTPUT, BURSTINESS, POLICY, FIND, ATTAINMENT, SVG, JSON, HELP };
+enum {
+    TRACE,
+    REQUESTS,
+    RATE,
+    PROMPT,
+    OUTPUT,
+    BURSTINESS,
+    POLICY,
+    FIND,
+    ATTAINMENT,
+    COMPARE,
+    SEARCHES,
+    SVG,
+    JSON,
+    HELP
+};
 
 enum {
     MAX_LIST = 16,    /* rates, or policies */
@@ -56,7 +73,8 @@ struct order {
     uint32_t policy_count;
     char *policy_text;
     enum simulated_find find;
-    double target;
+    double target, searches;
+    struct comparison *loads;   /* (rate_count) when comparing, else NULL */
     struct simulated_run *runs; /* (run_count), room for MAX_RUNS */
     uint32_t run_count;
 };
@@ -156,6 +174,26 @@ static struct status read_search(const struct arguments *arguments, struct order
     return STATUS_SUCCESS;
 }
 
+static struct status read_comparison(const struct arguments *arguments, struct order *order) {
+    order->searches = 40;
+    TRY(read_number(arguments, SEARCHES, 1, 100000, true, &order->searches));
+    if (!arguments->values[COMPARE]) {
+        return arguments->values[SEARCHES] ? status_error(STATUS_INVALID, "--searches is for --compare")
+                                           : STATUS_SUCCESS;
+    }
+    if (order->find != FIND_NOTHING || order->policy_count > 1 || arguments->values[SVG]) {
+        return status_error(STATUS_INVALID, "--compare takes one --policy, and neither --find nor --svg");
+    }
+    if (config_is_set(order->config, "scheduler.order")) {
+        return status_error(STATUS_INVALID, "--compare sets scheduler.order itself; leave it out");
+    }
+    if (order->config->slo_ttft_ms <= 0 && order->config->slo_tpot_ms <= 0) {
+        return status_error(STATUS_INVALID, "--compare takes a promise: --slo.ttft_ms MS, --slo.tpot_ms MS, or both");
+    }
+    order->loads = calloc(order->rate_count, sizeof *order->loads);
+    return order->loads ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for the comparisons");
+}
+
 /* The simulated device, with the memory and the link of its description where no option says otherwise. */
 static struct status read_hardware(struct order *order) {
     struct config *config = order->config;
@@ -184,6 +222,7 @@ static struct status read_order(const struct arguments *arguments, struct order 
     TRY(read_rates(arguments, order));
     TRY(read_policies(arguments, order));
     TRY(read_search(arguments, order));
+    TRY(read_comparison(arguments, order));
     order->runs = calloc(MAX_RUNS, sizeof *order->runs);
     return order->runs ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for the runs' reports");
 }
@@ -192,51 +231,16 @@ static void free_order(struct order *order) {
     trace_free(&order->trace);
     free(order->policy_text);
     free(order->runs);
+    free(order->loads);
 }
 
 /* ---- running ---- */
 
-static struct status replay_on(const struct order *order, struct runtime *runtime, struct simulated_run *run) {
-    char label[64];
-    struct progress bar;
-    struct engine_stats stats;
-    engine_stats(runtime->engine, &stats);
-    run->weight_bytes = stats.offload.weight_bytes_device + stats.offload.weight_bytes_host;
-    run->kv_tokens = runtime->kv_tokens;
-    double own = trace_rate(&order->trace);
-    struct replay_config config = {.trace = &order->trace,
-                                   .stretch = own > 0 ? own / run->rate : 1,
-                                   .ttft_ns = (uint64_t)(order->config->slo_ttft_ms * 1e6),
-                                   .tpot_ns = (uint64_t)(order->config->slo_tpot_ms * 1e6),
-                                   .vocabulary = model_shape(runtime->model)->vocabulary,
-                                   .longest = runtime->context < runtime->kv_tokens ? runtime->context
-                                                                                    : (uint32_t)runtime->kv_tokens,
-                                   .bar = &bar};
-    snprintf(label, sizeof label, "%s, %.3f requests/s", run->policy, run->rate);
-    progress_begin(&bar, label, order->trace.count);
-    struct status status = replay_run(runtime->engine, runtime->device, &config, NULL, &run->report);
-    progress_end(&bar);
-    return status;
-}
-
 /* One run; what keeps a policy from it is a result, too. */
 static struct simulated_run *simulate(struct order *order, const char *policy, double rate, uint64_t device_memory) {
     struct simulated_run *run = &order->runs[order->run_count++];
-    struct runtime runtime;
-    char text[32];
     *run = (struct simulated_run){.policy = policy, .rate = rate, .device_memory = device_memory};
-    snprintf(text, sizeof text, "%llu", (unsigned long long)device_memory);
-    run->status = config_set(order->config, "device_memory", text, SOURCE_COMMAND_LINE);
-    if (run->status.code == STATUS_OK) {
-        run->status = config_set(order->config, "offload.policy", policy, SOURCE_COMMAND_LINE);
-    }
-    if (run->status.code == STATUS_OK) {
-        run->status = runtime_open_simulated(order->config, &runtime);
-    }
-    if (run->status.code == STATUS_OK) {
-        run->status = replay_on(order, &runtime, run);
-        runtime_close(&runtime);
-    }
+    run->status = simulate_run(order->config, &order->trace, NULL, NULL, run);
     return run;
 }
 
@@ -293,6 +297,27 @@ static void run_all(struct order *order) {
     }
 }
 
+/* ---- the comparison ---- */
+
+static void write_comparison(const void *report, enum report_form form, struct text *out) {
+    if (form == REPORT_JSON) {
+        compare_report_json(report, out);
+    } else {
+        compare_report_text(report, out);
+    }
+}
+
+static struct status compare(const struct arguments *arguments, struct order *order, struct compared *compared) {
+    const uint64_t device_memory = order->config->device_memory;
+    for (uint32_t i = 0; i < order->rate_count; i++) {
+        TRY(compare_at(order->config, &order->trace, order->policies[0], order->rates[i], device_memory,
+                       (uint32_t)order->searches, &order->loads[i]));
+        compared->load_count++;
+    }
+    TRY(command_write_forms(arguments->values[JSON], NULL, write_comparison, compared));
+    return order->loads[0].runs[COMPARED_DEADLINES].status;
+}
+
 /* ---- the report ---- */
 
 static void write_form(const void *report, enum report_form form, struct text *out) {
@@ -314,8 +339,22 @@ static struct status none_ran(const struct order *order) {
 static struct status run_order(const struct arguments *arguments, struct order *order) {
     TRY(read_order(arguments, order));
     char *model = strdup(order->config->model), *hardware = strdup(order->config->hardware);
-    run_all(order);
     const char *trace = arguments->values[TRACE] ? arguments->values[TRACE] : "drawn";
+    struct compared compared = {.model = model ? model : "",
+                                .hardware = hardware ? hardware : "",
+                                .trace = trace,
+                                .policy = order->policies[0],
+                                .ttft_ms = order->config->slo_ttft_ms,
+                                .tpot_ms = order->config->slo_tpot_ms,
+                                .requests = order->trace.count,
+                                .loads = order->loads};
+    if (order->loads) {
+        struct status status = compare(arguments, order, &compared);
+        free(model);
+        free(hardware);
+        return status;
+    }
+    run_all(order);
     struct simulated simulated = {.model = model ? model : "",
                                   .hardware = hardware ? hardware : "",
                                   .trace = trace,

@@ -56,6 +56,25 @@ class Simulate(unittest.TestCase):
         self.assertGreater(report["runs"][2]["host_bytes_mean"], 0)
         self.assertGreater(report["runs"][2]["bytes_streamed"], 0)
 
+    def test_comparison(self):
+        arguments = ("simulate", *CASE, *PROMISE, "--rate", "1,40", "--compare", "--searches", "4")
+        result = run_command(*arguments, "--json", "-")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        calm, full = json.loads(result.stdout)["loads"]
+        for load in (calm, full):
+            for name in ("metronome", "fcfs", "clairvoyant"):
+                self.assertAlmostEqual(load[name]["goodput_per_s"], load[name]["kept"] / load["seconds"])
+            self.assertGreaterEqual(load["clairvoyant"]["kept"], load["metronome"]["kept"])
+            self.assertLessEqual(load["searched"], 4)
+        self.assertEqual(calm["metronome"]["attainment"], 1)
+        self.assertLess(full["metronome"]["kept"], 60)
+        self.assertGreater(full["clairvoyant"]["kept"], full["fcfs"]["kept"])
+        table = run_command(*arguments)
+        self.assertEqual(table.returncode, 0, table.stderr)
+        self.assertIn("metronome of", table.stdout)
+        for wrong in (("--find", "rate"), ("--set", "scheduler.order=fcfs"), ("--policy", "none,metronome")):
+            self.assertEqual(run_command(*arguments, *wrong).returncode, 2, wrong)
+
     def test_the_same_command_gives_the_same_bytes(self):
         arguments = ("simulate", *CASE, *PROMISE, "--rate", "2", "--policy", "metronome", "--json", "-")
         first, second = run_command(*arguments), run_command(*arguments)

@@ -74,8 +74,12 @@ struct Trace {
     Trace(const Trace &) = delete;
     Trace &operator=(const Trace &) = delete;
     struct replay_config config() const {
-        return {
-            .trace = &trace, .stretch = 1, .ttft_ns = 0, .tpot_ns = 0, .vocabulary = 80, .longest = 128, .bar = NULL};
+        struct replay_config config = {};
+        config.trace = &trace;
+        config.stretch = 1;
+        config.vocabulary = 80;
+        config.longest = 128;
+        return config;
     }
     struct trace trace;
 };
@@ -170,6 +174,33 @@ TEST(Replay, LongPromptsLoseTheirBeginnings) {
     EXPECT_EQ(report.clipped, clipped);
     EXPECT_GT(clipped, 0u);
     EXPECT_LT(clipped, 50u);
+}
+
+// What is dropped is never sent, and counted as nothing else.
+TEST(Replay, DroppedRequestsCostNothing) {
+    Trace trace(100, 100000), half(50, 100000);
+    auto dropped = std::make_unique<bool[]>(100);
+    for (uint32_t i = 0; i < 50; i++) {
+        dropped[2 * i] = true;
+        trace.trace.requests[2 * i + 1] = half.trace.requests[i];
+        trace.trace.requests[2 * i].arrival_ns = half.trace.requests[i].arrival_ns;
+    }
+    struct replay_config config = trace.config();
+    config.dropped = dropped.get();
+    Simulated simulated, again;
+    std::vector<struct replay_outcome> outcomes, alone;
+    struct replay_report report = simulated.run(config, &outcomes);
+    again.run(half.config(), &alone);
+    EXPECT_EQ(report.requests, 100u);
+    EXPECT_EQ(report.dropped, 50u);
+    EXPECT_EQ(report.kept, 50u);
+    EXPECT_EQ(report.refused, 0u);
+    for (uint32_t i = 0; i < 50; i++) {
+        EXPECT_TRUE(outcomes[2 * i].dropped);
+        EXPECT_FALSE(replay_kept(&outcomes[2 * i]));
+        EXPECT_TRUE(replay_kept(&outcomes[2 * i + 1]));
+        EXPECT_EQ(outcomes[2 * i + 1].last_token_ns, alone[i].last_token_ns);
+    }
 }
 
 // With preemption, offloading and bursts: twice the same, to the nanosecond.

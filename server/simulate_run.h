@@ -1,0 +1,14 @@
+/* One run of `metronome simulate`. Threads: main's. */
+#ifndef METRONOME_SERVER_SIMULATE_RUN_H
+#define METRONOME_SERVER_SIMULATE_RUN_H
+
+#include "server/options.h"
+#include "server/simulate_report.h"
+
+/* Opens a simulated engine with the policy and the device's memory that `run` names, sends it the trace at run->rate
+ * but for what is `dropped` (trace->count; NULL: nothing), and fills what is left of `run` and, if not NULL, `outcomes`
+ * (trace->count). Returns what kept it from running. */
+struct status simulate_run(struct config *config, const struct trace *trace, const bool *dropped,
+                           struct replay_outcome *outcomes, struct simulated_run *run);
+
+#endif
