@@ -15,6 +15,7 @@ struct benchmark {
 
 static const struct benchmark benchmarks[] = {
     {"paper", bench_paper, "the figures of the Select-N paper, simulated, beside ours"},
+    {"serve", bench_serve, "sends load to an OpenAI server and times its tokens"},
 };
 #define BENCHMARKS (sizeof benchmarks / sizeof benchmarks[0])
 

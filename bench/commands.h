@@ -4,5 +4,6 @@
 #define METRONOME_BENCH_COMMANDS_H
 
 int bench_paper(int argc, const char **argv);
+int bench_serve(int argc, const char **argv);
 
 #endif

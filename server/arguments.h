@@ -16,7 +16,7 @@ struct flag {
     const char *help;
 };
 
-#define ARGUMENTS_MAX_FLAGS 16
+#define ARGUMENTS_MAX_FLAGS 32
 
 struct arguments {
     const char *values[ARGUMENTS_MAX_FLAGS]; /* of each flag; NULL: not given; "" if it takes nothing */
