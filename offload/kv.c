@@ -172,8 +172,12 @@ bool kv_is_parked(const struct kv *kv, uint32_t handle) {
     return (kv->place[handle] & PARKED) != 0;
 }
 
+uint32_t kv_handles(const struct kv *kv) {
+    return kv->arena->blocks_most + kv->counts.host_blocks;
+}
+
 static uint32_t block_of(const struct kv *kv, uint32_t handle) {
-    CHECK(handle < kv->arena->blocks_most + kv->counts.host_blocks);
+    CHECK(handle < kv_handles(kv));
     uint32_t block = kv->place[handle];
     CHECK(block < kv->arena->blocks && kv->owner[block] == handle); /* else it is parked, or was given back */
     return block;
@@ -228,6 +232,18 @@ bool kv_fetch(struct kv *kv, uint32_t handle) {
     give_slot(kv, handle);
     put_on_device(kv, handle, block);
     return true;
+}
+
+void kv_exchange(struct kv *kv, uint32_t one, uint32_t other) {
+    uint32_t place = kv->place[one];
+    kv->place[one] = kv->place[other];
+    kv->place[other] = place;
+    const uint32_t handles[2] = {one, other};
+    for (int i = 0; i < 2; i++) {
+        if (!kv_is_parked(kv, handles[i])) {
+            put_on_device(kv, handles[i], kv->place[handles[i]]);
+        }
+    }
 }
 
 void kv_clear(struct kv *kv, uint32_t first) {

@@ -44,7 +44,11 @@ bool kv_park(struct kv *kv, uint32_t handle);
 /* Copies a parked block back into a free block of the device; false if there is none. */
 bool kv_fetch(struct kv *kv, uint32_t handle);
 
+/* Two handles change places: the blocks stay where they are. */
+void kv_exchange(struct kv *kv, uint32_t one, uint32_t other);
+
 bool kv_is_parked(const struct kv *kv, uint32_t handle);
+uint32_t kv_handles(const struct kv *kv);   /* each is below */
 uint32_t kv_host_free(const struct kv *kv); /* host slots */
 
 /* Moves every block in use from `first` on to a free place below it; there must be enough. */

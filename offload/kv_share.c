@@ -89,6 +89,14 @@ bool offload_kv_fetch(struct offload *offload, uint32_t handle) {
     return kv_fetch(offload->kv, handle);
 }
 
+void offload_kv_exchange(struct offload *offload, uint32_t one, uint32_t other) {
+    kv_exchange(offload->kv, one, other);
+}
+
+uint32_t offload_kv_handles(const struct offload *offload) {
+    return kv_handles(offload->kv);
+}
+
 uint32_t offload_kv_excess(const struct offload *offload) {
     return offload->kv_excess;
 }

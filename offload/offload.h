@@ -93,6 +93,7 @@ void offload_end(struct offload *offload, uint64_t iteration_ns);
 bool offload_kv_take(struct offload *offload, uint32_t *handle);
 void offload_kv_give(struct offload *offload, uint32_t handle);
 uint32_t offload_kv_free(const struct offload *offload);
+uint32_t offload_kv_handles(const struct offload *offload); /* each is below, always */
 
 /* The device addresses of blocks that are on the device, or on their way. offload_begin() may move blocks: ask after
  * it, and for every block that the iteration reads or writes, for its layers then wait for those on their way. */
@@ -107,6 +108,9 @@ bool offload_kv_pays(const struct offload *offload, uint32_t position);
 uint32_t offload_kv_host_free(const struct offload *offload);
 bool offload_kv_park(struct offload *offload, uint32_t handle);
 bool offload_kv_fetch(struct offload *offload, uint32_t handle);
+
+/* Two handles change places, the one of the device and the one in host memory: where both hold the same. */
+void offload_kv_exchange(struct offload *offload, uint32_t one, uint32_t other);
 
 /* Blocks that had better leave the device, those of sequences that wait: the last iteration was expected to be late,
  * and weights that could mend it have no place to come back to. */

@@ -1,10 +1,12 @@
 /* Who holds which KV block, and who gives one up.
  *
  * A sequence's blocks are handles, in the order of their positions; the first `resident` of them are on the device, the
- * others are parked in host memory. A preempted sequence keeps its blocks while it waits, until somebody needs the
- * place: then the waiting sequence that is last in line gives up one after the other, from its tail, so that what it
- * keeps is a beginning. A block that is given up is parked where that is predicted to cost less than computing it
- * again, and a free host slot is left or the last in line gives one up; else it is dropped. */
+ * others are parked in host memory. Sequences that begin alike hold the same blocks (cache.c). A preempted sequence
+ * keeps its blocks while it waits, until somebody needs the place. What nobody holds goes first; then the waiting
+ * sequence that is last in line gives up one block after the other, from its tail, so that what it keeps is a
+ * beginning. One that another waiting sequence holds, too, is that one's to give up; one that a running sequence holds
+ * stays. A block that is given up is parked where that is predicted to cost less than computing it again, and a free
+ * host slot is left or the last in line gives one up; else it is dropped. */
 #include "scheduler/engine_internal.h"
 
 #define NOBODY UINT32_MAX
@@ -13,24 +15,46 @@
 static void drop_blocks(struct engine *engine, struct sequence *sequence, uint32_t from) {
     release_blocks(engine, sequence, from);
     uint32_t kept = from * KV_BLOCK_TOKENS;
-    if (sequence->computed > kept) {
-        pthread_mutex_lock(&engine->stats_lock);
-        engine->stats.recomputed_tokens += sequence->computed - kept;
-        pthread_mutex_unlock(&engine->stats_lock);
-        sequence->computed = kept;
-    }
+    sequence->computed = sequence->computed < kept ? sequence->computed : kept;
 }
 
 void release_blocks(struct engine *engine, struct sequence *sequence, uint32_t from) {
-    for (uint32_t i = from; i < sequence->block_count; i++) {
-        offload_kv_give(engine->offload, sequence->blocks[i]);
+    while (sequence->block_count > from) { /* the end before what it continues (prefix.h) */
+        uint32_t handle = sequence->blocks[--sequence->block_count];
+        if (sequence->pinned) {
+            prefix_unpin(engine->prefix, handle);
+        }
+        if (prefix_let_go(engine->prefix, handle)) {
+            offload_kv_give(engine->offload, handle);
+        }
     }
-    sequence->block_count = sequence->block_count < from ? sequence->block_count : from;
     sequence->resident = sequence->resident < from ? sequence->resident : from;
+    sequence->entered = sequence->entered < from ? sequence->entered : from;
+    sequence->found = 0;
+    sequence->looked = 0;
 }
 
-/* The place in line of the last waiting sequence, but for `spared`, that has blocks on the device, or parked ones.
- * NOBODY if there is none. Only preempted sequences have any, and they are first in line. */
+void pin_blocks(struct engine *engine, struct sequence *sequence) {
+    for (uint32_t i = 0; i < sequence->block_count; i++) {
+        prefix_pin(engine->prefix, sequence->blocks[i]);
+    }
+    sequence->pinned = true;
+}
+
+void unpin_blocks(struct engine *engine, struct sequence *sequence) {
+    for (uint32_t i = 0; i < sequence->block_count; i++) {
+        prefix_unpin(engine->prefix, sequence->blocks[i]);
+    }
+    sequence->pinned = false;
+}
+
+/* Can the sequence give up its last block on the device? If it is pinned so are those before it. */
+static bool can_give(const struct engine *engine, const struct sequence *sequence) {
+    return sequence->resident > 0 && !prefix_pinned(engine->prefix, sequence->blocks[sequence->resident - 1]);
+}
+
+/* The place in line of the last waiting sequence, but for `spared`, that has blocks on the device to give, or parked
+ * ones. NOBODY if there is none. Only preempted sequences have any, and they are first in line. */
 static uint32_t last_holder(const struct engine *engine, const struct sequence *spared, bool parked) {
     uint32_t last = NOBODY;
     for (uint32_t i = 0; i < engine->waiting.count; i++) {
@@ -38,8 +62,8 @@ static uint32_t last_holder(const struct engine *engine, const struct sequence *
         if (!sequence->preempted) {
             break;
         }
-        uint32_t holds = parked ? sequence->block_count - sequence->resident : sequence->resident;
-        last = holds > 0 && sequence != spared ? i : last;
+        bool gives = parked ? sequence->block_count > sequence->resident : can_give(engine, sequence);
+        last = gives && sequence != spared ? i : last;
     }
     return last;
 }
@@ -47,7 +71,10 @@ static uint32_t last_holder(const struct engine *engine, const struct sequence *
 /* Sees to a free host slot for a block of the waiting sequence at `place` in line, if need be at the cost of one that
  * is no nearer to its turn. */
 static bool make_host_room(struct engine *engine, uint32_t place) {
-    if (offload_kv_host_free(engine->offload) == 0) {
+    while (offload_kv_host_free(engine->offload) == 0) {
+        if (cache_reclaim_host(engine)) {
+            continue;
+        }
         uint32_t last = last_holder(engine, NULL, true);
         if (last == NOBODY || last < place) {
             return false;
@@ -58,19 +85,37 @@ static bool make_host_room(struct engine *engine, uint32_t place) {
     return true;
 }
 
+/* Drops a block that lies on the device behind one that is parked, since a sequence that waits, too, had it brought
+ * back. */
+static bool drop_stray(struct engine *engine, const struct sequence *taker) {
+    for (uint32_t i = engine->waiting.count; i > 0; i--) {
+        struct sequence *sequence = queue_at(&engine->waiting, i - 1);
+        for (uint32_t index = sequence->resident; index < sequence->block_count && sequence != taker; index++) {
+            uint32_t handle = sequence->blocks[index];
+            if (prefix_place_of(engine->prefix, handle) == PREFIX_DEVICE && !prefix_pinned(engine->prefix, handle)) {
+                drop_blocks(engine, sequence, index);
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /* Parks a block that a waiting sequence other than the taker holds. Where that does not pay or there is no room, drops
- * it, or if that is not `forced` leaves it. False if no block of the device has become free. */
-static bool reclaim_block(struct engine *engine, const struct sequence *taker, bool forced) {
+ * it, or if that is not `forced` leaves it. False if nothing has been given up. */
+static bool reclaim_held(struct engine *engine, const struct sequence *taker, bool forced) {
     uint32_t place = last_holder(engine, taker, false);
     if (place == NOBODY) {
-        return false;
+        return forced && drop_stray(engine, taker);
     }
     struct sequence *sequence = queue_at(&engine->waiting, place);
     uint32_t index = sequence->resident - 1;
-    bool parks = offload_kv_pays(engine->offload, index * KV_BLOCK_TOKENS);
+    bool alone = prefix_holders(engine->prefix, sequence->blocks[index]) == 1;
+    bool parks = alone && offload_kv_pays(engine->offload, index * KV_BLOCK_TOKENS);
     if (parks && (forced ? make_host_room(engine, place) : offload_kv_host_free(engine->offload) > 0)) {
         bool parked = offload_kv_park(engine->offload, sequence->blocks[index]);
         CHECK(parked);
+        prefix_move(engine->prefix, sequence->blocks[index], PREFIX_HOST);
         sequence->resident--;
         return true;
     }
@@ -80,21 +125,29 @@ static bool reclaim_block(struct engine *engine, const struct sequence *taker, b
     return forced;
 }
 
+bool reclaim_block(struct engine *engine, const struct sequence *taker) {
+    return cache_reclaim(engine) || reclaim_held(engine, taker, true);
+}
+
 void park_ahead(struct engine *engine) {
     uint32_t soon = 1 + engine->running_count / KV_BLOCK_TOKENS; /* each takes one in so many iterations */
-    while (offload_kv_free(engine->offload) < soon && reclaim_block(engine, NULL, false)) {
+    while (offload_kv_free(engine->offload) + prefix_idle(engine->prefix, PREFIX_DEVICE) < soon &&
+           reclaim_held(engine, NULL, false)) {
     }
-    for (uint32_t i = offload_kv_excess(engine->offload); i > 0 && reclaim_block(engine, NULL, true); i--) {
+    for (uint32_t i = offload_kv_excess(engine->offload); i > 0 && reclaim_block(engine, NULL); i--) {
     }
 }
 
 bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t tokens) {
-    CHECK(sequence->resident == sequence->block_count);
+    CHECK(sequence->resident == sequence->block_count && sequence->pinned);
     uint32_t needed = (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
     while (sequence->block_count < needed) {
-        if (offload_kv_take(engine->offload, &sequence->blocks[sequence->block_count])) {
+        uint32_t *handle = &sequence->blocks[sequence->block_count];
+        if (offload_kv_take(engine->offload, handle)) {
+            prefix_hold(engine->prefix, *handle);
+            prefix_pin(engine->prefix, *handle);
             sequence->resident = ++sequence->block_count;
-        } else if (!reclaim_block(engine, sequence, true)) {
+        } else if (!reclaim_block(engine, sequence)) {
             return false;
         }
     }
@@ -103,19 +156,19 @@ bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t toke
 
 void fetch_blocks(struct engine *engine, struct sequence *sequence, uint32_t most) {
     while (sequence->resident < sequence->block_count && most > 0) {
-        if (offload_kv_fetch(engine->offload, sequence->blocks[sequence->resident])) {
+        uint32_t handle = sequence->blocks[sequence->resident];
+        if (prefix_place_of(engine->prefix, handle) == PREFIX_DEVICE) {
+            sequence->resident++;
+        } else if (offload_kv_fetch(engine->offload, handle)) {
+            prefix_move(engine->prefix, handle, PREFIX_DEVICE);
             sequence->resident++;
             most--;
-        } else if (!reclaim_block(engine, sequence, true)) {
+        } else if (!reclaim_block(engine, sequence)) {
             return;
         }
     }
 }
 
 uint32_t available_blocks(const struct engine *engine) {
-    uint32_t blocks = offload_kv_free(engine->offload);
-    for (uint32_t i = 0; i < engine->waiting.count && queue_at(&engine->waiting, i)->preempted; i++) {
-        blocks += queue_at(&engine->waiting, i)->resident;
-    }
-    return blocks;
+    return offload_kv_free(engine->offload) + prefix_loose(engine->prefix);
 }

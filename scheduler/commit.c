@@ -176,8 +176,10 @@ void finish_sequence(struct engine *engine, struct sequence *sequence, enum fini
     }
     histogram_observe(&engine->stats.e2e_s, (double)(now - request->arrival_ns) / (double)NS_PER_S);
     pthread_mutex_unlock(&engine->stats_lock);
-    struct engine_event last = {
-        .request = request, .finish = reason, .completion_tokens = sequence_generated(sequence)};
+    struct engine_event last = {.request = request,
+                                .finish = reason,
+                                .completion_tokens = sequence_generated(sequence),
+                                .cached_tokens = sequence->cached_tokens};
     if (status) {
         last.status = *status;
     }
@@ -190,6 +192,7 @@ void finish_sequence(struct engine *engine, struct sequence *sequence, enum fini
 static enum finish_reason commit_sequence(struct engine *engine, struct sequence *sequence, uint64_t now) {
     uint32_t first = sequence->computed;
     sequence->computed += sequence->scheduled;
+    cache_enter(engine, sequence);
     if (sequence->request->sampling.echo && sequence->scored < sequence->request->prompt_count) {
         report_prompt(engine, sequence, first);
     }
@@ -197,6 +200,16 @@ static enum finish_reason commit_sequence(struct engine *engine, struct sequence
         return FINISH_NONE;
     }
     return sequence->count == sequence->capacity ? FINISH_LENGTH : advance(engine, sequence, now);
+}
+
+/* Tokens of this iteration that had been computed before, and their KV was given up. */
+static uint32_t count_again(struct sequence *sequence) {
+    uint32_t first = sequence->computed - sequence->scheduled;
+    uint32_t again = sequence->computed < sequence->reached ? sequence->scheduled
+                     : first < sequence->reached            ? sequence->reached - first
+                                                            : 0;
+    sequence->reached = sequence->computed > sequence->reached ? sequence->computed : sequence->reached;
+    return again;
 }
 
 /* Prompt tokens computed for the first time, and not again after a preemption. */
@@ -210,7 +223,7 @@ static uint32_t count_prompt(struct sequence *sequence) {
 
 void commit_iteration(struct engine *engine) {
     uint64_t now = device_now_ns(engine->device);
-    uint64_t prompt_tokens = 0;
+    uint64_t prompt_tokens = 0, again = 0;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < engine->running_count; i++) {
         struct sequence *sequence = engine->running[i];
@@ -218,6 +231,7 @@ void commit_iteration(struct engine *engine) {
         if (sequence->scheduled > 0) {
             reason = commit_sequence(engine, sequence, now);
             prompt_tokens += count_prompt(sequence);
+            again += count_again(sequence);
         }
         if (reason == FINISH_NONE) {
             engine->running[kept++] = sequence;
@@ -228,6 +242,7 @@ void commit_iteration(struct engine *engine) {
     engine->running_count = kept;
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.prompt_tokens += prompt_tokens;
+    engine->stats.recomputed_tokens += again;
     engine->stats.iterations++;
     histogram_observe(&engine->stats.iteration_tokens, engine->inputs->rows);
     pthread_mutex_unlock(&engine->stats_lock);

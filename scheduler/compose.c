@@ -24,6 +24,7 @@ static void preempt_last(struct engine *engine, struct room *room) {
     victim->preempted = true;
     victim->preempted_at = victim->computed;
     release_blocks(engine, victim, (victim->computed + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS); /* those not yet used */
+    unpin_blocks(engine, victim);
     queue_push_front(&engine->waiting, victim);
     pthread_mutex_lock(&engine->lock);
     engine->pending++;
@@ -98,7 +99,7 @@ static void schedule_running(struct engine *engine, bool decoding, struct room *
  * at once; and what weights need is not there. With nothing running there always are: the cache holds a whole context.
  */
 static bool has_room(const struct engine *engine, const struct sequence *sequence) {
-    uint32_t needed = sequence->count / KV_BLOCK_TOKENS + 1;
+    uint32_t needed = sequence->count / KV_BLOCK_TOKENS + 1 - cache_pinned(engine, sequence);
     uint32_t kept = engine->running_count + offload_kv_excess(engine->offload);
     return engine->running_count == 0 || available_blocks(engine) >= needed + kept;
 }
@@ -111,8 +112,11 @@ static struct sequence_queue *next_line(struct engine *engine) {
         return engine->waiting.count > 0 ? &engine->waiting : NULL;
     }
     uint64_t now = device_now_ns(engine->device);
-    while (engine->waiting.count > 0 && !queue_at(&engine->waiting, 0)->preempted &&
-           deadlines_lost(engine, queue_at(&engine->waiting, 0), now)) {
+    while (engine->waiting.count > 0 && !queue_at(&engine->waiting, 0)->preempted) {
+        cache_look(engine, queue_at(&engine->waiting, 0));
+        if (!deadlines_lost(engine, queue_at(&engine->waiting, 0), now)) {
+            break;
+        }
         queue_push_back(&engine->behind, queue_pop_front(&engine->waiting));
     }
     bool preempted = engine->waiting.count > 0 && queue_at(&engine->waiting, 0)->preempted;
@@ -125,11 +129,14 @@ static struct sequence_queue *next_line(struct engine *engine) {
 
 static void admit(struct engine *engine, struct sequence_queue *line) {
     struct sequence *sequence = queue_pop_front(line);
+    pin_blocks(engine, sequence);
     bool grown = grow_blocks(engine, sequence, sequence->count);
     CHECK(grown);
     engine->admissions = (engine->admissions + 1) % BEHIND_SHARE;
-    if (sequence->admitted_ns == 0) {
+    bool first = sequence->admitted_ns == 0;
+    if (first) {
         sequence->admitted_ns = device_now_ns(engine->device);
+        sequence->cached_tokens = sequence->computed;
     }
     bool resumed = sequence->preempted && sequence->computed > 0 && sequence->computed == sequence->preempted_at;
     sequence->preempted = false;
@@ -139,6 +146,8 @@ static void admit(struct engine *engine, struct sequence_queue *line) {
     pthread_mutex_unlock(&engine->lock);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.resumed += resumed;
+    engine->stats.prefix_queries += first && engine->config.prefix_cache ? sequence->count : 0;
+    engine->stats.prefix_hits += first ? sequence->cached_tokens : 0;
     pthread_mutex_unlock(&engine->stats_lock);
 }
 
@@ -148,13 +157,17 @@ static void admit_waiting(struct engine *engine, struct room *room) {
     struct sequence_queue *line;
     while (engine->running_count < engine->config.max_sequences && room->rows > 0 && (line = next_line(engine))) {
         struct sequence *sequence = queue_at(line, 0);
+        cache_look(engine, sequence);
         if (!has_room(engine, sequence)) {
             break;
+        }
+        if (sequence->preempted || cache_is_here(engine, sequence) || engine->running_count == 0) {
+            cache_take(engine, sequence);
         }
         if (engine->running_count == 0) {
             fetch_blocks(engine, sequence, UINT32_MAX);
         }
-        if (sequence->resident < sequence->block_count) {
+        if (sequence->resident < sequence->block_count || sequence->found > 0) {
             break;
         }
         admit(engine, line);
@@ -169,8 +182,12 @@ static void admit_waiting(struct engine *engine, struct room *room) {
 static void fetch_ahead(struct engine *engine) {
     if (engine->waiting.count > 0) {
         struct sequence *sequence = queue_at(&engine->waiting, 0);
+        uint32_t most = offload_kv_spare(engine->offload);
+        cache_look(engine, sequence);
         if (sequence->resident < sequence->block_count && has_room(engine, sequence)) {
-            fetch_blocks(engine, sequence, offload_kv_spare(engine->offload));
+            fetch_blocks(engine, sequence, most);
+        } else if (!cache_is_here(engine, sequence) && has_room(engine, sequence)) {
+            cache_fetch(engine, sequence, most);
         }
     }
 }

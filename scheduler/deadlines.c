@@ -37,9 +37,10 @@ bool deadlines_lost(const struct engine *engine, const struct sequence *sequence
     if (sequence->first_token_ns != 0 || due == NEVER) {
         return false;
     }
-    uint32_t left = sequence->count - sequence->computed, chunk = engine->config.prefill_chunk;
+    uint32_t done = sequence->computed + sequence->found * KV_BLOCK_TOKENS, chunk = engine->config.prefill_chunk;
+    uint32_t left = sequence->count - done;
     uint32_t rows = left < chunk ? left : chunk, chunks = (left + chunk - 1) / chunk;
-    return now + chunks * offload_least_ns(engine->offload, rows, sequence->computed + left / 2.0) > due;
+    return now + chunks * offload_least_ns(engine->offload, rows, done + left / 2.0) > due;
 }
 
 /* Until a sequence's next token is due; NEVER if none is, or if it is late already: it then hurries nobody. */

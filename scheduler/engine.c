@@ -205,7 +205,9 @@ static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
     engine->stats.waiting = engine->waiting.count + engine->behind.count;
     engine->stats.offload = report;
     engine->stats.kv_blocks = report.kv_blocks;
-    engine->stats.kv_blocks_free = report.kv_blocks_free;
+    engine->stats.prefix_idle = prefix_idle(engine->prefix, PREFIX_DEVICE);
+    engine->stats.prefix_parked = prefix_idle(engine->prefix, PREFIX_HOST);
+    engine->stats.kv_blocks_free = report.kv_blocks_free + engine->stats.prefix_idle;
     engine->stats.iteration_ns = iteration_ns;
     pthread_mutex_unlock(&engine->stats_lock);
 }
@@ -232,6 +234,7 @@ static struct status check_promise(const struct engine *engine) {
 static struct status prepare(struct engine *engine) {
     TRY(resolve_config(engine));
     TRY(create_offload(engine));
+    TRY(prefix_create(offload_kv_handles(engine->offload), &engine->prefix));
     TRY(model_load(engine->model, engine->device, engine->offload));
     TRY(forward_create(engine->model, engine->device, engine->offload, &engine->limits, engine->config.kv_type,
                        &engine->forward));
@@ -478,6 +481,7 @@ void engine_destroy(struct engine *engine) {
     forward_destroy(engine->forward);
     model_unload(engine->model);
     offload_destroy(engine->offload);
+    prefix_destroy(engine->prefix);
     sampler_destroy(&engine->sampler);
     queue_destroy(&engine->submitted);
     queue_destroy(&engine->waiting);

@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "kernels/device.h"
 #include "models/model.h"
+#include "scheduler/prefix.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -43,6 +44,7 @@ struct engine_config {
     uint64_t device_memory;  /* bytes for weights, KV and workspace together; 0: as needed */
     uint64_t host_memory;    /* bytes for offloaded weights and parked KV blocks; 0: no bound */
     uint64_t kv_host_memory; /* bytes of it for the KV blocks of preempted sequences; 0: they are computed again */
+    bool prefix_cache;       /* KV blocks are shared by prompts that begin alike, and kept while there is room */
     const char *offload_policy;
     struct policy_options offload_options;
     const char *offload_bus;     /* a link that other engines use too; NULL or "": none */
@@ -107,6 +109,7 @@ struct request {
     uint32_t *prompt; /* (prompt_count) token ids, prompt_count >= 1 */
     uint32_t prompt_count;
     struct sampling sampling;
+    struct cache_salt salt; /* only requests with the same one share KV blocks */
     uint64_t arrival_ns;    /* clock_now_ns() when its bytes were complete; TTFT counts from here */
     bool has_promise;       /* of its own, ... */
     struct promise promise; /* ... this; else the engine's, which engine_submit() writes here */
@@ -149,8 +152,8 @@ struct engine_event {
     struct token_logprob top[SAMPLING_MAX_LOGPROBS];
     /* in the last event */
     uint32_t completion_tokens;
-    uint32_t cached_tokens;
-    struct status status; /* with FINISH_ERROR */
+    uint32_t cached_tokens; /* of the prompt, that were found in the prefix cache */
+    struct status status;   /* with FINISH_ERROR */
 };
 
 /* Takes up to `capacity` events. `wake` of engine_create is readable (an eventfd) when there are some. */
@@ -188,8 +191,11 @@ struct engine_stats {
     uint32_t kv_blocks, kv_blocks_free;
     uint64_t prompt_tokens, generation_tokens; /* processed, recomputed ones not counted */
     uint64_t iterations, preemptions;
-    uint64_t resumed;           /* preempted sequences that went on with nothing lost */
-    uint64_t recomputed_tokens; /* of the others: KV given up, to be computed again */
+    uint64_t resumed;                     /* preempted sequences that went on with nothing lost */
+    uint64_t recomputed_tokens;           /* by the others: KV given up, and computed again */
+    uint64_t prefix_queries, prefix_hits; /* prompt tokens looked for in the prefix cache, and found */
+    uint32_t prefix_idle, prefix_parked;  /* blocks that nobody holds, kept to be found: on the device (they count
+                                             as free), in host memory */
     uint64_t finished[FINISH_ERROR + 1];
     uint64_t promised, kept, late_first, late_later; /* requests that ended and were promised something; of them, those
                                                         of which no token was late; the first one; another */

@@ -1,6 +1,7 @@
 /* The engine's own parts, shared by its files: engine.c (life and the loop), queues.c (the two bounded queues),
- * compose.c (what runs in an iteration), deadlines.c (what is due when), blocks.c (who holds which KV block), commit.c
- * (what came out of it). Nobody else includes this. Threads: fields are the engine thread's unless said. */
+ * compose.c (what runs in an iteration), deadlines.c (what is due when), blocks.c (who holds which KV block), cache.c
+ * (which ones they share), commit.c (what came out of it). Nobody else includes this. Threads: fields are the engine
+ * thread's unless said. */
 #ifndef METRONOME_SCHEDULER_ENGINE_INTERNAL_H
 #define METRONOME_SCHEDULER_ENGINE_INTERNAL_H
 
@@ -25,6 +26,7 @@ struct engine {
     struct offload *offload;
     struct forward *forward;
     struct forward_inputs *inputs;
+    struct prefix *prefix;
     struct sampler sampler;
     struct record record; /* if `recorded` */
     bool recorded;
@@ -103,19 +105,45 @@ uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows
 struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now);
 
 /* blocks.c */
-/* Takes blocks until `tokens` positions fit, from waiting sequences if none is free; false when they have none either
- * (those taken are kept). The sequence has no parked ones. */
+/* Takes blocks until `tokens` positions fit; if none is free, from those that nobody holds, then from waiting
+ * sequences; false when they have none either (those taken are kept). The sequence is pinned. */
 bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t tokens);
 /* Gives back blocks from `from` on; nothing that is still wanted may be in them. */
 void release_blocks(struct engine *engine, struct sequence *sequence, uint32_t from);
 /* Brings up to `most` parked blocks of the sequence that is first in line back, as long as there is a place for them.
  */
 void fetch_blocks(struct engine *engine, struct sequence *sequence, uint32_t most);
+/* Gives up a block for somebody else but `taker`, if need be: as a rule one of the device is then free or held by
+ * nobody. False if there is nothing left to give up. */
+bool reclaim_block(struct engine *engine, const struct sequence *taker);
 /* Parks what the next iteration is likely to take, so that it need not wait for it, and what is in the way of weights
  * without which iterations are late. */
 void park_ahead(struct engine *engine);
-/* Blocks of the device that are free or that waiting sequences would give up. */
+/* Blocks of the device that are free, or would be given up: by nobody, or by waiting sequences. */
 uint32_t available_blocks(const struct engine *engine);
+/* A sequence runs from now on: what it holds stays on the device. Or no longer. */
+void pin_blocks(struct engine *engine, struct sequence *sequence);
+void unpin_blocks(struct engine *engine, struct sequence *sequence);
+
+/* cache.c: the blocks that sequences share */
+/* Looks for blocks that continue those of a waiting sequence: `found` of them. At least one token of what is known is
+ * left to be computed, and every row whose logits are asked for. */
+void cache_look(struct engine *engine, struct sequence *sequence);
+/* Of these and its own, how many are on the device because a running sequence holds them. */
+uint32_t cache_pinned(const struct engine *engine, const struct sequence *sequence);
+/* Makes those found its own. */
+void cache_take(struct engine *engine, struct sequence *sequence);
+/* Are all of these on the device? */
+bool cache_is_here(const struct engine *engine, const struct sequence *sequence);
+/* Brings up to `most` of them back to it, held by nobody as they are; first they become the last to be given up. */
+void cache_fetch(struct engine *engine, struct sequence *sequence, uint32_t most);
+/* What an iteration has filled of a running sequence's blocks can be found by others from now on; a block that is known
+ * already takes the place of the sequence's own. */
+void cache_enter(struct engine *engine, struct sequence *sequence);
+/* Takes a block of the device from among those that nobody holds; false if there is none. */
+bool cache_reclaim(struct engine *engine);
+/* The same for a host slot. */
+bool cache_reclaim_host(struct engine *engine);
 
 /* commit.c */
 void commit_iteration(struct engine *engine);

@@ -24,9 +24,18 @@ struct sequence {
     uint32_t late_later;     /* and so many of the others */
     uint32_t *blocks;        /* (block_count) KV handles; room for `capacity` tokens */
     uint32_t block_count;
-    uint32_t resident;     /* blocks on the device: the first ones; those after them are parked in host memory */
+    uint32_t resident;     /* blocks on the device: the first ones; those after them are parked in host memory, but for
+                              some that another brought back */
     bool preempted;        /* waits to go on */
     uint32_t preempted_at; /* `computed` when it was */
+    uint32_t reached;      /* the most that `computed` has been */
+
+    /* the prefix cache (cache.c) */
+    bool pinned;            /* its blocks are: it runs */
+    uint32_t entered;       /* of its first blocks, that others can find */
+    uint32_t found;         /* blocks that continue its own, behind them in `blocks`, not held yet */
+    uint64_t looked;        /* the index' version when they were looked for, plus 1; 0: look again */
+    uint32_t cached_tokens; /* of the prompt, that it had not to compute */
 
     struct token_counts counts; /* with penalties, else NULLs */
     struct detokenizer detokenizer;

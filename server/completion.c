@@ -305,6 +305,7 @@ static void fill_slot(struct completion *completion, uint32_t index) {
                                                .arrival_ns = http_arrival_ns(completion->exchange),
                                                .has_promise = request->has_promise,
                                                .promise = request->promise,
+                                               .salt = request->salt,
                                                .owner = slot},
                                    .choice = {.index = index}};
     struct sampling *sampling = &slot->request.sampling;

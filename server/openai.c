@@ -312,6 +312,24 @@ static struct api_error read_promise(const cJSON *body, struct completion_reques
     return fine;
 }
 
+/* "cache_salt": only requests that bring the same one share the KV of their prompts, as vLLM has it. */
+static struct api_error read_salt(const cJSON *body, struct completion_request *request) {
+    const cJSON *item = field_of(body, "cache_salt");
+    if (!item) {
+        return fine;
+    }
+    if (!cJSON_IsString(item)) {
+        return wrong_type("cache_salt", "a string", item);
+    }
+    size_t bytes = strlen(item->valuestring);
+    if (bytes == 0 || bytes > CACHE_SALT_BYTES) {
+        return api_invalid("cache_salt", "cache_salt: has %zu bytes; allowed are 1 to %d", bytes, CACHE_SALT_BYTES);
+    }
+    request->salt.bytes = (uint32_t)bytes;
+    memcpy(request->salt.text, item->valuestring, bytes);
+    return fine;
+}
+
 /* ---- prompts and messages ---- */
 
 static struct api_error read_prompt(const cJSON *item, const char *param, struct prompt_source *prompt) {
@@ -527,6 +545,7 @@ struct api_error completion_request_parse(enum openai_api api, const char *body,
     TRY_API(read_bool(document, "return_token_ids", &out->return_token_ids));
     TRY_API(read_sampling(document, out));
     TRY_API(read_promise(document, out));
+    TRY_API(read_salt(document, out));
     return check_not_built(document, out);
 }
 

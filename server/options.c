@@ -23,6 +23,7 @@ static const char *const devices[] = {"cpu", "cuda", "sim", NULL};
 static const char *const isas[] = {"auto", "avx512", "avx2", "scalar", NULL};
 static const char *const computes[] = {"int8", "f32", NULL};
 static const char *const quantizations[] = {"none", "q8_0", "q4_1", NULL};
+static const char *const switches[] = {"on", "off", NULL};
 static const char *const kv_types[] = {"f16", "bf16", NULL};
 static const char *const orders[] = {"deadlines", "fcfs", NULL};
 static const char *const policy_names[] = {"none",     "zero-inference", "flexgen", "prefetch-group",
@@ -67,6 +68,9 @@ static const struct option options[] = {
     {"kv_type", OPTION_CHOICE, "", "f16", 0, 0, kv_types, FIELD(kv_type), "number format of the KV cache"},
     {"kv_tokens", OPTION_INT, "tokens", "0", 0, 1e12, NULL, FIELD(kv_tokens),
      "capacity of the KV cache; 0: what device_memory leaves, or a default"},
+    {"prefix_cache", OPTION_CHOICE, "", "on", 0, 0, switches, FIELD(prefix_cache),
+     "on: prompts that begin alike share KV blocks, which are kept while nobody needs their place; a request's "
+     "cache_salt says who shares with whom"},
     {"seed", OPTION_INT, "", "0", 0, 0x1.0p63, NULL, FIELD(seed), "for requests that bring none"},
 
     {"scheduler.order", OPTION_CHOICE, "", "deadlines", 0, 0, orders, FIELD(scheduler_order),

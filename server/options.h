@@ -30,7 +30,7 @@ struct config {
     char *link_schedule;
     /* scheduler */
     uint64_t max_sequences, max_queue, max_batch_tokens, prefill_chunk, kv_tokens, seed;
-    char *kv_type, *scheduler_order;
+    char *kv_type, *scheduler_order, *prefix_cache;
     double slo_ttft_ms, slo_tpot_ms;
     /* offloading */
     char *offload_policy, *offload_bus;

@@ -53,6 +53,7 @@ TEST_F(EngineTest, SameTokensAmongOthersThatJoinLeaveAndArePreempted) {
     for (uint64_t kv_tokens : SANITIZED ? std::vector<uint64_t>{256} : std::vector<uint64_t>{4096, 256}) {
         Options options;
         options.kv_tokens = kv_tokens;
+        options.prefix_cache = kv_tokens > 256; // with blocks shared by equal prompts the small one holds them all
         Engine engine(options);
         struct random_state random;
         random_seed(&random, kv_tokens);

@@ -80,6 +80,8 @@ struct Case {
         stops = one_in(&random, 20);
         neighbour = one_in(&random, 4);
         engine.order = one_in(&random, 4) ? ORDER_FCFS : ORDER_DEADLINES;
+        engine.prefix_cache = !one_in(&random, 4);
+        beginnings = (uint32_t)below(&random, 4);
     }
     static uint64_t block_bytes() {
         return (uint64_t)2 * KV_BLOCK_TOKENS * tiny().kv_heads * tiny().head_dim * 2 * tiny().layers;
@@ -91,24 +93,37 @@ struct Case {
     double link_bytes_per_s;
     uint64_t jitter_ns, gap_ns;
     uint32_t requests;
+    uint32_t beginnings; // that prompts share
     bool cancels, link_changes, stops, neighbour;
 };
 
 struct Sums {
     uint64_t refused_cases, cases, requests, busy, cancelled, stopped, preemptions, resumed, recomputed, parked,
-        placements, promised, kept;
+        placements, promised, kept, cached;
 };
 
-std::unique_ptr<Request> draw_request(struct random_state *random) {
+// Prompts share one of so many beginnings, and each length of it.
+std::unique_ptr<Request> draw_request(struct random_state *random, uint32_t beginnings) {
     std::vector<uint32_t> prompt(1 + below(random, one_in(random, 4) ? CONTEXT : 20));
     for (uint32_t &token : prompt) {
         token = (uint32_t)below(random, tiny().vocabulary);
+    }
+    if (beginnings > 0 && !one_in(random, 3)) {
+        uint64_t beginning = below(random, beginnings), shared = below(random, CONTEXT * 3 / 4);
+        prompt.insert(prompt.begin(), shared, 0);
+        for (uint64_t i = 0; i < shared; i++) {
+            prompt[i] = (uint32_t)(random_hash(beginning, i) % tiny().vocabulary);
+        }
+        prompt.resize(std::min(prompt.size(), (size_t)CONTEXT - 1));
     }
     auto request = std::make_unique<Request>(prompt, (uint32_t)below(random, one_in(random, 2) ? CONTEXT : 30));
     struct sampling &sampling = request->request.sampling;
     sampling.ignore_eos = true;
     sampling.logprobs = one_in(random, 5);
     sampling.echo = one_in(random, 5);
+    if (one_in(random, 4)) {
+        request->request.salt = {1, {(char)('a' + below(random, 2))}};
+    }
     request->request.has_promise = one_in(random, 3);
     if (request->request.has_promise) {
         request->request.promise = {one_in(random, 3) ? 0 : 50000 * below(random, 200),
@@ -145,7 +160,7 @@ struct CaseRun {
     }
 
     void submit() {
-        requests.push_back(draw_request(&it.random));
+        requests.push_back(draw_request(&it.random, it.beginnings));
         Request &request = *requests.back();
         request.request.arrival_ns = device_now_ns(device);
         struct engine_stats stats;
@@ -194,6 +209,7 @@ struct CaseRun {
                 if (event.finish != FINISH_NONE) {
                     outcome.finish = event.finish;
                     outcome.finishes++;
+                    outcome.cached_tokens = event.cached_tokens;
                     ASSERT_EQ(event.completion_tokens, outcome.tokens.size());
                     ended++;
                 }
@@ -267,6 +283,29 @@ struct CaseRun {
         ASSERT_TRUE(idle);
     }
 
+    // What was found in the cache are whole blocks that another had computed, under the same salt, and not the last
+    // token; nothing whose rows were to be scored.
+    void check_cached(const Request &request) const {
+        const Outcome &got = request.outcome;
+        const struct sampling &sampling = request.request.sampling;
+        uint32_t most = 0;
+        for (const auto &other : requests) {
+            const struct cache_salt &one = other->request.salt, &two = request.request.salt;
+            if (other.get() == &request || std::string(one.text, one.bytes) != std::string(two.text, two.bytes)) {
+                continue;
+            }
+            std::vector<uint32_t> known = other->prompt;
+            known.insert(known.end(), other->outcome.tokens.begin(), other->outcome.tokens.end());
+            size_t length = std::min(known.size(), request.prompt.size());
+            auto differ = std::mismatch(known.begin(), known.begin() + length, request.prompt.begin());
+            most = std::max(most, (uint32_t)(differ.first - known.begin()));
+        }
+        most = std::min(most, (uint32_t)request.prompt.size() - 1);
+        most = !it.engine.prefix_cache || (sampling.echo && sampling.logprobs) ? 0 : most / KV_BLOCK_TOKENS;
+        ASSERT_LE(got.cached_tokens, most * KV_BLOCK_TOKENS);
+        ASSERT_EQ(got.cached_tokens % KV_BLOCK_TOKENS, 0u);
+    }
+
     void check_request(const Request &request, uint32_t index) const {
         const Outcome &got = request.outcome;
         const struct sampling &sampling = request.request.sampling;
@@ -281,6 +320,7 @@ struct CaseRun {
             ASSERT_EQ(got.finish, FINISH_CANCELLED);
             ASSERT_TRUE(it.cancels || it.stops);
         }
+        check_cached(request);
         // Ahead of it in its line were at most `ahead`, and of BEHIND_SHARE admissions one is of its line; those that
         // ran, or that are admitted with it, may have their first tokens before it.
         if (request.request.promise.ttft_ns == 0) {
@@ -302,7 +342,9 @@ struct CaseRun {
         ASSERT_EQ(stats.running + stats.waiting, 0u);
         ASSERT_GT(stats.kv_blocks, 0u);
         ASSERT_EQ(stats.kv_blocks_free, stats.kv_blocks) << "blocks are lost";
-        ASSERT_EQ(stats.offload.kv_parked, 0u) << "host slots are lost";
+        ASSERT_EQ(stats.offload.kv_parked, stats.prefix_parked) << "host slots are lost";
+        ASSERT_LE(stats.prefix_hits, stats.prefix_queries);
+        ASSERT_TRUE(it.engine.prefix_cache || stats.prefix_queries + stats.prefix_idle + stats.prefix_parked == 0);
         ASSERT_LE(stats.iterations, tokens_wanted) << "the first in line did not move on in every iteration";
         sums->cases++;
         sums->requests += submitted;
@@ -315,6 +357,7 @@ struct CaseRun {
         sums->placements += stats.offload.placements;
         sums->promised += stats.promised;
         sums->kept += stats.kept;
+        sums->cached += stats.prefix_hits;
     }
 
     Case &it;
@@ -363,15 +406,17 @@ TEST(Property, WhateverComesEveryRequestEndsOnceWithItsTokens) {
         }
     }
     printf("%llu cases (%llu refused), %llu requests (%llu busy), %llu cancelled; %llu preemptions, %llu resumed, "
-           "%llu tokens recomputed, %llu blocks parked, %llu placements; %llu promised, %llu kept\n",
+           "%llu tokens recomputed, %llu blocks parked, %llu placements; %llu promised, %llu kept; %llu prompt tokens "
+           "from the cache\n",
            (unsigned long long)sums.cases, (unsigned long long)sums.refused_cases, (unsigned long long)sums.requests,
            (unsigned long long)sums.busy, (unsigned long long)sums.cancelled, (unsigned long long)sums.preemptions,
            (unsigned long long)sums.resumed, (unsigned long long)sums.recomputed, (unsigned long long)sums.parked,
-           (unsigned long long)sums.placements, (unsigned long long)sums.promised, (unsigned long long)sums.kept);
+           (unsigned long long)sums.placements, (unsigned long long)sums.promised, (unsigned long long)sums.kept,
+           (unsigned long long)sums.cached);
     if (count >= 60) { // else the cases show too little
         EXPECT_GT(sums.cases, count / 2);
         for (uint64_t sum : {sums.busy, sums.cancelled, sums.preemptions, sums.resumed, sums.recomputed, sums.parked,
-                             sums.placements, sums.kept}) {
+                             sums.placements, sums.kept, sums.cached}) {
             EXPECT_GT(sum, 0u);
         }
         EXPECT_LT(sums.kept, sums.promised);

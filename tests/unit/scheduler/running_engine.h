@@ -34,6 +34,7 @@ inline std::string model_path() {
 struct Options {
     uint32_t threads = 2, context = 256, max_sequences = 16, max_queue = 64, max_batch_tokens = 64, prefill_chunk = 0;
     uint64_t kv_tokens = 4096, kv_host_memory = 0, host_memory = 0;
+    bool prefix_cache = true;
     std::string policy = "none", bus;
     struct policy_options policy_options = {};
     uint64_t device_memory = 0;
@@ -75,6 +76,7 @@ class Engine {
         config.kv_tokens = options.kv_tokens;
         config.kv_host_memory = options.kv_host_memory;
         config.host_memory = options.host_memory;
+        config.prefix_cache = options.prefix_cache;
         config.offload_policy = options.policy.c_str();
         config.offload_options = options.policy_options;
         config.offload_slabs = options.slabs;
@@ -109,7 +111,8 @@ class Engine {
     bool all_blocks_free() const {
         struct engine_stats stats;
         engine_stats(engine, &stats);
-        return stats.kv_blocks > 0 && stats.kv_blocks_free == stats.kv_blocks && stats.offload.kv_parked == 0;
+        return stats.kv_blocks > 0 && stats.kv_blocks_free == stats.kv_blocks &&
+               stats.offload.kv_parked == stats.prefix_parked;
     }
     Options options; // first: the engine's configuration points into it
     struct device *device = nullptr;
@@ -122,7 +125,7 @@ struct Outcome {
     std::vector<float> logprobs, prompt_logprobs;
     std::string text, prompt_text;
     enum finish_reason finish = FINISH_NONE;
-    uint32_t finishes = 0, completion_tokens = 0;
+    uint32_t finishes = 0, completion_tokens = 0, cached_tokens = 0;
 };
 
 class Request {
@@ -157,6 +160,7 @@ inline void drain_events(struct engine *engine) {
                 outcome.finish = event.finish;
                 outcome.finishes++;
                 outcome.completion_tokens = event.completion_tokens;
+                outcome.cached_tokens = event.cached_tokens;
             }
         }
     }

@@ -92,6 +92,8 @@ TEST(OpenAi, APromiseOfItsOwn) {
     ASSERT_EQ(one.error.code, 0) << one.error.message;
     EXPECT_EQ(one.request.promise.ttft_ns, 0u);
     EXPECT_EQ(one.request.promise.tpot_ns, 50000000u);
+    Parsed salted(API_COMPLETIONS, R"({"prompt": "x", "cache_salt": "a tenant's"})");
+    EXPECT_EQ(std::string(salted.request.salt.text, salted.request.salt.bytes), "a tenant's");
     Parsed empty(API_COMPLETIONS, R"({"prompt": "x", "slo": {}})"); // best effort, whatever the server promises others
     EXPECT_TRUE(empty.request.has_promise);
     EXPECT_EQ(empty.request.promise.ttft_ns + empty.request.promise.tpot_ns, 0u);
@@ -215,6 +217,8 @@ TEST(OpenAi, RefusesBadCompletions) {
             {R"({"prompt": "x", "best_of": 2})", "best_of", "not built"},
             {R"({"prompt": "x", "best_of": "2"})", "best_of", "expected a whole number"},
             {R"({"prompt": "x", "suffix": "end"})", "suffix", "not built"},
+            {R"({"prompt": "x", "cache_salt": 5})", "cache_salt", "expected a string"},
+            {R"({"prompt": "x", "cache_salt": ""})", "cache_salt", "has 0 bytes; allowed are 1 to 128"},
             {R"({"prompt": "x", "slo": 5})", "slo", "expected an object"},
             {R"({"prompt": "x", "slo": {"ttft_ms": 0}})", "slo.ttft_ms", "out of range"},
             {R"({"prompt": "x", "slo": {"tpot_ms": 1e10}})", "slo.tpot_ms", "out of range"},
