@@ -2,6 +2,7 @@
  *
  * Owns no state. The ops' faces are in ops.c. Threads: as device.h says. */
 #include "kernels/device_internal.h"
+#include "kernels/team/team.h"
 
 #include "base/check.h"
 
@@ -31,7 +32,7 @@ struct status device_open(const struct device_config *config, struct device **ou
     }
     for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
         if (strcmp(backends[i]->name, config->name) == 0) {
-            return backends[i]->open(config, out);
+            return config->ranks > 1 ? team_open(backends[i], config, out) : backends[i]->open(config, out);
         }
     }
     return status_error(STATUS_NOT_FOUND, "device \"%.64s\" is not in this build, which has: " DEVICES "%s",
@@ -52,6 +53,37 @@ struct status device_prepare(struct device *device, const struct device_limits *
     CHECK(limits->rows > 0 && limits->columns > 0);
     CHECK(limits->kv_heads == 0 || limits->query_heads % limits->kv_heads == 0);
     return device->backend->prepare(device, limits);
+}
+
+/* ---- ranks ---- */
+
+void device_share(struct device *device, const void *host, size_t bytes) {
+    if (device->backend == &team_backend) {
+        team_share(device, host, bytes);
+    }
+}
+
+void device_share_table(struct device *device, const uint64_t *host, size_t count) {
+    if (device->backend == &team_backend) {
+        team_share_table(device, host, count);
+    }
+}
+
+void *device_rank_host(const struct device *device, void *host, uint32_t rank) {
+    if (device->backend == &team_backend) {
+        return team_rank_host(device, host, rank);
+    }
+    CHECK(rank == 0);
+    return host;
+}
+
+void stream_copy_to_rank(struct stream *stream, uint32_t rank, void *target, const void *source, size_t bytes) {
+    if (stream->device->backend == &team_backend) {
+        team_copy_to_rank(stream, rank, target, source, bytes);
+    } else {
+        CHECK(rank == 0);
+        stream_copy(stream, target, source, bytes, COPY_HOST_TO_DEVICE);
+    }
 }
 
 /* ---- memory ---- */

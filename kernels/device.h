@@ -42,7 +42,12 @@ struct device_config {
     uint64_t copy_jitter_ns; /* cpu, sim: delay every copy by a random time up to this, to shake out missing waits */
     uint64_t seed;           /* for the jitter, and for sim's logits */
     const char *hardware;    /* sim: path of the hardware description (JSON) */
+    uint32_t ranks;          /* devices that share every layer (tensor parallelism); 0 or 1: one. The budgets, and the
+                                link's pace, are of each; `threads` are those of all together */
+    uint32_t rank;           /* cuda: which GPU this is; set by the team that opens it */
 };
+
+#define DEVICE_MOST_RANKS 16
 
 struct device_info {
     const char *name;       /* "cpu" */
@@ -53,6 +58,7 @@ struct device_info {
     uint64_t host_used;
     double link_bytes_per_s; /* nominal; 0 if unknown */
     uint32_t threads;
+    uint32_t ranks; /* at least 1; memory and link are those of one of them, and they are alike */
     bool invariant; /* rows' results do not depend on batch, chunk or threads */
 };
 
@@ -74,6 +80,22 @@ struct device_limits {
     uint32_t context; /* longest sequence, tokens */
 };
 struct status device_prepare(struct device *device, const struct device_limits *limits);
+
+/* ---- ranks ----
+ * A device may be several (device_config.ranks): each has its share of every layer and of the KV cache, and all do the
+ * same at the same time with what is theirs. What is allocated is allocated on each, and an address, of either kind of
+ * memory, stands for the same place of every rank's; what the host reads and writes there is rank 0's. Host memory that
+ * the device did not allocate is one for all. Sizes, budgets, copies and counts are those of one rank; an event is past
+ * when it is on every rank. With one rank the calls below do what they say, which may be nothing. */
+
+/* Makes these bytes of every rank's pinned host memory what rank 0's are. */
+void device_share(struct device *device, const void *host, size_t bytes);
+
+/* The same for `count` entries of a block table, whose addresses become the rank's own. */
+void device_share_table(struct device *device, const uint64_t *host, size_t count);
+
+/* Where rank `rank` has what rank 0 has at `host` in pinned host memory: to write what differs from rank to rank. */
+void *device_rank_host(const struct device *device, void *host, uint32_t rank);
 
 /* ---- memory ---- */
 
@@ -117,6 +139,9 @@ void stream_copy(struct stream *stream, void *target, const void *source, size_t
  * after another; one copy over the link. */
 void stream_copy_rows(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
                       uint32_t rows);
+
+/* A copy to the device of one rank alone, from host memory that the device did not allocate. */
+void stream_copy_to_rank(struct stream *stream, uint32_t rank, void *target, const void *source, size_t bytes);
 
 /* Bytes and calls that stream_copy() and stream_copy_rows() have put on the link since the device was opened: the only
  * place where streamed bytes are counted. Readable from any thread. */

@@ -9,9 +9,17 @@
 #include "kernels/device.h"
 #include "kernels/ops.h"
 
-/* The functions have the meaning of their namesakes in device.h and ops.h. Every slot is filled by every backend. */
+struct collective_kind;
+
+/* The functions have the meaning of their namesakes in device.h and ops.h. Every slot is filled by every backend, but
+ * for those that say otherwise. */
 struct backend {
     const char *name;
+
+    /* To be a rank of a team: how ranks add up (collective.h), and what makes the calls that follow on this thread meet
+     * this device. NULL: cannot be one; nothing is needed. */
+    const struct collective_kind *collective;
+    void (*select)(const struct device *device);
 
     struct status (*open)(const struct device_config *config, struct device **out);
     void (*close)(struct device *device);
@@ -73,6 +81,11 @@ struct backend {
                      uint32_t dim);
     void (*gather)(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
     void (*argmax)(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
+
+    /* NULL: a device of this kind is one rank. */
+    void (*matmul_partial)(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x,
+                           size_t x_stride, uint32_t n);
+    void (*all_reduce)(struct stream *stream, float *x, uint32_t n, uint32_t dim);
 };
 
 /* The first member of every backend's own structs. */

@@ -78,18 +78,39 @@ void op_layernorm(struct stream *stream, float *out, const float *x, const float
     }
 }
 
+static void check_parts(const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride) {
+    CHECK(parts && count > 0 && count <= MATMUL_MAX_PARTS);
+    for (uint32_t i = 0; i < count; i++) {
+        check_weight(&parts[i].weight);
+        CHECK(parts[i].out && parts[i].out_stride >= parts[i].weight.rows);
+        CHECK(parts[i].weight.columns == parts[0].weight.columns);
+    }
+    CHECK(x && x_stride >= parts[0].weight.columns);
+}
+
 void op_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride,
                uint32_t n) {
     const struct backend *backend = backend_of(stream);
-    CHECK(parts && count > 0 && count <= MATMUL_MAX_PARTS);
     if (n > 0) {
-        for (uint32_t i = 0; i < count; i++) {
-            check_weight(&parts[i].weight);
-            CHECK(parts[i].out && parts[i].out_stride >= parts[i].weight.rows);
-            CHECK(parts[i].weight.columns == parts[0].weight.columns);
-        }
-        CHECK(x && x_stride >= parts[0].weight.columns);
+        check_parts(parts, count, x, x_stride);
         backend->matmul(stream, parts, count, x, x_stride, n);
+    }
+}
+
+void op_matmul_partial(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x,
+                       size_t x_stride, uint32_t n) {
+    const struct backend *backend = backend_of(stream);
+    if (n > 0) {
+        check_parts(parts, count, x, x_stride);
+        (backend->matmul_partial ? backend->matmul_partial : backend->matmul)(stream, parts, count, x, x_stride, n);
+    }
+}
+
+void op_all_reduce(struct stream *stream, float *x, uint32_t n, uint32_t dim) {
+    const struct backend *backend = backend_of(stream);
+    if (n > 0 && backend->all_reduce) {
+        CHECK(x && dim > 0);
+        backend->all_reduce(stream, x, n, dim);
     }
 }
 

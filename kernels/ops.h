@@ -64,6 +64,15 @@ struct matmul_part {
 void op_matmul(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x, size_t x_stride,
                uint32_t n);
 
+/* The same with weights that are each rank's share of the columns, and x what goes with it: op_all_reduce() makes the
+ * products whole. Biases, and what `out` holds where a part accumulates, count once, though every rank has them. */
+void op_matmul_partial(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x,
+                       size_t x_stride, uint32_t n);
+
+/* x (n, dim) of every rank = their sum, the same bits on each: Shoeybi et al. arXiv 1909.08053. With one rank nothing.
+ */
+void op_all_reduce(struct stream *stream, float *x, uint32_t n, uint32_t dim);
+
 /* Rotary embedding, Su et al. arXiv 2104.09864: the angles of each row, once an iteration.
  * angles (n, pairs, 2) = cos and sin of positions (n) * frequency (pairs), both times `magnitude` (1 but for YaRN). */
 void op_rope_angles(struct stream *stream, float *angles, const uint32_t *positions, const float *frequency,

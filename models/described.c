@@ -112,7 +112,9 @@ struct status model_open_described(const struct model_description *description, 
     if (model == NULL) {
         return status_error(STATUS_NO_MEMORY, "no memory for a model");
     }
+    model->ranks = 1;
     struct status status = describe(description, model);
+    model->share = model->shape;
     if (status_failed(&status)) {
         model_close(model);
         return status;

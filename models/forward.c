@@ -56,7 +56,7 @@ static size_t reserve(size_t *end, size_t elements, size_t element_bytes) {
 }
 
 static struct places place(const struct model *model, const struct forward_limits *limits) {
-    const struct model_shape *shape = &model->shape;
+    const struct model_shape *shape = &model->share;
     struct places p = {.table_stride = (limits->context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS};
     const size_t rows = limits->rows, last = limits->logit_rows, f32 = sizeof(float), u32 = sizeof(uint32_t);
     const size_t query_width = (size_t)shape->query_heads * shape->head_dim;
@@ -107,7 +107,7 @@ size_t forward_host_bytes(const struct model *model, const struct forward_limits
 /* ---- life ---- */
 
 static struct status prepare_device(const struct forward *forward) {
-    const struct model_shape *shape = &forward->model->shape;
+    const struct model_shape *shape = &forward->model->share;
     uint32_t columns = shape->query_heads * shape->head_dim;
     columns = columns > shape->width ? columns : shape->width;
     columns = columns > shape->feed_forward ? columns : shape->feed_forward;
@@ -256,7 +256,7 @@ static void multiply(const struct forward *forward, const struct products *produ
 /* The family's norm of `count` rows of the width. */
 static void normalize(const struct forward *forward, float *out, const float *x, const float *gain, const float *bias,
                       uint32_t count) {
-    const struct model_shape *shape = &forward->model->shape;
+    const struct model_shape *shape = &forward->model->share;
     if (forward->model->family->norm == NORM_LAYER) {
         op_layernorm(forward->stream, out, x, gain, bias, shape->norm_epsilon, count, shape->width);
     } else {
@@ -273,7 +273,7 @@ static enum rope_kind rope_kind(const struct forward *forward, const struct laye
 /* Normalizes queries or keys head by head, in families that do, and rotates them. */
 static void finish_heads(const struct forward *forward, const struct layer *layer, enum layer_tensor matrix,
                          enum layer_tensor norm, const struct rows *rows, float *x, uint32_t heads) {
-    const struct model_shape *shape = &forward->model->shape;
+    const struct model_shape *shape = &forward->model->share;
     const float *gain = layer_vector(layer, norm);
     if (gain != NULL) {
         op_rmsnorm(forward->stream, x, x, gain, shape->norm_epsilon, rows->count * heads, shape->head_dim);
@@ -287,7 +287,7 @@ static void finish_heads(const struct forward *forward, const struct layer *laye
 /* In the last layer only the rows go on whose results anybody reads. */
 static void gather_wanted(struct forward *forward, const struct layer *layer, const struct rows *all,
                           const struct rows *wanted) {
-    const struct model_shape *shape = &forward->model->shape;
+    const struct model_shape *shape = &forward->model->share;
     const uint32_t *rows = (const uint32_t *)(forward->device_memory + forward->places.logit_rows);
     const enum rope_kind kind = rope_kind(forward, layer);
     op_gather(forward->stream, wanted->residual, all->residual, rows, wanted->count, shape->width);
@@ -301,7 +301,7 @@ static void gather_wanted(struct forward *forward, const struct layer *layer, co
  * the last layer the few rows of it whose results anybody reads, which are gathered here. */
 static void run_queries_keys_values(struct forward *forward, const struct layer *layer, const struct rows *all,
                                     const struct rows *wanted) {
-    const struct model_shape *shape = &forward->model->shape;
+    const struct model_shape *shape = &forward->model->share;
     const struct places *p = &forward->places;
     float *query = floats(forward, p->query), *key = floats(forward, p->key), *value = floats(forward, p->value);
     struct products products;
@@ -324,17 +324,20 @@ static void run_queries_keys_values(struct forward *forward, const struct layer 
 }
 
 /* The product of x with the last matrix of a half of a layer, on its way into the residual: added as it is or, in
- * families with norms after the halves, by way of `normed`, whose rows nobody needs any more. */
+ * families with norms after the halves, by way of `normed`, whose rows nobody needs any more. Each rank has some
+ * columns of the matrix, and what they give together is the product. */
 static void add_to_residual(struct forward *forward, const struct layer *layer, enum layer_tensor matrix,
                             enum layer_tensor bias, enum layer_tensor post_norm, const struct rows *rows,
                             const float *x) {
-    const struct model_shape *shape = &forward->model->shape;
+    const struct model_shape *shape = &forward->model->share;
     const float *gain = layer_vector(layer, post_norm);
+    float *out = gain ? rows->normed : rows->residual;
     struct products product;
     product.count = 0;
-    add_product(&product, forward, layer, matrix, layer_vector(layer, bias), gain ? rows->normed : rows->residual,
-                gain == NULL);
-    multiply(forward, &product, x, rows->count);
+    add_product(&product, forward, layer, matrix, layer_vector(layer, bias), out, gain == NULL);
+    const uint32_t columns = layer->layout->tensor[matrix].columns;
+    op_matmul_partial(forward->stream, product.parts, product.count, x, columns, rows->count);
+    op_all_reduce(forward->stream, out, rows->count, shape->width);
     if (gain != NULL) {
         op_rmsnorm_add(forward->stream, rows->residual, rows->normed, gain, shape->norm_epsilon, rows->count,
                        shape->width);
@@ -343,7 +346,7 @@ static void add_to_residual(struct forward *forward, const struct layer *layer, 
 
 /* Attention of `rows`, whose queries are ready, added to their residual. */
 static void run_attention(struct forward *forward, const struct layer *layer, const struct rows *rows) {
-    const struct model_shape *shape = &forward->model->shape;
+    const struct model_shape *shape = &forward->model->share;
     const struct pass *pass = &forward->model->pass;
     const size_t query_width = (size_t)shape->query_heads * shape->head_dim;
     float *attention = floats(forward, forward->places.attention);
@@ -369,9 +372,9 @@ static void run_feed_forward(struct forward *forward, const struct layer *layer,
     add_product(&products, forward, layer, LAYER_UP, layer_vector(layer, LAYER_UP_BIAS), up, false);
     multiply(forward, &products, rows->normed, rows->count);
     if (gated) {
-        op_gated(forward->stream, model->family->activation, up, gate, up, rows->count, model->shape.feed_forward);
+        op_gated(forward->stream, model->family->activation, up, gate, up, rows->count, model->share.feed_forward);
     } else {
-        op_activate(forward->stream, model->family->activation, up, up, rows->count, model->shape.feed_forward);
+        op_activate(forward->stream, model->family->activation, up, up, rows->count, model->share.feed_forward);
     }
     add_to_residual(forward, layer, LAYER_DOWN, LAYER_DOWN_BIAS, LAYER_POST_FEED_FORWARD_NORM, rows, up);
 }
@@ -538,13 +541,16 @@ static void copy_results(struct forward *forward, const bool *logits_wanted) {
 
 void forward_run(struct forward *forward, const bool *logits_wanted) {
     check_inputs(forward);
-    const struct model_shape *shape = &forward->model->shape;
+    const struct model_shape *shape = &forward->model->share;
     const struct forward_inputs *in = &forward->inputs;
     const struct places *p = &forward->places;
     struct rows all = all_rows(forward), last = last_rows(forward, &all);
     const struct rows *wanted = last.count == all.count ? &all : &last;
 
-    size_t input_bytes = p->block_table + (size_t)in->segment_count * p->table_stride * sizeof(uint64_t);
+    const size_t addresses = (size_t)in->segment_count * p->table_stride;
+    const size_t input_bytes = p->block_table + addresses * sizeof(uint64_t);
+    device_share(forward->device, forward->host_memory, p->block_table);
+    device_share_table(forward->device, in->block_table, addresses);
     stream_copy(forward->stream, forward->device_memory, forward->host_memory, input_bytes, COPY_HOST_TO_DEVICE);
     event_record(forward->begun, forward->stream);
     run_embedding(forward, &all);

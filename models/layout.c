@@ -22,15 +22,16 @@ static void gather_floats(enum tensor_type type, const uint8_t *from, size_t ste
     }
 }
 
-/* Row `row` of a tensor of floats as f32. */
+/* Row `row` of a tensor of floats as f32, as far as a file has it. */
 static void read_row(const struct model_tensor *tensor, uint32_t row, float *out) {
     const uint8_t *from = tensor->data + row * tensor->row_step;
+    const uint32_t columns = tensor->columns - tensor->lacking_columns;
     if (tensor->column_step > 0) {
-        gather_floats(tensor->file_type, from, tensor->column_step, out, tensor->columns);
+        gather_floats(tensor->file_type, from, tensor->column_step, out, columns);
     } else {
-        tensor_dequantize_row(tensor->file_type, from, out, tensor->columns);
+        tensor_dequantize_row(tensor->file_type, from, out, columns);
     }
-    for (uint32_t i = 0; tensor->offset != 0 && i < tensor->columns; i++) {
+    for (uint32_t i = 0; tensor->offset != 0 && i < columns; i++) {
         out[i] += tensor->offset;
     }
 }
@@ -45,7 +46,9 @@ void layout_read_plain(const struct model_tensor *tensor, float *out) {
 static bool lies_ready(const struct model_tensor *tensor) {
     const struct tensor_traits *traits = tensor_traits(tensor->file_type);
     bool aligned = traits->block_elements > 1 || (uintptr_t)tensor->data % traits->block_bytes == 0;
-    return tensor->type == tensor->file_type && tensor->column_step == 0 && aligned;
+    bool whole = tensor->lacking_rows == 0 && tensor->lacking_columns == 0 &&
+                 tensor->row_step == tensor_row_bytes(tensor->file_type, tensor->columns);
+    return tensor->type == tensor->file_type && tensor->column_step == 0 && aligned && whole;
 }
 
 static size_t scratch_bytes(const struct model_tensor *tensor) {
@@ -54,19 +57,25 @@ static size_t scratch_bytes(const struct model_tensor *tensor) {
                : tensor->rows * tensor_row_bytes(tensor->type, tensor->columns) + tensor->columns * sizeof(float);
 }
 
-/* One row as its type on the device has it; `values` (columns) is scratch. */
+/* One row as its type on the device has it; `values` (columns) is scratch. Bytes of 0 are values of 0 in every type. */
 static void convert_row(const struct model_tensor *tensor, uint32_t row, float *values, uint8_t *out) {
     const size_t value_bytes = tensor_traits(tensor->file_type)->block_bytes;
     const uint8_t *from = tensor->data + row * tensor->row_step;
+    const uint32_t columns = row < tensor->rows - tensor->lacking_rows ? tensor->columns - tensor->lacking_columns : 0;
+    const size_t held = tensor_row_bytes(tensor->type, columns);
+    memset(out + held, 0, tensor_row_bytes(tensor->type, tensor->columns) - held);
+    if (columns == 0) {
+        return;
+    }
     if (tensor->file_type == TENSOR_Q5_0) {
-        quantize_widen_q5_0(from, out, tensor->columns);
+        quantize_widen_q5_0(from, out, columns);
     } else if (tensor->type != tensor->file_type) {
         read_row(tensor, row, values);
-        quantize_row(tensor->type, values, out, tensor->columns);
+        quantize_row(tensor->type, values, out, columns);
     } else if (tensor->column_step == 0) {
-        memcpy(out, from, tensor->columns * value_bytes);
+        memcpy(out, from, held);
     } else {
-        for (uint32_t i = 0; i < tensor->columns; i++) {
+        for (uint32_t i = 0; i < columns; i++) {
             memcpy(out + i * value_bytes, from + i * tensor->column_step, value_bytes);
         }
     }
@@ -95,8 +104,11 @@ size_t layout_scratch_bytes(const struct model *model) {
     for (uint32_t layer = 0; layer < model->shape.layers; layer++) {
         for (int i = 0; i < LAYER_TENSORS; i++) {
             bool vector = layout_is_vector((enum layer_tensor)i);
-            size_t bytes = vector ? 0 : scratch_bytes(&model->layers[layer].tensor[i]);
-            most = bytes > most ? bytes : most;
+            for (uint32_t rank = 0; rank < model->ranks && !vector; rank++) {
+                const struct model_tensor share = shard_tensor(model, layer, (enum layer_tensor)i, rank);
+                const size_t bytes = scratch_bytes(&share);
+                most = bytes > most ? bytes : most;
+            }
         }
     }
     return most;
@@ -126,20 +138,21 @@ struct row_range layout_slab_rows(uint32_t rows, uint32_t slabs, uint32_t slab) 
 }
 
 /* The rows of tensor `i` in a slab: all of a vector's, which lies in the first. */
-static struct row_range rows_in_slab(const struct layer_layout *layer, int i, uint32_t slabs, uint32_t slab) {
-    const uint32_t rows = layer->tensor[i].rows;
+static struct row_range rows_in_slab(const struct model_tensor tensors[LAYER_TENSORS], int i, uint32_t slabs,
+                                     uint32_t slab) {
+    const uint32_t rows = tensors[i].rows;
     if (layout_is_vector((enum layer_tensor)i)) {
         return (struct row_range){.first = 0, .count = slab == 0 ? rows : 0};
     }
     return layout_slab_rows(rows, slabs, slab);
 }
 
-size_t layout_place_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
-                         size_t offset[LAYER_TENSORS]) {
+size_t layout_place_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS], uint32_t slabs,
+                         uint32_t slab, size_t offset[LAYER_TENSORS]) {
     size_t bytes = 0;
     for (int i = 0; i < LAYER_TENSORS; i++) {
-        const struct model_tensor *tensor = &layer->tensor[i];
-        const struct row_range rows = rows_in_slab(layer, i, slabs, slab);
+        const struct model_tensor *tensor = &tensors[i];
+        const struct row_range rows = rows_in_slab(tensors, i, slabs, slab);
         offset[i] = bytes;
         if (rows.count > 0) {
             bytes += layout_is_vector((enum layer_tensor)i)
@@ -150,15 +163,15 @@ size_t layout_place_slab(const struct device *device, const struct layer_layout 
     return bytes;
 }
 
-void layout_pack_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
-                      const size_t offset[LAYER_TENSORS], void *packed, void *scratch) {
+void layout_pack_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS], uint32_t slabs,
+                      uint32_t slab, const size_t offset[LAYER_TENSORS], void *packed, void *scratch) {
     for (int i = 0; i < LAYER_TENSORS; i++) {
-        const struct row_range rows = rows_in_slab(layer, i, slabs, slab);
+        const struct row_range rows = rows_in_slab(tensors, i, slabs, slab);
         uint8_t *target = (uint8_t *)packed + offset[i];
         if (rows.count > 0 && layout_is_vector((enum layer_tensor)i)) {
-            pack_plain(&layer->tensor[i], target);
+            pack_plain(&tensors[i], target);
         } else if (rows.count > 0) {
-            pack_rows(device, &layer->tensor[i], rows, target, scratch);
+            pack_rows(device, &tensors[i], rows, target, scratch);
         }
     }
 }

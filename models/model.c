@@ -116,6 +116,7 @@ static struct status open_path(const char *path, bool tokenizer, struct model *m
     if (directory && *model->shape.name == 0) {
         snprintf(model->shape.name, sizeof model->shape.name, "%.*s", length, name);
     }
+    model->share = model->shape;
     bool opened = directory || model->gguf != NULL;
     return opened ? status_context(status, "%.*s", length, name) : status;
 }
@@ -126,6 +127,7 @@ struct status model_open_with(const char *path, const struct model_options *opti
         return status_error(STATUS_NO_MEMORY, "no memory for a model");
     }
     model->quantize = options->quantize;
+    model->ranks = 1;
     struct status status = open_path(path, !options->weights_only, model);
     if (status_failed(&status)) {
         model_close(model);
@@ -188,6 +190,9 @@ static uint64_t weight_bytes(const struct model_tensor *tensor) {
 
 uint64_t model_weight_bytes(const struct model *model) {
     uint64_t bytes = 0;
+    if (model->ranks > 1) {
+        return model->whole_bytes;
+    }
     for (int i = 0; i < GLOBAL_TENSORS; i++) {
         bytes += weight_bytes(&model->global[i]);
     }
@@ -203,7 +208,7 @@ size_t model_slab_bytes(const struct model *model, const struct device *device, 
     size_t largest = 64, offset[LAYER_TENSORS];
     for (uint32_t layer = 0; layer < model->shape.layers; layer++) {
         for (uint32_t slab = 0; slab < slabs; slab++) {
-            size_t bytes = layout_place_slab(device, &model->layers[layer], slabs, slab, offset);
+            size_t bytes = layout_place_slab(device, model->layers[layer].tensor, slabs, slab, offset);
             largest = bytes > largest ? bytes : largest;
         }
     }
@@ -217,7 +222,7 @@ size_t model_global_bytes(const struct model *model, const struct device *device
 
 struct kv_shape model_kv_shape(const struct model *model, enum kv_type type) {
     return (struct kv_shape){.layers = model->shape.layers,
-                             .kv_heads = model->shape.kv_heads,
+                             .kv_heads = model->share.kv_heads,
                              .head_dim = model->shape.head_dim,
                              .type = type};
 }
@@ -283,7 +288,8 @@ static struct status place_everything(struct loading *loading) {
         struct layer_layout *layer = &model->layers[i];
         layer->offset = model->offsets + (size_t)i * model->slabs * LAYER_TENSORS;
         for (uint32_t slab = 0; slab < model->slabs; slab++) {
-            layout_place_slab(loading->device, layer, model->slabs, slab, layer->offset + (size_t)slab * LAYER_TENSORS);
+            layout_place_slab(loading->device, layer->tensor, model->slabs, slab,
+                              layer->offset + (size_t)slab * LAYER_TENSORS);
         }
     }
     void *globals = NULL;
@@ -293,21 +299,31 @@ static struct status place_everything(struct loading *loading) {
     return STATUS_SUCCESS;
 }
 
+static struct status load_share(struct loading *loading, uint32_t i, uint32_t rank) {
+    const struct model *model = loading->model;
+    struct model_tensor tensors[LAYER_TENSORS];
+    for (int j = 0; j < LAYER_TENSORS; j++) {
+        tensors[j] = shard_tensor(model, i, (enum layer_tensor)j, rank);
+    }
+    for (uint32_t slab = 0; slab < model->slabs; slab++) {
+        const size_t *offset = model->layers[i].offset + (size_t)slab * LAYER_TENSORS;
+        layout_pack_slab(loading->device, tensors, model->slabs, slab, offset,
+                         (uint8_t *)loading->packed + slab * loading->slab_bytes, loading->scratch);
+    }
+    return offload_store_layer(loading->offload, i, rank, loading->packed);
+}
+
 static struct status load_layers(struct loading *loading) {
     struct model *model = loading->model;
     for (uint32_t i = 0; i < model->shape.layers; i++) {
-        struct layer_layout *layer = &model->layers[i];
-        for (uint32_t slab = 0; slab < model->slabs; slab++) {
-            const size_t *offset = layer->offset + (size_t)slab * LAYER_TENSORS;
-            layout_pack_slab(loading->device, layer, model->slabs, slab, offset,
-                             (uint8_t *)loading->packed + slab * loading->slab_bytes, loading->scratch);
-        }
-        struct status status = offload_store_layer(loading->offload, i, loading->packed);
-        if (status_failed(&status)) {
-            return status_context(status, "layer %u", i);
+        for (uint32_t rank = 0; rank < model->ranks; rank++) {
+            struct status status = load_share(loading, i, rank);
+            if (status_failed(&status)) {
+                return status_context(status, "layer %u", i);
+            }
         }
         for (int j = 0; j < LAYER_TENSORS; j++) {
-            finish_tensor(loading, &layer->tensor[j]);
+            finish_tensor(loading, &model->layers[i].tensor[j]);
         }
     }
     return STATUS_SUCCESS;
@@ -368,7 +384,7 @@ static struct status load(struct loading *loading) {
 }
 
 struct status model_load(struct model *model, struct device *device, struct offload *offload) {
-    CHECK(model->device == NULL);
+    CHECK(model->device == NULL && device_info(device).ranks == model->ranks);
     model->device = device;
     model->slabs = offload_slabs(offload);
     struct loading loading = {.model = model,

@@ -58,7 +58,12 @@ const struct tokenizer *model_tokenizer(const struct model *model);
 /* The text of the model's own chat template, 0 bytes if it has none. */
 struct gguf_string model_chat_template(const struct model *model);
 
-/* Bytes of all weights in the types that devices get, before packing. */
+/* Splits the layers over `ranks` devices that share them, before anything below is asked and the model is loaded; from
+ * then on sizes are those of one rank's share. Once. STATUS_INVALID where heads or blocks of weights do not go to so
+ * many ranks alike, with what does. */
+struct status model_split(struct model *model, uint32_t ranks);
+
+/* Bytes of all weights in the types that devices get, before packing and however split. */
 uint64_t model_weight_bytes(const struct model *model);
 
 /* Bytes of one slab (the largest of all layers' slabs, a multiple of 64) when each layer's packed weights are cut into
@@ -67,8 +72,8 @@ size_t model_slab_bytes(const struct model *model, const struct device *device, 
 size_t model_global_bytes(const struct model *model, const struct device *device);
 struct kv_shape model_kv_shape(const struct model *model, enum kv_type type);
 
-/* Packs every layer into `offload` and the rest into device memory, with a progress bar. Peak extra memory: one
- * layer, or the embedding table, packed. */
+/* Packs every layer, each rank's share of it, into `offload` and the rest into device memory, with a progress bar. The
+ * model is split over as many ranks as the device has. Peak extra memory: one layer, or the embedding table, packed. */
 struct status model_load(struct model *model, struct device *device, struct offload *offload);
 
 /* Frees what model_load() allocated on the device. */

@@ -2,7 +2,7 @@
  *
  * Reading order: families.c (what a family is), shape.c (rotary frequencies, windows) with shape_gguf.c and hf_config.c
  * (where hyperparameters come from), layout_find.c (tensors: found and checked) and layout.c (placed and packed),
- * model.c (open and load), forward.c (the pass).
+ * shard.c (split over ranks), model.c (open and load), forward.c (the pass).
  * Threads: as models/model.h says. */
 #ifndef METRONOME_MODELS_MODEL_INTERNAL_H
 #define METRONOME_MODELS_MODEL_INTERNAL_H
@@ -159,23 +159,24 @@ struct status shape_windows(uint32_t layers, uint32_t window, uint32_t full_ever
 struct status shape_rope(const struct rope_parameters *rope, const float *factors, uint32_t pairs, float *frequency,
                          float *magnitude);
 
-/* ---- tensors (layout_find.c, layout.c) ---- */
+/* ---- tensors (layout_find.c, layout.c, shard.c) ---- */
 
 /* A tensor of the model, as the file has it and as it is packed. rows is 0 if the model has none. */
 struct model_tensor {
     uint32_t rows, columns;
     enum tensor_type type; /* as a device gets it */
     enum tensor_type file_type;
-    const uint8_t *data;   /* of the first row, in the file */
-    size_t row_step;       /* bytes from one row to the next in the file */
-    size_t column_step;    /* bytes from one value to the next where columns do not lie side by side; 0: they do */
-    float offset;          /* added to every value */
-    const void *file_data; /* the whole of the file's tensor, which may hold several of ours */
+    const uint8_t *data; /* of the first row, in the file */
+    size_t row_step;     /* bytes from one row to the next in the file */
+    size_t column_step;  /* bytes from one value to the next where columns do not lie side by side; 0: they do */
+    float offset;        /* added to every value */
+    uint32_t lacking_rows, lacking_columns; /* of `rows` and `columns`, the last, which no file has: zeros */
+    const void *file_data;                  /* the whole of the file's tensor, which may hold several of ours */
     size_t file_bytes;
 };
 
 struct layer_layout {
-    struct model_tensor tensor[LAYER_TENSORS];
+    struct model_tensor tensor[LAYER_TENSORS]; /* with a rank's extents, and where rank 0's lie in the file */
     size_t *offset; /* (slabs, LAYER_TENSORS) in the packed slab, multiples of 64; set by model_load() */
 };
 
@@ -184,6 +185,9 @@ struct model {
     struct safetensors *safetensors;
     const struct family *family;
     struct model_shape shape;
+    struct model_shape share; /* of one rank: fewer heads and less feed-forward, or the shape itself */
+    uint32_t ranks;           /* 1 until model_split() */
+    uint64_t whole_bytes;     /* of the weights of all ranks, once split */
     struct pass pass;
     enum model_quantize quantize;
     struct tokenizer *tokenizer; /* NULL: opened for its weights alone */
@@ -216,16 +220,16 @@ struct row_range {
 struct row_range layout_slab_rows(uint32_t rows, uint32_t slabs, uint32_t slab);
 
 /* Where the tensors of a layer's slab lie once packed for `device`; returns the slab's bytes, a multiple of 64. */
-size_t layout_place_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
-                         size_t offset[LAYER_TENSORS]);
+size_t layout_place_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS], uint32_t slabs,
+                         uint32_t slab, size_t offset[LAYER_TENSORS]);
 
 /* Bytes of scratch that packing any of the model's tensors takes: 0 unless the file has some of them otherwise than
  * devices want them. */
 size_t layout_scratch_bytes(const struct model *model);
 
 /* Packs a slab's tensors at `offset`, matrices as the device wants them and vectors as f32. */
-void layout_pack_slab(const struct device *device, const struct layer_layout *layer, uint32_t slabs, uint32_t slab,
-                      const size_t offset[LAYER_TENSORS], void *packed, void *scratch);
+void layout_pack_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS], uint32_t slabs,
+                      uint32_t slab, const size_t offset[LAYER_TENSORS], void *packed, void *scratch);
 
 /* The same for what lies outside layers; the rope frequencies come last. The factors of the frequencies take no
  * bytes, nor does an absent tensor. */
@@ -234,6 +238,9 @@ size_t layout_place_globals(const struct model *model, const struct device *devi
 size_t layout_global_bytes(const struct model *model, const struct device *device, enum global_tensor i);
 void layout_pack_global(const struct model *model, const struct device *device, enum global_tensor i, void *packed,
                         void *scratch);
+
+/* A rank's share of a layer's tensor. */
+struct model_tensor shard_tensor(const struct model *model, uint32_t layer, enum layer_tensor i, uint32_t rank);
 
 /* The values of a tensor of floats as f32. */
 void layout_read_plain(const struct model_tensor *tensor, float *out);

@@ -227,18 +227,19 @@ uint32_t offload_slabs(const struct offload *offload) {
     return offload->config.slabs;
 }
 
-struct status offload_store_layer(struct offload *offload, uint32_t layer, const void *packed) {
+struct status offload_store_layer(struct offload *offload, uint32_t layer, uint32_t rank, const void *packed) {
     CHECK(layer < offload->config.layers);
     const size_t bytes = offload->config.slab_bytes, slabs = offload->config.slabs;
     if (offload->host) {
-        memcpy(offload->host + layer * slabs * bytes, packed, slabs * bytes);
+        uint8_t *host = device_rank_host(offload->device, offload->host, rank);
+        memcpy(host + layer * slabs * bytes, packed, slabs * bytes);
     }
     struct stream *copy = pipeline_copy_stream(offload->pipeline);
     for (uint32_t slab = 0; slab < slabs; slab++) {
         uint32_t home = pipeline_home(offload->pipeline, layer, slab);
         if (home != UINT32_MAX) {
-            stream_copy(copy, arena_slot_address(&offload->arena, home), (const uint8_t *)packed + slab * bytes, bytes,
-                        COPY_HOST_TO_DEVICE);
+            stream_copy_to_rank(copy, rank, arena_slot_address(&offload->arena, home),
+                                (const uint8_t *)packed + slab * bytes, bytes);
         }
     }
     return stream_sync(copy);

@@ -44,8 +44,8 @@ void offload_destroy(struct offload *offload);
 
 uint32_t offload_slabs(const struct offload *offload);
 
-/* Puts a packed layer (host memory, slabs * slab_bytes) in its place; returns when it is there. */
-struct status offload_store_layer(struct offload *offload, uint32_t layer, const void *packed);
+/* Puts a rank's share of a packed layer (host memory, slabs * slab_bytes) in its place; returns when it is there. */
+struct status offload_store_layer(struct offload *offload, uint32_t layer, uint32_t rank, const void *packed);
 
 /* What the link gives alone: copies of a slab, and of little, into the ring. Between iterations. */
 struct status offload_measure_link(struct offload *offload, uint64_t *bytes_per_s, uint64_t *copy_ns);

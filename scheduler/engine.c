@@ -233,6 +233,7 @@ static struct status check_promise(const struct engine *engine) {
 
 static struct status prepare(struct engine *engine) {
     TRY(resolve_config(engine));
+    TRY(model_split(engine->model, device_info(engine->device).ranks));
     TRY(create_offload(engine));
     TRY(prefix_create(offload_kv_handles(engine->offload), &engine->prefix));
     TRY(model_load(engine->model, engine->device, engine->offload));

@@ -25,7 +25,7 @@ struct config {
     uint64_t context;
     /* device */
     char *device, *isa, *compute, *hardware;
-    uint64_t device_memory, host_memory, threads;
+    uint64_t device_memory, host_memory, threads, tensor_parallel_size;
     double link_gbps;
     char *link_schedule;
     /* scheduler */

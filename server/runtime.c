@@ -88,6 +88,7 @@ static struct status open_device(const struct config *config, struct runtime *ru
         .host_memory = config->host_memory,
         .link_bytes_per_s = config->link_gbps * 1e9,
         .threads = (uint32_t)config->threads,
+        .ranks = (uint32_t)config->tensor_parallel_size,
         .isa = config->isa,
         .compute = strcmp(config->compute, "f32") == 0 ? COMPUTE_F32 : COMPUTE_INT8,
         .seed = config->seed,

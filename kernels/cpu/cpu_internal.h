@@ -53,6 +53,12 @@ typedef void cpu_run(struct cpu_stream *stream, void *arguments);
 /* Copies `bytes` <= CPU_ARGUMENT_BYTES of arguments into the stream's queue; blocks while the queue is full. */
 void cpu_enqueue(struct stream *stream, cpu_run *run, const void *arguments, size_t bytes);
 
+/* The same for what has to run on a stream that has failed, too; it does not have the device to itself. */
+void cpu_enqueue_always(struct stream *stream, cpu_run *run, const void *arguments, size_t bytes);
+
+/* What the stream has failed with, NULL if it has not: called from `run`. */
+const struct status *cpu_failure(const struct cpu_stream *stream);
+
 /* Makes the stream fail with `status`: called from `run`; what is enqueued after it is skipped. */
 void cpu_fail(struct cpu_stream *stream, struct status status);
 

@@ -1,5 +1,6 @@
 /* The `cpu` device itself: opening, its table of functions, its clock. Its parts are in the files beside this one.
  * Threads: the host's. */
+#include "kernels/collective.h"
 #include "kernels/cpu/machine.h"
 
 #include "base/bytes.h"
@@ -61,7 +62,8 @@ static struct status choose_isa(const char *name, enum cpu_isa *isa) {
     return status_error(STATUS_INVALID, "isa: \"%.32s\" is none of auto, avx512, avx2, scalar", name);
 }
 
-static struct status choose_threads(uint32_t wanted, uint32_t *threads) {
+/* A rank's share of the threads, one at least. */
+static struct status choose_threads(uint32_t wanted, uint32_t ranks, uint32_t *threads) {
     if (wanted > CPU_MAX_THREADS) {
         return status_error(STATUS_INVALID, "threads: %u is more than the most, %u", wanted, CPU_MAX_THREADS);
     }
@@ -70,7 +72,8 @@ static struct status choose_threads(uint32_t wanted, uint32_t *threads) {
     int available = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
     available = available < 1 ? 1 : available;
     available = available > CPU_MAX_THREADS ? CPU_MAX_THREADS : available;
-    *threads = wanted ? wanted : (uint32_t)available;
+    uint32_t all = wanted ? wanted : (uint32_t)available;
+    *threads = all > ranks ? all / (ranks ? ranks : 1) : 1;
     return STATUS_SUCCESS;
 }
 
@@ -115,7 +118,7 @@ static void destroy(struct cpu_device *device) {
 
 static struct status build(struct cpu_device *device, const struct device_config *config) {
     TRY(choose_isa(config->isa, &device->isa));
-    TRY(choose_threads(config->threads, &device->threads));
+    TRY(choose_threads(config->threads, config->ranks, &device->threads));
     struct cpu_machine *machine = aligned_alloc(_Alignof(struct cpu_machine), sizeof *machine);
     if (!machine) {
         return status_error(STATUS_NO_MEMORY, "no memory for a device");
@@ -166,6 +169,7 @@ static struct device_info cpu_info(const struct device *base) {
         .host_used = machine->host.used,
         .link_bytes_per_s = atomic_load_explicit(&machine->link.bytes_per_s, memory_order_relaxed),
         .threads = device->threads,
+        .ranks = 1,
         .invariant = true,
     };
     char name[49];
@@ -226,6 +230,7 @@ void cpu_parallel(struct cpu_device *device, uint32_t tasks, cpu_task *task, voi
 
 const struct backend cpu_backend = {
     .name = "cpu",
+    .collective = &cpu_collective,
     .open = cpu_open,
     .close = cpu_close,
     .info = cpu_info,

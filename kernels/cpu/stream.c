@@ -26,7 +26,7 @@
 enum command_kind {
     COMMAND_OP,   /* skipped once the stream has failed; holds the device while it runs */
     COMMAND_MOVE, /* copies and waits: skipped once the stream has failed; runs beside ops of other streams */
-    COMMAND_MARK, /* records: always run */
+    COMMAND_MARK, /* records, and meetings of ranks: always run */
     COMMAND_STOP,
 };
 
@@ -155,6 +155,14 @@ static uint64_t enqueue(struct cpu_stream *stream, enum command_kind kind, cpu_r
 
 void cpu_enqueue(struct stream *stream, cpu_run *run, const void *arguments, size_t bytes) {
     enqueue(cpu_stream_of(stream), COMMAND_OP, run, arguments, bytes);
+}
+
+void cpu_enqueue_always(struct stream *stream, cpu_run *run, const void *arguments, size_t bytes) {
+    enqueue(cpu_stream_of(stream), COMMAND_MARK, run, arguments, bytes);
+}
+
+const struct status *cpu_failure(const struct cpu_stream *stream) {
+    return failed(stream, stream->running) ? &stream->failure : NULL;
 }
 
 /* Waits for a point and says whether the stream had failed by then. */

@@ -175,6 +175,7 @@ static struct device_info cuda_info(const struct device *base) {
         .host_memory = machine->host.budget,
         .host_used = machine->host.used,
         .threads = 1,
+        .ranks = 1,
         .invariant = true,
     };
     char total[16];

@@ -83,6 +83,7 @@ static struct device_info sim_info(const struct device *base) {
         .host_used = device->host.used,
         .link_bytes_per_s = device->time.bus.bytes_per_s,
         .threads = 1,
+        .ranks = 1,
         .invariant = true,
     };
     snprintf(info.description, sizeof info.description, "%s, simulated", device->hardware.name);

@@ -36,7 +36,7 @@ class Runner {
     struct Options {
         enum compute_mode compute = COMPUTE_F32;
         enum kv_type kv = KV_F16;
-        uint32_t threads = 1, slabs = 1;
+        uint32_t threads = 1, slabs = 1, ranks = 1;
         const char *isa = "auto";
         uint32_t rows = 64, logit_rows = 64, sequences = 16, context = 128;
     };
@@ -49,7 +49,9 @@ class Runner {
         device.threads = options.threads;
         device.isa = options.isa;
         device.compute = options.compute;
+        device.ranks = options.ranks;
         check(device_open(&device, &device_));
+        check(model_split(model, options.ranks));
         struct kv_shape kv = model_kv_shape(model, options.kv);
         struct offload_config offload = {};
         offload.policy = "none";

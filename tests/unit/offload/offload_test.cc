@@ -35,7 +35,7 @@ class Offload {
         must(offload_create(rig.device, &config, &offload));
         std::vector<uint8_t> packed(SLAB_BYTES);
         for (uint32_t layer = 0; layer < LAYERS; layer++) {
-            must(offload_store_layer(offload, layer, packed.data()));
+            must(offload_store_layer(offload, layer, 0, packed.data()));
         }
     }
     ~Offload() {

@@ -32,7 +32,8 @@ inline std::string model_path() {
 }
 
 struct Options {
-    uint32_t threads = 2, context = 256, max_sequences = 16, max_queue = 64, max_batch_tokens = 64, prefill_chunk = 0;
+    uint32_t threads = 2, ranks = 1, context = 256, max_sequences = 16, max_queue = 64, max_batch_tokens = 64,
+             prefill_chunk = 0;
     uint64_t kv_tokens = 4096, kv_host_memory = 0, host_memory = 0;
     bool prefix_cache = true;
     std::string policy = "none", bus;
@@ -65,6 +66,7 @@ class Engine {
         device_config.hardware = options.hardware.empty() ? nullptr : options.hardware.c_str();
         device_config.seed = 1;
         device_config.threads = options.threads;
+        device_config.ranks = options.ranks;
         device_config.link_bytes_per_s = options.link_gbps * 1e9;
         device_config.copy_jitter_ns = options.copy_jitter_ns;
         struct engine_config config = {};
@@ -85,7 +87,7 @@ class Engine {
         config.device_memory = options.device_memory;
         config.promise.tpot_ns = (uint64_t)(options.tpot_ms * 1e6);
         config.seed = 1;
-        const bool demo = options.weights.empty() && options.device == "cpu";
+        const bool demo = options.weights.empty() && options.device == "cpu" && options.ranks == 1;
         const bool reuse = SANITIZED && demo && known_record().known && !options.record;
         config.record = reuse ? &known_record().record : options.record;
         log_set_level(LOG_WARN);

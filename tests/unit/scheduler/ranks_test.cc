@@ -1,0 +1,152 @@
+// Tensor parallelism under a whole engine: one decides, the ranks follow. Weights that leave and come back, KV blocks
+// that park, sequences that come and go: the same bits as without all that, and the tokens of the model in one piece.
+#include "tests/unit/models/tiny_model.h"
+#include "tests/unit/scheduler/running_engine.h"
+
+namespace {
+
+const uint32_t CONTEXT = 96, KINDS = 8;
+
+TinyModel &tiny() {
+    static TinyModel *model = [] {
+        auto *made = new TinyModel;
+        made->layers = 4;
+        made->context = CONTEXT;
+        made->make();
+        return made;
+    }();
+    return *model;
+}
+
+Options tiny_options(uint32_t ranks) {
+    static std::string path = tiny().write();
+    Options options;
+    options.weights = path;
+    options.threads = ranks;
+    options.ranks = ranks;
+    options.context = CONTEXT;
+    options.max_sequences = 6;
+    options.max_batch_tokens = 24;
+    return options;
+}
+
+std::unique_ptr<Request> request_of(uint32_t kind) {
+    struct random_state random;
+    random_seed(&random, kind + 1);
+    std::vector<uint32_t> prompt(1 + random_below(&random, 25));
+    for (uint32_t &token : prompt) {
+        token = (uint32_t)random_below(&random, tiny().vocabulary);
+    }
+    auto request = std::make_unique<Request>(prompt, 20 + (uint32_t)random_below(&random, 40));
+    request->request.sampling.ignore_eos = true;
+    request->request.sampling.logprobs = true;
+    return request;
+}
+
+// What each kind of request gives when it is alone and has room.
+std::vector<Outcome> alone_on(uint32_t ranks) {
+    Options options = tiny_options(ranks);
+    Engine engine(options);
+    std::vector<Outcome> outcomes;
+    for (uint32_t kind = 0; kind < KINDS; kind++) {
+        std::unique_ptr<Request> request = request_of(kind);
+        Engine::check(engine_submit(engine.engine, &request->request));
+        run_until_idle(engine);
+        outcomes.push_back(request->outcome);
+    }
+    return outcomes;
+}
+
+TEST(RanksOfAnEngine, GiveTheTokensOfOne) {
+    const std::vector<Outcome> whole = alone_on(1);
+    for (uint32_t ranks : {2, 4}) {
+        const std::vector<Outcome> split = alone_on(ranks);
+        for (uint32_t kind = 0; kind < KINDS; kind++) {
+            EXPECT_EQ(split[kind].tokens, whole[kind].tokens);
+            for (size_t i = 0; i < whole[kind].logprobs.size(); i++) {
+                EXPECT_NEAR(split[kind].logprobs[i], whole[kind].logprobs[i], 1e-3);
+            }
+        }
+    }
+}
+
+// A cache for two sequences at their longest and six that run, half of the weights in host memory, a link that is now
+// fast, now slow, and copies that are late at random: every rank places, streams, parks and fetches the same.
+TEST(RanksOfAnEngine, OffloadAndParkAlike) {
+    const std::vector<Outcome> want = alone_on(2);
+    Options options = tiny_options(2);
+    options.policy = "metronome";
+    options.kv_tokens = 2 * CONTEXT;
+    options.kv_host_memory = 1 << 20;
+    options.tpot_ms = 10000;
+    options.copy_jitter_ns = 20000;
+    options.link_gbps = 0.05;
+    Engine engine(options);
+    struct random_state random;
+    random_seed(&random, 3);
+    std::vector<std::unique_ptr<Request>> requests;
+    for (uint32_t i = 0; i < 3 * KINDS; i++) {
+        requests.push_back(request_of(i % KINDS));
+        requests.back()->request.arrival_ns = device_now_ns(engine.device);
+        Engine::check(engine_submit(engine.engine, &requests.back()->request));
+    }
+    for (bool idle = false; !idle;) {
+        static const double rates[] = {5e9, 5e8, 5e7};
+        device_set_link(engine.device, rates[random_below(&random, 3)]);
+        Engine::check(engine_step(engine.engine, &idle));
+        drain_events(engine.engine);
+    }
+    for (uint32_t i = 0; i < requests.size(); i++) {
+        EXPECT_EQ(requests[i]->outcome.tokens, want[i % KINDS].tokens);
+        EXPECT_EQ(requests[i]->outcome.logprobs, want[i % KINDS].logprobs);
+    }
+    struct engine_stats stats;
+    engine_stats(engine.engine, &stats);
+    EXPECT_GT(stats.offload.total_bytes_streamed, 0u) << "a test of offloading with nothing offloaded";
+    EXPECT_GT(stats.offload.kv_bytes_in, 0u) << "nothing was parked and fetched";
+    EXPECT_TRUE(engine.all_blocks_free());
+    printf("%llu iterations, %llu placements, %llu preemptions, %llu resumed, %.1f MB streamed\n",
+           (unsigned long long)stats.iterations, (unsigned long long)stats.offload.placements,
+           (unsigned long long)stats.preemptions, (unsigned long long)stats.resumed,
+           (double)stats.offload.total_bytes_streamed / 1e6);
+}
+
+// Each rank's device memory is its own: what one takes for its share is less than the whole takes.
+TEST(RanksOfAnEngine, ShareTheMemory) {
+    uint64_t weights[2], kv[2];
+    for (uint32_t ranks : {1, 2}) {
+        Options options = tiny_options(ranks);
+        Engine engine(options);
+        struct engine_stats stats;
+        engine_stats(engine.engine, &stats);
+        weights[ranks - 1] = stats.offload.weight_bytes_device;
+        kv[ranks - 1] = stats.offload.arena_bytes - stats.offload.weight_bytes_device - stats.offload.lost_bytes;
+        EXPECT_EQ(device_info(engine.device).ranks, ranks);
+    }
+    EXPECT_LE((double)weights[1], 0.6 * (double)weights[0]); // norms are everybody's
+    EXPECT_EQ(2 * kv[1], kv[0]);
+}
+
+// The demo model: 9 heads of queries and 3 of keys for 3 ranks, half of the weights in host memory.
+TEST_F(EngineTest, ThreeRanksGiveTheTokensOfOne) {
+    const uint32_t length = SANITIZED ? 3 : 16;
+    std::vector<uint32_t> want = alone(prompts[0], length);
+    Options options;
+    options.ranks = 3;
+    options.threads = 3;
+    options.context = 128;
+    options.kv_tokens = 1024;
+    options.policy = "flexgen";
+    options.policy_options.percent = 50;
+    Engine engine(options);
+    Request request(ids_of(engine, prompts[0]), length);
+    request.request.sampling.ignore_eos = true;
+    Engine::check(engine_submit(engine.engine, &request.request));
+    run_until_idle(engine);
+    EXPECT_EQ(request.outcome.tokens, want);
+    struct engine_stats stats;
+    engine_stats(engine.engine, &stats);
+    EXPECT_GT(stats.offload.total_bytes_streamed, 0u);
+}
+
+} // namespace
