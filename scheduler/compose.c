@@ -16,22 +16,38 @@ struct room {
     uint32_t logit_rows;
 };
 
-static void preempt_last(struct engine *engine, struct room *room) {
+/* Takes the last of those that run out of this iteration. */
+static struct sequence *stop_last(struct engine *engine, struct room *room) {
     struct sequence *victim = engine->running[--engine->running_count];
     room->rows += victim->scheduled;
     room->logit_rows += victim->logit_count;
     victim->scheduled = victim->logit_count = 0;
-    victim->preempted = true;
-    victim->preempted_at = victim->computed;
-    release_blocks(engine, victim, (victim->computed + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS); /* those not yet used */
-    unpin_blocks(engine, victim);
-    queue_push_front(&engine->waiting, victim);
     pthread_mutex_lock(&engine->lock);
     engine->pending++;
     pthread_mutex_unlock(&engine->lock);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.preemptions++;
     pthread_mutex_unlock(&engine->stats_lock);
+    return victim;
+}
+
+static void preempt_last(struct engine *engine, struct room *room) {
+    struct sequence *victim = stop_last(engine, room);
+    victim->preempted = true;
+    victim->preempted_at = victim->computed;
+    release_blocks(engine, victim, (victim->computed + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS); /* those not yet used */
+    unpin_blocks(engine, victim);
+    queue_push_front(&engine->waiting, victim);
+}
+
+/* Puts a sequence that ran on sufferance, and is in no line, before those who wait behind. It gives up all that it
+ * holds, for its wait may be long. */
+static void banish(struct engine *engine, struct sequence *sequence) {
+    release_blocks(engine, sequence, 0);
+    unpin_blocks(engine, sequence);
+    sequence->computed = 0;
+    sequence->preempted = false;
+    queue_push_front(&engine->behind, sequence);
 }
 
 /* Blocks for `tokens` positions of running[index], at the cost of those admitted later; false if it had to give way
@@ -95,36 +111,107 @@ static void schedule_running(struct engine *engine, bool decoding, struct room *
     }
 }
 
-/* Would there be blocks for a waiting sequence? Each running one is left a block to grow into, or it would be preempted
- * at once; and what weights need is not there. With nothing running there always are: the cache holds a whole context.
- */
-static bool has_room(const struct engine *engine, const struct sequence *sequence) {
+/* Blocks of a running sequence that nobody else holds. Those that others do are a beginning. */
+static uint32_t own_blocks(const struct engine *engine, const struct sequence *sequence) {
+    uint32_t shared = sequence->block_count;
+    while (shared > 0 && prefix_holders(engine->prefix, sequence->blocks[shared - 1]) == 1) {
+        shared--;
+    }
+    return sequence->block_count - shared;
+}
+
+/* Would there be a place and blocks for a waiting sequence, if the last `less` of those that run were gone? Each
+ * running one is left a block to grow into, or it would be preempted at once; and what weights need is not there. With
+ * nothing running there always are: the cache holds a whole context. */
+static bool has_room(const struct engine *engine, const struct sequence *sequence, uint32_t less) {
     uint32_t needed = sequence->count / KV_BLOCK_TOKENS + 1 - cache_pinned(engine, sequence);
-    uint32_t kept = engine->running_count + offload_kv_excess(engine->offload);
-    return engine->running_count == 0 || available_blocks(engine) >= needed + kept;
+    uint32_t running = engine->running_count - less;
+    uint32_t kept = running + offload_kv_excess(engine->offload), available = available_blocks(engine);
+    for (uint32_t i = running; i < engine->running_count; i++) {
+        available += own_blocks(engine, engine->running[i]);
+    }
+    return running == 0 || (running < engine->config.max_sequences && available >= needed + kept);
+}
+
+static uint32_t count_on_sufferance(const struct engine *engine) {
+    uint32_t count = 0;
+    while (count < engine->running_count && engine->running[engine->running_count - 1 - count]->on_sufferance) {
+        count++;
+    }
+    return count;
+}
+
+/* Those that run on sufferance give way to one that can be in time, the last admitted first, if that makes the room. */
+static void make_way(struct engine *engine, const struct sequence *sequence, struct room *room) {
+    if (!sequence->on_sufferance && has_room(engine, sequence, count_on_sufferance(engine))) {
+        while (!has_room(engine, sequence, 0) && count_on_sufferance(engine) > 0) {
+            banish(engine, stop_last(engine, room));
+        }
+    }
+}
+
+/* How many wait to go on: they are first in line. */
+static uint32_t count_preempted(const struct engine *engine) {
+    uint32_t count = 0;
+    while (count < engine->waiting.count && queue_at(&engine->waiting, count)->preempted) {
+        count++;
+    }
+    return count;
+}
+
+/* Who cannot be in time any more leaves the line of those who can. So does who waits to go on on sufferance, if others
+ * wait there. */
+static void sort_out_waiting(struct engine *engine) {
+    const uint64_t now = device_now_ns(engine->device);
+    uint32_t preempted = count_preempted(engine);
+    while (engine->waiting.count > preempted) {
+        cache_look(engine, queue_at(&engine->waiting, preempted));
+        if (!deadlines_lost(engine, queue_at(&engine->waiting, preempted), now)) {
+            break;
+        }
+        queue_push_back(&engine->behind, queue_at(&engine->waiting, preempted));
+        queue_remove_at(&engine->waiting, preempted);
+    }
+    for (uint32_t i = preempted; i > 0 && engine->waiting.count > preempted; i--) {
+        struct sequence *sequence = queue_at(&engine->waiting, i - 1);
+        if (sequence->on_sufferance) {
+            queue_remove_at(&engine->waiting, i - 1);
+            banish(engine, sequence);
+            preempted--;
+        }
+    }
 }
 
 /* Where the next sequence to be admitted stands first, NULL if none waits. Those that can be in time go before those
- * that cannot, or that were promised nothing, so that an overload costs the promises of some and not of all; but every
- * so many admissions one is of these, so that everybody's turn comes. */
+ * that cannot, or that were promised nothing, so that an overload costs the promises of some and not of all. These fill
+ * what room is left, on sufferance. But every so many admissions is the turn of one of them, so that everybody's turn
+ * comes: it then stays as the others do. */
 static struct sequence_queue *next_line(struct engine *engine) {
     if (engine->config.order == ORDER_FCFS) {
         return engine->waiting.count > 0 ? &engine->waiting : NULL;
     }
-    uint64_t now = device_now_ns(engine->device);
-    while (engine->waiting.count > 0 && !queue_at(&engine->waiting, 0)->preempted) {
-        cache_look(engine, queue_at(&engine->waiting, 0));
-        if (!deadlines_lost(engine, queue_at(&engine->waiting, 0), now)) {
-            break;
-        }
-        queue_push_back(&engine->behind, queue_pop_front(&engine->waiting));
+    sort_out_waiting(engine);
+    bool their_turn = engine->admissions == BEHIND_SHARE - 1 && count_preempted(engine) == 0;
+    uint32_t on_sufferance = count_on_sufferance(engine);
+    if (their_turn && on_sufferance > 0) {
+        engine->running[engine->running_count - on_sufferance]->on_sufferance = false;
+        engine->admissions = 0;
+        their_turn = false;
     }
-    bool preempted = engine->waiting.count > 0 && queue_at(&engine->waiting, 0)->preempted;
-    bool their_turn = engine->behind.count > 0 && engine->admissions == BEHIND_SHARE - 1 && !preempted;
-    if (engine->waiting.count > 0 && !their_turn) {
+    if (engine->waiting.count > 0 && (!their_turn || engine->behind.count == 0)) {
         return &engine->waiting;
     }
     return engine->behind.count > 0 ? &engine->behind : NULL;
+}
+
+/* Among those that run; those on sufferance stay last. */
+static void add_running(struct engine *engine, struct sequence *sequence) {
+    uint32_t at = engine->running_count++;
+    while (!sequence->on_sufferance && at > 0 && engine->running[at - 1]->on_sufferance) {
+        engine->running[at] = engine->running[at - 1];
+        at--;
+    }
+    engine->running[at] = sequence;
 }
 
 static void admit(struct engine *engine, struct sequence_queue *line) {
@@ -132,7 +219,10 @@ static void admit(struct engine *engine, struct sequence_queue *line) {
     pin_blocks(engine, sequence);
     bool grown = grow_blocks(engine, sequence, sequence->count);
     CHECK(grown);
-    engine->admissions = (engine->admissions + 1) % BEHIND_SHARE;
+    if (line == &engine->behind) {
+        sequence->on_sufferance = engine->admissions != BEHIND_SHARE - 1;
+    }
+    engine->admissions = (engine->admissions + !sequence->on_sufferance) % BEHIND_SHARE;
     bool first = sequence->admitted_ns == 0;
     if (first) {
         sequence->admitted_ns = device_now_ns(engine->device);
@@ -140,7 +230,7 @@ static void admit(struct engine *engine, struct sequence_queue *line) {
     }
     bool resumed = sequence->preempted && sequence->computed > 0 && sequence->computed == sequence->preempted_at;
     sequence->preempted = false;
-    engine->running[engine->running_count++] = sequence;
+    add_running(engine, sequence);
     pthread_mutex_lock(&engine->lock);
     engine->pending--;
     pthread_mutex_unlock(&engine->lock);
@@ -155,10 +245,13 @@ static void admit(struct engine *engine, struct sequence_queue *line) {
  * only if nothing else runs are they waited for. */
 static void admit_waiting(struct engine *engine, struct room *room) {
     struct sequence_queue *line;
-    while (engine->running_count < engine->config.max_sequences && room->rows > 0 && (line = next_line(engine))) {
+    while (room->rows > 0 && (line = next_line(engine))) {
         struct sequence *sequence = queue_at(line, 0);
         cache_look(engine, sequence);
-        if (!has_room(engine, sequence)) {
+        if (line == &engine->waiting) {
+            make_way(engine, sequence, room);
+        }
+        if (!has_room(engine, sequence, 0)) {
             break;
         }
         if (sequence->preempted || cache_is_here(engine, sequence) || engine->running_count == 0) {
@@ -180,13 +273,14 @@ static void admit_waiting(struct engine *engine, struct room *room) {
 /* Brings parked blocks of the sequence that is next in line back under this iteration's compute, as many as the link
  * has time for. */
 static void fetch_ahead(struct engine *engine) {
-    if (engine->waiting.count > 0) {
-        struct sequence *sequence = queue_at(&engine->waiting, 0);
+    const struct sequence_queue *line = next_line(engine);
+    if (line) {
+        struct sequence *sequence = queue_at(line, 0);
         uint32_t most = offload_kv_spare(engine->offload);
         cache_look(engine, sequence);
-        if (sequence->resident < sequence->block_count && has_room(engine, sequence)) {
+        if (sequence->resident < sequence->block_count && has_room(engine, sequence, 0)) {
             fetch_blocks(engine, sequence, most);
-        } else if (!cache_is_here(engine, sequence) && has_room(engine, sequence)) {
+        } else if (!cache_is_here(engine, sequence) && has_room(engine, sequence, 0)) {
             cache_fetch(engine, sequence, most);
         }
     }

@@ -39,7 +39,7 @@ struct engine {
     char *piece; /* (piece_capacity) text of one token */
     size_t piece_capacity;
 
-    struct sequence **running; /* (running_count), in order of admission; max_sequences */
+    struct sequence **running; /* (running_count), in order of admission, those on sufferance last; max_sequences */
     uint32_t running_count;
     struct sequence_queue waiting; /* preempted ones at the front, then by when their first token is due */
     struct sequence_queue behind;  /* whose first token is not promised, or cannot come in time any more */

@@ -27,6 +27,7 @@ struct sequence {
     uint32_t resident;     /* blocks on the device: the first ones; those after them are parked in host memory, but for
                               some that another brought back */
     bool preempted;        /* waits to go on */
+    bool on_sufferance;    /* runs, or ran, until one that can be in time needs its place */
     uint32_t preempted_at; /* `computed` when it was */
     uint32_t reached;      /* the most that `computed` has been */
 

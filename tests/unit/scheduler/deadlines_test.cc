@@ -173,6 +173,58 @@ TEST(Deadlines, RequestsMayBringTheirOwnPromise) {
     EXPECT_NE(strstr(status.message, "slo.tpot_ms is 1.000, and one token takes"), nullptr) << status.message;
 }
 
+// Those that were promised nothing fill the places; one that was takes the place of the last of them, at once. All end.
+TEST(Deadlines, PromisesTakeThePlacesOfThoseWithout) {
+    Simulated simulated(60000 * MS, 1000 * MS);
+    std::vector<uint32_t> prompt(256, 7);
+    std::vector<struct request> requests(64 + 20);
+    std::vector<uint32_t> tokens(requests.size()), finishes(requests.size());
+    auto submit = [&](uint32_t index, bool promised) {
+        requests[index].prompt = prompt.data();
+        requests[index].prompt_count = 256;
+        requests[index].sampling.top_p = requests[index].sampling.repetition_penalty = 1;
+        requests[index].sampling.max_tokens = 200;
+        requests[index].sampling.ignore_eos = true;
+        requests[index].arrival_ns = device_now_ns(simulated.rig.device);
+        requests[index].has_promise = true;
+        requests[index].promise = promised ? promise{2000 * MS, 1000 * MS} : promise{0, 0};
+        must(engine_submit(simulated.engine, &requests[index]));
+    };
+    std::vector<struct engine_event> events(64);
+    bool idle = false;
+    auto step = [&] {
+        must(engine_step(simulated.engine, &idle));
+        for (uint32_t count; (count = engine_poll(simulated.engine, events.data(), 64)) > 0;) {
+            for (uint32_t i = 0; i < count; i++) {
+                tokens[events[i].request - requests.data()] += events[i].has_token;
+                finishes[events[i].request - requests.data()] += events[i].finish == FINISH_LENGTH;
+            }
+        }
+    };
+    for (uint32_t i = 0; i < 64; i++) {
+        submit(i, false);
+    }
+    struct engine_stats stats = {};
+    while (stats.running < 64) { // as many as may run
+        step();
+        engine_stats(simulated.engine, &stats);
+    }
+    for (uint32_t i = 64; i < requests.size(); i++) {
+        submit(i, true);
+    }
+    while (!idle) {
+        step();
+    }
+    engine_stats(simulated.engine, &stats);
+    EXPECT_EQ(stats.promised, 20u);
+    EXPECT_EQ(stats.kept, 20u);
+    EXPECT_GE(stats.preemptions, 16u); // others find a place that somebody left
+    for (size_t i = 0; i < requests.size(); i++) {
+        EXPECT_EQ(tokens[i], 200u) << i;
+        EXPECT_EQ(finishes[i], 1u) << i;
+    }
+}
+
 // First come, first served: whatever is promised, first tokens come in the order of arrival, and an overload costs the
 // promises of nearly everybody.
 TEST(Deadlines, FirstComeFirstServedKnowsNone) {
