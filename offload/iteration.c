@@ -198,11 +198,30 @@ void offload_release_layer(struct offload *offload, struct stream *compute, uint
     pipeline_release(offload->pipeline, compute, layer);
 }
 
+/* Takes the iteration's times, once: taking them empties the counts. */
+static void measure(struct offload *offload) {
+    if (!offload->measured) {
+        struct pipeline_busy busy;
+        offload->link_shared = kv_traffic(offload->kv, &busy.begin_ns, &busy.end_ns);
+        pipeline_times(offload->pipeline, offload->link_shared ? &busy : NULL, &offload->times);
+        offload->kv_waited_ns = kv_stall_ns(offload->kv);
+        offload->measured = true;
+    }
+}
+
+struct offload_waits offload_waits(struct offload *offload) {
+    measure(offload);
+    return (struct offload_waits){.stall_ns = offload->times.stall_ns,
+                                  .kv_stall_ns = offload->kv_waited_ns,
+                                  .copied_bytes = offload->times.copied_bytes,
+                                  .link_bytes = offload->times.sample_bytes,
+                                  .link_ns = offload->times.sample_ns};
+}
+
 void offload_end(struct offload *offload, uint64_t iteration_ns) {
-    struct pipeline_busy busy;
-    bool shared = kv_traffic(offload->kv, &busy.begin_ns, &busy.end_ns);
-    struct pipeline_times times;
-    pipeline_times(offload->pipeline, shared ? &busy : NULL, &times);
+    measure(offload);
+    offload->measured = false;
+    const struct pipeline_times times = offload->times;
     offload_count_kv(offload);
     struct offload_report *report = &offload->report;
     report->iterations++;
@@ -216,7 +235,7 @@ void offload_end(struct offload *offload, uint64_t iteration_ns) {
     report->stall_ns = times.stall_ns;
     report->layers_ns = times.layers_ns;
     report->total_stall_ns += times.stall_ns;
-    report->total_kv_stall_ns += kv_stall_ns(offload->kv);
+    report->total_kv_stall_ns += offload->kv_waited_ns;
     report->total_late += iteration_ns > report->deadline_ns;
     if (offload->tuned) {
         struct tuner_measurement measurement = {.iteration_ns = iteration_ns,
@@ -226,7 +245,7 @@ void offload_end(struct offload *offload, uint64_t iteration_ns) {
                                                 .link_ns = times.sample_ns,
                                                 .late_bytes = times.late_bytes,
                                                 .late_ns = times.late_ns,
-                                                .link_shared = shared};
+                                                .link_shared = offload->link_shared};
         tuner_observe(&offload->tuner, &measurement);
         report->link_bytes_per_s = tuner_report(&offload->tuner).link_bytes_per_s;
     } else if (times.sample_ns > 0) {

@@ -84,6 +84,14 @@ void offload_begin(struct offload *offload, struct stream *compute, const struct
 const void *const *offload_acquire_layer(struct offload *offload, struct stream *compute, uint32_t layer);
 void offload_release_layer(struct offload *offload, struct stream *compute, uint32_t layer);
 
+/* What compute waited for in the iteration that has just ended on the device, before offload_end(). */
+struct offload_waits {
+    uint64_t stall_ns, kv_stall_ns; /* for weights; for KV blocks on their way */
+    uint64_t copied_bytes;          /* weights put on the link */
+    uint64_t link_bytes, link_ns;   /* of them, copies whose times were taken */
+};
+struct offload_waits offload_waits(struct offload *offload);
+
 /* After the iteration's end on the device, which took `iteration_ns`: what was measured goes to the next choice. */
 void offload_end(struct offload *offload, uint64_t iteration_ns);
 

@@ -27,6 +27,10 @@ struct offload {
     bool recorded;
     struct offload_report report; /* the parts of it that are not derived when asked */
     uint32_t bucket;
+    bool measured; /* the next three are of the iteration in hand */
+    bool link_shared;
+    struct pipeline_times times;
+    uint64_t kv_waited_ns;
     uint64_t kv_bytes;      /* over the link when the last iteration ended */
     double kv_share;        /* bytes an iteration, a running average */
     uint32_t kv_excess;     /* blocks in the way of weights that ought to come back */

@@ -102,7 +102,7 @@ static uint32_t draw_token(struct engine *engine, const struct sequence *sequenc
 }
 
 static void note_token_time(struct engine *engine, struct sequence *sequence, uint64_t now) {
-    deadlines_judge(sequence, now);
+    account_token(engine, sequence, deadlines_judge(sequence, now));
     pthread_mutex_lock(&engine->stats_lock);
     if (sequence->first_token_ns == 0) {
         sequence->first_token_ns = now;
@@ -165,6 +165,10 @@ void finish_sequence(struct engine *engine, struct sequence *sequence, enum fini
     }
     release_blocks(engine, sequence, 0);
     uint64_t now = device_now_ns(engine->device);
+    request->outcome.admitted_ns = sequence->admitted_ns;
+    request->outcome.first_token_ns = sequence->first_token_ns;
+    request->outcome.last_token_ns = sequence->last_token_ns;
+    request->outcome.tokens = sequence_generated(sequence);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.finished[reason]++;
     bool whole = reason == FINISH_STOP || reason == FINISH_LENGTH;

@@ -22,6 +22,7 @@ static struct sequence *stop_last(struct engine *engine, struct room *room) {
     room->rows += victim->scheduled;
     room->logit_rows += victim->logit_count;
     victim->scheduled = victim->logit_count = 0;
+    victim->request->outcome.preemptions++;
     pthread_mutex_lock(&engine->lock);
     engine->pending++;
     pthread_mutex_unlock(&engine->lock);
@@ -229,6 +230,7 @@ static void admit(struct engine *engine, struct sequence_queue *line) {
         sequence->cached_tokens = sequence->computed;
     }
     bool resumed = sequence->preempted && sequence->computed > 0 && sequence->computed == sequence->preempted_at;
+    account_admit(sequence, device_now_ns(engine->device));
     sequence->preempted = false;
     add_running(engine, sequence);
     pthread_mutex_lock(&engine->lock);

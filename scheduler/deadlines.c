@@ -23,13 +23,15 @@ static uint64_t token_due(const struct sequence *sequence, uint32_t generated) {
     return tpot_ns > 0 ? sequence->first_token_ns + generated * tpot_ns : NEVER;
 }
 
-void deadlines_judge(struct sequence *sequence, uint64_t now) {
-    bool late = now > token_due(sequence, sequence_generated(sequence) - 1);
+uint64_t deadlines_judge(struct sequence *sequence, uint64_t now) {
+    uint64_t due = token_due(sequence, sequence_generated(sequence) - 1);
+    bool late = now > due;
     if (sequence->first_token_ns == 0) {
         sequence->late_first = late;
     } else {
         sequence->late_later += late;
     }
+    return late ? now - due : 0;
 }
 
 bool deadlines_lost(const struct engine *engine, const struct sequence *sequence, uint64_t now) {

@@ -381,6 +381,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
         struct offload_demand demand = deadlines_demand(engine, begin);
         offload_begin(engine->offload, forward_stream(engine->forward), &demand);
         compose_block_table(engine);
+        account_begin(engine, &demand);
         forward_run(engine->forward, engine->logits_wanted);
         engine->fault = forward_wait(engine->forward);
         if (engine->fault.code != STATUS_OK) {
@@ -389,6 +390,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
             publish_stats(engine, 0);
             return engine->fault;
         }
+        account_end(engine);
         commit_iteration(engine);
         offload_end(engine->offload, device_now_ns(engine->device) - begin);
     }

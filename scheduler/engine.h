@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "kernels/device.h"
 #include "models/model.h"
+#include "scheduler/causes.h"
 #include "scheduler/prefix.h"
 
 #include <stdbool.h>
@@ -103,20 +104,31 @@ enum finish_reason {
 };
 const char *finish_reason_name(enum finish_reason reason); /* OpenAI's words: "stop", "length"; else "abort", "error" */
 
+/* What became of a request's time, on the device's clock; whole once its last event has been polled. */
+struct request_outcome {
+    uint64_t admitted_ns, first_token_ns, last_token_ns; /* 0: that never came */
+    uint32_t tokens, late_tokens, preemptions;
+    uint32_t late_by[CAUSES]; /* late tokens, by cause */
+    uint64_t late_ns;         /* of the latest of them, whose ... */
+    enum cause cause;         /* ... cause this is, */
+    struct spent spent;       /* and where the time went before it */
+};
+
 /* One sequence to generate. Made and freed by the submitter; lent to the engine from engine_submit() until the
  * event with a finish reason has been polled. */
 struct request {
     uint32_t *prompt; /* (prompt_count) token ids, prompt_count >= 1 */
     uint32_t prompt_count;
     struct sampling sampling;
-    struct cache_salt salt; /* only requests with the same one share KV blocks */
-    uint64_t arrival_ns;    /* clock_now_ns() when its bytes were complete; TTFT counts from here */
-    bool has_promise;       /* of its own, ... */
-    struct promise promise; /* ... this; else the engine's, which engine_submit() writes here */
-    void *owner;            /* the submitter's own; untouched */
-    void *engine_private;   /* the engine's own */
-    uint64_t id;            /* given by engine_submit() */
-    int cancelled;          /* set by engine_cancel() */
+    struct cache_salt salt;         /* only requests with the same one share KV blocks */
+    uint64_t arrival_ns;            /* clock_now_ns() when its bytes were complete; TTFT counts from here */
+    bool has_promise;               /* of its own, ... */
+    struct promise promise;         /* ... this; else the engine's, which engine_submit() writes here */
+    void *owner;                    /* the submitter's own; untouched */
+    void *engine_private;           /* the engine's own */
+    uint64_t id;                    /* given by engine_submit() */
+    int cancelled;                  /* set by engine_cancel() */
+    struct request_outcome outcome; /* the engine's to fill */
 };
 
 /* Takes the request into the queue. STATUS_INVALID: does not fit the context or the KV cache at all, or promises what
@@ -199,6 +211,7 @@ struct engine_stats {
     uint64_t finished[FINISH_ERROR + 1];
     uint64_t promised, kept, late_first, late_later; /* requests that ended and were promised something; of them, those
                                                         of which no token was late; the first one; another */
+    uint64_t late_tokens[CAUSES];                    /* tokens that came late, by cause */
     uint64_t iteration_ns;                           /* of the last iteration, wall */
     uint32_t context, max_sequences;
     struct histogram ttft_s, tpot_s, e2e_s, queue_s, iteration_tokens;
@@ -206,5 +219,9 @@ struct engine_stats {
     struct link_count link;
 };
 void engine_stats(const struct engine *engine, struct engine_stats *out);
+
+/* The last tokens that came late, and why: copies up to `capacity` runs of them, the latest first, and returns how
+ * many. */
+uint32_t engine_late_runs(const struct engine *engine, struct late_run *out, uint32_t capacity);
 
 #endif

@@ -45,6 +45,10 @@ struct engine {
     struct sequence_queue behind;  /* whose first token is not promised, or cannot come in time any more */
     uint32_t admissions;           /* so far, modulo BEHIND_SHARE */
     bool crowded;                  /* KV blocks or places for sequences are short, or soon will be */
+    struct iteration_cost cost;    /* of the iteration in hand */
+    uint64_t forward_ns;           /* when its work was given to the device */
+    uint64_t blocked_ns;           /* since the last one: waiting for room in the ring of events */
+    uint64_t normal_ns[32];        /* what iterations without prompts take, by powers of two of their rows */
     bool *logits_wanted;           /* (limits.logit_rows) */
     struct status fault;           /* of the device: everything fails after it */
 
@@ -69,6 +73,7 @@ struct engine {
     /* ---- under `stats_lock` ---- */
     pthread_mutex_t stats_lock;
     struct engine_stats stats;
+    struct late_ring late;
 };
 
 /* queues.c */
@@ -94,8 +99,8 @@ void compose_block_table(struct engine *engine);
 /* deadlines.c */
 /* When the first token of a waiting sequence is due; UINT64_MAX: no time is promised. */
 uint64_t deadlines_first_token(const struct sequence *sequence);
-/* Judges the token that was generated last, at `now`. */
-void deadlines_judge(struct sequence *sequence, uint64_t now);
+/* Judges the token that was generated last, at `now`: how late it is, 0 if it is in time or no time was promised. */
+uint64_t deadlines_judge(struct sequence *sequence, uint64_t now);
 /* Can the first token of a waiting sequence not come in time any more, were it alone? */
 bool deadlines_lost(const struct engine *engine, const struct sequence *sequence, uint64_t now);
 /* How many of `most` prompt tokens may join `decode_rows` scheduled tokens without making one of these late: 16 or
@@ -144,6 +149,15 @@ void cache_enter(struct engine *engine, struct sequence *sequence);
 bool cache_reclaim(struct engine *engine);
 /* The same for a host slot. */
 bool cache_reclaim_host(struct engine *engine);
+
+/* account.c */
+/* Before the iteration's work is given to the device, and after it has ended: the time of those that run. */
+void account_begin(struct engine *engine, const struct offload_demand *demand);
+void account_end(struct engine *engine);
+/* A waiting sequence's turn has come; `preempted` still says whether it waited to go on. */
+void account_admit(struct sequence *sequence, uint64_t now);
+/* The token that was generated last came `late_ns` after it was due. */
+void account_token(struct engine *engine, struct sequence *sequence, uint64_t late_ns);
 
 /* commit.c */
 void commit_iteration(struct engine *engine);

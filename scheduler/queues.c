@@ -193,8 +193,12 @@ void engine_push_event(struct engine *engine, const struct engine_event *event) 
     pthread_mutex_lock(&engine->lock);
     if (event->finish == FINISH_NONE) {
         uint32_t bound = engine->event_capacity - engine->event_reserve;
-        while (engine->event_count >= bound && engine->started && !engine->stopping) {
-            pthread_cond_wait(&engine->room, &engine->lock);
+        if (engine->event_count >= bound && engine->started && !engine->stopping) {
+            uint64_t begin = device_now_ns(engine->device);
+            while (engine->event_count >= bound && !engine->stopping) {
+                pthread_cond_wait(&engine->room, &engine->lock);
+            }
+            engine->blocked_ns += device_now_ns(engine->device) - begin;
         }
         if (engine->event_count >= bound) {
             CHECK(engine->stopping); /* who steps the engine by hand polls between steps */

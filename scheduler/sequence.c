@@ -28,6 +28,8 @@ struct status sequence_create(struct request *request, const struct tokenizer *t
     sequence->seed = seed;
     sequence->capacity = capacity;
     sequence->count = prompt;
+    sequence->account.begin_ns = sequence->account.until_ns = request->arrival_ns;
+    request->outcome = (struct request_outcome){0};
     sequence->tokens = malloc(capacity * sizeof *sequence->tokens);
     sequence->blocks = malloc(blocks * sizeof *sequence->blocks);
     char *text = malloc(held);

@@ -10,6 +10,13 @@
 #include "scheduler/sampler.h"
 #include "scheduler/stop.h"
 
+/* Where a sequence's time went since it came, or since its last token that was in time (account.c). */
+struct account {
+    struct spent spent; /* until_ns - begin_ns */
+    uint64_t begin_ns, until_ns;
+    uint64_t run; /* of late tokens, that the last one was put into; 0: it was in time */
+};
+
 struct sequence {
     struct request *request;
     uint64_t seed;
@@ -43,6 +50,8 @@ struct sequence {
     struct stop_matcher stop;
 
     uint64_t admitted_ns, first_token_ns, last_token_ns; /* device_now_ns(); 0 until they happen */
+
+    struct account account;
 
     /* this iteration's */
     uint32_t scheduled;   /* rows */
