@@ -90,17 +90,42 @@ static uint32_t granted_slabs(struct offload *offload, const struct plan_load *l
     return slabs < (double)UINT32_MAX ? (uint32_t)(slabs + 0.001) : UINT32_MAX;
 }
 
+/* Slabs that must leave for so many KV blocks. */
+static uint32_t slabs_that_blocks_take(const struct offload *offload, uint32_t blocks) {
+    const struct arena *arena = &offload->arena;
+    uint64_t bytes = (uint64_t)blocks * arena->block_bytes;
+    uint32_t slots = bytes < arena->bytes ? (uint32_t)((arena->bytes - bytes) / arena->slot_bytes) : 0;
+    return offload_slabs_that_leave(&offload->config, slots, offload->plan.staging);
+}
+
 /* Slabs that may be streamed when room for sequences is short. Room is KV memory for a time: with k bytes of KV cache
  * and f bytes of weights gone from the device, and the link the bound of an iteration, tokens a second go as (k + f) /
  * f. As long as all weights fit the device besides some KV cache (k > 0), streaming more than compute hides costs more
- * time than it gives memory; if they do not fit (k < 0), it is the other way about. */
-static uint32_t most_when_crowded(const struct offload *offload, const struct plan_load *load, uint32_t least) {
-    uint32_t total = offload_total_slabs(&offload->config);
+ * time than it gives memory; if they do not fit (k < 0), it is the other way about, for as much room as sequences make
+ * use of: where it is places that are short, memory gives nothing. */
+static uint32_t most_when_crowded(const struct offload *offload, const struct plan_load *load, uint32_t room_blocks) {
+    uint32_t total = offload_total_slabs(&offload->config), most = total;
     uint64_t hidden = plan_compute_ns(load) / plan_slab_ns(load);
-    if ((uint64_t)total * load->slab_bytes >= offload->arena.bytes || hidden >= total) {
-        return total;
+    if (hidden < total) {
+        most = (uint32_t)hidden;
+        if ((uint64_t)total * load->slab_bytes >= offload->arena.bytes) {
+            uint32_t room = slabs_that_blocks_take(offload, room_blocks);
+            most = room > most ? room : most;
+        }
     }
-    return hidden > least ? (uint32_t)hidden : least;
+    return most < total ? most : total;
+}
+
+/* Room is short: no more leaves than that, but what the blocks that are there force out, until they are given up. */
+static void limit_when_crowded(struct offload *offload, const struct plan_load *load, uint32_t least,
+                               uint32_t room_blocks, struct plan_limits *limits) {
+    uint32_t most = most_when_crowded(offload, load, room_blocks);
+    if (least > most) {
+        uint32_t slots = least - most < CLEARED_SLOTS ? least - most : CLEARED_SLOTS;
+        offload->kv_idle_excess = blocks_of_slots(&offload->arena, slots);
+        most = least;
+    }
+    limits->max_slabs = most < limits->max_slabs ? most : limits->max_slabs;
 }
 
 /* Decides anew, as the deadline, the budget and the blocks in use allow. */
@@ -121,9 +146,9 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
         limits.max_slabs = least > kept ? least : kept;
         limits.max_slabs = limits.max_slabs < total ? limits.max_slabs : total;
     }
+    offload->kv_idle_excess = 0;
     if (demand->crowded) {
-        uint32_t most = most_when_crowded(offload, &load, least);
-        limits.max_slabs = most < limits.max_slabs ? most : limits.max_slabs;
+        limit_when_crowded(offload, &load, least, demand->room_blocks, &limits);
     }
     if (offload->bus) {
         limits.bus_slabs = granted_slabs(offload, &load, &limits, demand->deadline_ns);

@@ -97,8 +97,16 @@ uint32_t offload_kv_handles(const struct offload *offload) {
     return kv_handles(offload->kv);
 }
 
+uint32_t offload_kv_blocks(const struct offload *offload) {
+    return offload->arena.blocks;
+}
+
 uint32_t offload_kv_excess(const struct offload *offload) {
     return offload->kv_excess;
+}
+
+uint32_t offload_kv_idle_excess(const struct offload *offload) {
+    return offload->kv_idle_excess;
 }
 
 uint32_t offload_kv_spare(const struct offload *offload) {

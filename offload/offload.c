@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/log.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,6 +59,23 @@ static struct status refuse_budget(const struct offload *offload, size_t weights
                         bytes_format(needed - config->device_memory, lacks, sizeof lacks));
 }
 
+/* The ring for a plan that moves in every iteration. It takes room from the KV cache whatever is streamed, so it is no
+ * longer than it can be of use: two of the most slabs that a layer will stream, by what the budget forces out and by
+ * what the link carries in the time between tokens. Where that is not known, any plan can live with it. */
+static uint32_t ring_of_any_plan(const struct offload *offload, uint32_t forced) {
+    const struct offload_config *config = &offload->config;
+    uint32_t most = config->slabs + (config->slabs > 2 ? config->slabs / 2 : 1);
+    uint64_t link = config->link_bytes_per_s > 0 ? config->link_bytes_per_s
+                                                 : (uint64_t)device_info(offload->device).link_bytes_per_s;
+    if (config->tpot_ns == 0 || link == 0) {
+        return most;
+    }
+    double carried = (double)link * (double)config->tpot_ns / 1e9 / (double)config->slab_bytes;
+    double slabs = carried > forced ? carried : forced;
+    double fullest = ceil(slabs / config->layers);
+    return 2 * fullest < most ? 2 * (uint32_t)fullest : most;
+}
+
 /* The first placement: what the policy makes of the budget, before anything was measured. Without a budget nothing has
  * to leave; what leaves later is what deadlines allow. */
 static struct status place_first(struct offload *offload) {
@@ -71,10 +89,12 @@ static struct status place_first(struct offload *offload) {
         request.limits.floor_slabs = slots < offload_total_slabs(config) ? offload_total_slabs(config) - slots : 0;
     }
     if (offload->tuned && config->options.interval == 0) {
-        /* As little as the budget asks for, in a ring that any later plan can live with. */
-        uint32_t staging = config->slabs + (config->slabs > 2 ? config->slabs / 2 : 1), slabs = 0;
-        if (config->device_memory > 0) {
-            slabs = offload_slabs_that_leave(config, weight_slots(config, config->device_memory), staging);
+        /* As little as the budget asks for. A longer ring forces more out, which may take a longer ring. */
+        uint32_t slots = config->device_memory > 0 ? weight_slots(config, config->device_memory) : UINT32_MAX;
+        uint32_t staging = ring_of_any_plan(offload, 0), slabs = offload_slabs_that_leave(config, slots, staging);
+        for (uint32_t longer; (longer = ring_of_any_plan(offload, slabs)) > staging;) {
+            staging = longer;
+            slabs = offload_slabs_that_leave(config, slots, staging);
         }
         if (slabs > offload_total_slabs(config)) {
             staging = config->slabs;

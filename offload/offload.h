@@ -32,6 +32,7 @@ struct offload_config {
     uint64_t kv_host_memory;   /* bytes of them for KV blocks that are parked; 0: none ever is */
     uint32_t kv_blocks_most;   /* that sequences can hold at once: no more are made room for */
     uint64_t link_bytes_per_s; /* nominal, to begin with; 0: unknown */
+    uint64_t tpot_ns;          /* promised between tokens, as a rule: the ring is as long as that can use; 0: any */
     const char *bus;           /* name of a link that other engines use too (offload/bus.h); NULL or "": none */
 };
 
@@ -73,6 +74,7 @@ struct offload_demand {
     uint32_t decode_rows;    /* of them, rows of sequences that generate */
     uint64_t context_tokens; /* KV positions that the rows attend to, together */
     bool crowded;            /* room for sequences is short: the sooner they end the better */
+    uint32_t room_blocks;    /* KV blocks that sequences hold or could soon take */
 };
 
 /* Before the first layer: chooses the placement for this demand, changes to it, and starts the copies that may run
@@ -101,6 +103,7 @@ void offload_end(struct offload *offload, uint64_t iteration_ns);
 bool offload_kv_take(struct offload *offload, uint32_t *handle);
 void offload_kv_give(struct offload *offload, uint32_t handle);
 uint32_t offload_kv_free(const struct offload *offload);
+uint32_t offload_kv_blocks(const struct offload *offload);  /* free or taken, on the device: as many as there now are */
 uint32_t offload_kv_handles(const struct offload *offload); /* each is below, always */
 
 /* The device addresses of blocks that are on the device, or on their way. offload_begin() may move blocks: ask after
@@ -123,6 +126,10 @@ void offload_kv_exchange(struct offload *offload, uint32_t one, uint32_t other);
 /* Blocks that had better leave the device, those of sequences that wait: the last iteration was expected to be late,
  * and weights that could mend it have no place to come back to. */
 uint32_t offload_kv_excess(const struct offload *offload);
+
+/* Blocks whose place weights could come back to, so that less is streamed while room is short: of those that nobody
+ * holds, as many had better be given up. */
+uint32_t offload_kv_idle_excess(const struct offload *offload);
 
 /* Blocks that the link can bring back during the next iteration without making it late, as far as that is known; one
  * at least. */

@@ -31,14 +31,15 @@ struct offload {
     bool link_shared;
     struct pipeline_times times;
     uint64_t kv_waited_ns;
-    uint64_t kv_bytes;      /* over the link when the last iteration ended */
-    double kv_share;        /* bytes an iteration, a running average */
-    uint32_t kv_excess;     /* blocks in the way of weights that ought to come back */
-    uint32_t rows;          /* of the iteration in hand */
-    uint32_t chunk_rows;    /* of the fullest iteration so far, ... */
-    uint64_t chunk_ns;      /* ... and what it took */
-    struct bus *bus;        /* the seat at a shared link; NULL: the link is ours alone */
-    uint64_t bus_stated_ns; /* when its candidates were stated last */
+    uint64_t kv_bytes;       /* over the link when the last iteration ended */
+    double kv_share;         /* bytes an iteration, a running average */
+    uint32_t kv_excess;      /* blocks in the way of weights that ought to come back, */
+    uint32_t kv_idle_excess; /* and of those that had better, if nobody holds the blocks */
+    uint32_t rows;           /* of the iteration in hand */
+    uint32_t chunk_rows;     /* of the fullest iteration so far, ... */
+    uint64_t chunk_ns;       /* ... and what it took */
+    struct bus *bus;         /* the seat at a shared link; NULL: the link is ours alone */
+    uint64_t bus_stated_ns;  /* when its candidates were stated last */
 };
 
 /* offload.c */

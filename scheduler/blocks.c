@@ -136,6 +136,8 @@ void park_ahead(struct engine *engine) {
     }
     for (uint32_t i = offload_kv_excess(engine->offload); i > 0 && reclaim_block(engine, NULL); i--) {
     }
+    for (uint32_t i = offload_kv_idle_excess(engine->offload); i > 0 && cache_reclaim(engine); i--) {
+    }
 }
 
 bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t tokens) {

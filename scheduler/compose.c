@@ -10,6 +10,9 @@
 /* Room is short when less than one part in so many is left of the places for sequences, or of the KV cache. */
 #define CROWD 4
 
+/* Blocks that a running sequence may come to need before the placement of weights has made room for them. */
+#define GROWTH 4
+
 /* What is left of this iteration's bounds. */
 struct room {
     uint32_t rows;
@@ -121,11 +124,16 @@ static uint32_t own_blocks(const struct engine *engine, const struct sequence *s
     return sequence->block_count - shared;
 }
 
+/* Blocks that a waiting sequence takes, with one to grow into. */
+static uint32_t blocks_needed(const struct engine *engine, const struct sequence *sequence) {
+    return sequence->count / KV_BLOCK_TOKENS + 1 - cache_pinned(engine, sequence);
+}
+
 /* Would there be a place and blocks for a waiting sequence, if the last `less` of those that run were gone? Each
  * running one is left a block to grow into, or it would be preempted at once; and what weights need is not there. With
  * nothing running there always are: the cache holds a whole context. */
 static bool has_room(const struct engine *engine, const struct sequence *sequence, uint32_t less) {
-    uint32_t needed = sequence->count / KV_BLOCK_TOKENS + 1 - cache_pinned(engine, sequence);
+    uint32_t needed = blocks_needed(engine, sequence);
     uint32_t running = engine->running_count - less;
     uint32_t kept = running + offload_kv_excess(engine->offload), available = available_blocks(engine);
     for (uint32_t i = running; i < engine->running_count; i++) {
@@ -243,6 +251,18 @@ static void admit(struct engine *engine, struct sequence_queue *line) {
     pthread_mutex_unlock(&engine->stats_lock);
 }
 
+/* How short room is, for the placement of weights: who runs grows, and who is next comes. */
+static void look_at_room(struct engine *engine) {
+    const struct sequence_queue *line = engine->waiting.count > 0 ? &engine->waiting : &engine->behind;
+    uint32_t blocks = offload_kv_blocks(engine->offload), available = available_blocks(engine);
+    engine->room_blocks = blocks - available + GROWTH * engine->running_count;
+    if (line->count > 0 && engine->running_count < engine->config.max_sequences) {
+        engine->room_blocks += blocks_needed(engine, queue_at(line, 0)) + engine->running_count;
+    }
+    engine->crowded =
+        engine->running_count > engine->config.max_sequences / CROWD * (CROWD - 1) || available < blocks / CROWD;
+}
+
 /* Admits from the front of the line. Parked blocks come back while others run, and the sequence is admitted after that;
  * only if nothing else runs are they waited for. */
 static void admit_waiting(struct engine *engine, struct room *room) {
@@ -268,8 +288,7 @@ static void admit_waiting(struct engine *engine, struct room *room) {
         admit(engine, line);
         schedule_rows(sequence, engine->config.prefill_chunk, room);
     }
-    engine->crowded = engine->running_count > engine->config.max_sequences / CROWD * (CROWD - 1) ||
-                      available_blocks(engine) < engine->kv_blocks / CROWD;
+    look_at_room(engine);
 }
 
 /* Brings parked blocks of the sequence that is next in line back under this iteration's compute, as many as the link

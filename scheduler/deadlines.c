@@ -79,7 +79,10 @@ static uint64_t prompt_share(const struct engine *engine, const struct sequence 
 }
 
 struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now) {
-    struct offload_demand demand = {.deadline_ns = NEVER, .rows = engine->inputs->rows, .crowded = engine->crowded};
+    struct offload_demand demand = {.deadline_ns = NEVER,
+                                    .rows = engine->inputs->rows,
+                                    .crowded = engine->crowded,
+                                    .room_blocks = engine->room_blocks};
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         uint32_t rows = sequence->scheduled;

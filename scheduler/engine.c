@@ -124,7 +124,8 @@ static struct status create_offload(struct engine *engine) {
                                     .host_memory = engine->config.host_memory,
                                     .kv_host_memory = engine->config.kv_host_memory,
                                     .bus = engine->config.offload_bus,
-                                    .link_bytes_per_s = engine->config.link_bytes_per_s};
+                                    .link_bytes_per_s = engine->config.link_bytes_per_s,
+                                    .tpot_ns = engine->config.promise.tpot_ns};
     TRY(wanted_blocks(engine, config.kv_block_bytes, &config.kv_blocks_wanted));
     config.kv_blocks_most = most_blocks(engine);
     if (engine->config.device_memory > 0) {

@@ -239,7 +239,7 @@ TEST(Deadlines, FirstComeFirstServedKnowsNone) {
 
 // What the engine counts of promises is what a client sees.
 TEST(Deadlines, TheEngineJudgesAsClientsDo) {
-    Trace trace(200, 8, 300, 100);
+    Trace trace(200, 14, 300, 100);
     Simulated simulated(2000 * MS, 120 * MS);
     struct replay_report report = simulated.run(trace.trace);
     struct engine_stats stats;
