@@ -9,9 +9,11 @@
 #include "server/api_error.h"
 #include "server/offload_header.h"
 #include "server/openai.h"
+#include "server/pacing.h"
 #include "server/reply.h"
 #include "server/service.h"
 
+#include <event2/event.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +22,7 @@ struct sequence_slot {
     struct completion *completion;
     struct request request; /* lent to the engine while `open` */
     struct reply_choice choice;
+    struct pacing pacing; /* what of a paced stream is not yet due */
     bool open;
 };
 
@@ -34,7 +37,9 @@ struct completion {
     struct sequence_slot *slots;  /* (count) */
     struct reply_choice *choices; /* (count) for reply_write(), filled at the end */
     uint32_t count, open;
-    size_t held; /* bytes in all choices; a stream has hardly any */
+    size_t held; /* bytes in all choices, and in paced streams what is not yet due; other streams have hardly any */
+    bool paced;
+    struct event *on_due; /* with `paced`: when the first piece is */
     struct text scratch;
 };
 
@@ -53,6 +58,10 @@ static void completion_free(struct completion *completion) {
     }
     for (uint32_t i = 0; i < completion->count; i++) {
         reply_choice_free(&completion->slots[i].choice);
+        pacing_free(&completion->slots[i].pacing);
+    }
+    if (completion->on_due) {
+        event_free(completion->on_due);
     }
     for (uint32_t i = 0; i < completion->prompt_count; i++) {
         token_list_free(&completion->prompts[i]);
@@ -79,6 +88,9 @@ static void on_gone(void *argument) {
     struct completion *completion = argument;
     log_debug("%s: the client left", completion->reply.id);
     abandon(completion);
+    if (completion->open == 0) { /* all was generated, and some of it not yet due */
+        completion_free(completion);
+    }
 }
 
 static void send_scratch(struct completion *completion) {
@@ -96,6 +108,61 @@ static void send_scratch(struct completion *completion) {
     }
 }
 
+/* ---- paced streams ---- */
+
+/* Moves what is due by `now_ns` to the scratch. */
+static void take_due(struct completion *completion, uint64_t now_ns) {
+    for (uint32_t i = 0; i < completion->count; i++) {
+        struct pacing *pacing = &completion->slots[i].pacing;
+        completion->held -= pacing_bytes(pacing);
+        pacing_take(pacing, now_ns, &completion->scratch);
+        completion->held += pacing_bytes(pacing);
+    }
+}
+
+/* When the next piece is due; UINT64_MAX if none is held back. */
+static uint64_t next_due(const struct completion *completion) {
+    uint64_t next = UINT64_MAX;
+    for (uint32_t i = 0; i < completion->count; i++) {
+        uint64_t due = pacing_next(&completion->slots[i].pacing);
+        next = due < next ? due : next;
+    }
+    return next;
+}
+
+static void await_due(struct completion *completion) {
+    const uint64_t due = next_due(completion), now = clock_now_ns();
+    if (due == UINT64_MAX) {
+        return;
+    }
+    uint64_t us = due > now ? (due - now + 999) / 1000 : 0;
+    const struct timeval wait = {.tv_sec = (time_t)(us / 1000000), .tv_usec = (suseconds_t)(us % 1000000)};
+    if (event_add(completion->on_due, &wait) != 0) {
+        log_error("%s: no memory to wait until its next token is due", completion->reply.id);
+        completion->scratch.failed = true; /* send_scratch() ends it */
+    }
+}
+
+/* What a paced stream's event made known, in the scratch: sent at once if it is due, else held back. */
+static void pace_scratch(struct completion *completion, struct sequence_slot *slot, uint64_t due) {
+    struct text *scratch = &completion->scratch;
+    if (due > clock_now_ns() || pacing_next(&slot->pacing) != UINT64_MAX) {
+        bool first = due < next_due(completion);
+        completion->held += scratch->bytes;
+        if (!scratch->failed && pacing_hold(&slot->pacing, due, scratch->data, scratch->bytes)) {
+            text_clear(scratch);
+        } else {
+            scratch->failed = true;
+        }
+        if (first && !scratch->failed) {
+            await_due(completion);
+        }
+    }
+    if (scratch->bytes > 0 || scratch->failed) {
+        send_scratch(completion);
+    }
+}
+
 /* Answers with an error, in the stream if it has begun, and gives up what is being generated. */
 static void fail(struct completion *completion, const struct api_error *error, bool streaming) {
     if (!completion->exchange) {
@@ -105,6 +172,7 @@ static void fail(struct completion *completion, const struct api_error *error, b
         api_respond_error(completion->exchange, error);
     } else {
         text_clear(&completion->scratch);
+        take_due(completion, UINT64_MAX); /* what was generated before it */
         reply_write_error_chunk(error, &completion->scratch);
         send_scratch(completion);
         if (completion->exchange) {
@@ -174,7 +242,8 @@ static struct api_error error_of(const struct engine_event *event) {
     return api_refusal(503, NULL, "the server stopped before the completion had ended");
 }
 
-static void take_event(struct completion *completion, struct reply_choice *choice, const struct engine_event *event) {
+static void take_event(struct completion *completion, struct sequence_slot *slot, const struct engine_event *event) {
+    struct reply_choice *choice = &slot->choice;
     if (event->finish == FINISH_ERROR || event->finish == FINISH_CANCELLED) {
         struct api_error error = error_of(event);
         fail(completion, &error, completion->request.stream);
@@ -182,35 +251,32 @@ static void take_event(struct completion *completion, struct reply_choice *choic
     }
     completion->held -= reply_held(choice);
     reply_take(&completion->reply, choice, event);
+    uint64_t due = 0;
+    if (completion->paced) {
+        bool token = event->has_token && !event->is_prompt;
+        due = pacing_due(&slot->pacing, token, slot->request.promise.tpot_ns, clock_now_ns());
+    }
     if (completion->request.stream && reply_has_news(&completion->reply, choice)) {
         reply_write_chunk(&completion->reply, choice, &completion->scratch);
-        send_scratch(completion);
+        if (completion->paced) {
+            pace_scratch(completion, slot, due);
+        } else {
+            send_scratch(completion);
+        }
     }
     completion->held += reply_held(choice);
-    if (completion->held > completion->service->config->max_response) {
-        struct api_error error = api_invalid("stream", "the response is larger than max_response; ask for it as a "
-                                                       "stream, or for fewer choices, tokens or logprobs");
+    if (completion->exchange && completion->held > completion->service->config->max_response) {
+        struct api_error error = api_invalid(
+            "stream", completion->paced ? "what is not yet due of the paced stream is larger than max_response; leave "
+                                          "\"pace\" out, or ask for fewer choices, tokens or logprobs"
+                                        : "the response is larger than max_response; ask for it as a stream, or for "
+                                          "fewer choices, tokens or logprobs");
         fail(completion, &error, completion->request.stream);
     }
 }
 
-static void route_event(const struct engine_event *event) {
-    struct sequence_slot *slot = event->request->owner;
-    struct completion *completion = slot->completion;
-    if (completion->exchange) {
-        take_event(completion, &slot->choice, event);
-    }
-    if (event->finish == FINISH_NONE) {
-        return;
-    }
-    if (event->finish == FINISH_ERROR && !status_failed(&completion->service->fault)) {
-        completion->service->fault = event->status;
-    }
-    slot->open = false;
-    completion->open--;
-    if (completion->open > 0) {
-        return;
-    }
+/* Everything has been generated, and if it is paced, sent. */
+static void end(struct completion *completion) {
     if (completion->exchange) {
         if (completion->request.stream) {
             end_stream(completion);
@@ -220,6 +286,39 @@ static void route_event(const struct engine_event *event) {
         completion->exchange = NULL;
     }
     completion_free(completion);
+}
+
+static void on_due(evutil_socket_t fd, short what, void *argument) {
+    (void)fd;
+    (void)what;
+    struct completion *completion = argument;
+    if (completion->exchange) {
+        take_due(completion, clock_now_ns());
+        await_due(completion);
+        send_scratch(completion);
+    }
+    if (completion->open == 0 && (!completion->exchange || next_due(completion) == UINT64_MAX)) {
+        end(completion);
+    }
+}
+
+static void route_event(const struct engine_event *event) {
+    struct sequence_slot *slot = event->request->owner;
+    struct completion *completion = slot->completion;
+    if (completion->exchange) {
+        take_event(completion, slot, event);
+    }
+    if (event->finish == FINISH_NONE) {
+        return;
+    }
+    if (event->finish == FINISH_ERROR && !status_failed(&completion->service->fault)) {
+        completion->service->fault = event->status;
+    }
+    slot->open = false;
+    completion->open--;
+    if (completion->open == 0 && (!completion->exchange || next_due(completion) == UINT64_MAX)) {
+        end(completion);
+    }
 }
 
 /* True if there may be more. */
@@ -319,12 +418,33 @@ static void fill_slot(struct completion *completion, uint32_t index) {
     }
 }
 
+/* Is the stream to be paced? Only one that is promised a time per token can be; a request that asks for it and is not
+ * is refused, one that the server's option would have paced is sent as it comes. */
+static struct api_error prepare_pacing(struct completion *completion) {
+    const struct completion_request *request = &completion->request;
+    const struct config *config = completion->service->config;
+    double tpot_ms = request->has_promise ? (double)request->promise.tpot_ns / 1e6 : config->slo_tpot_ms;
+    bool wanted = request->has_pace ? request->pace : request->stream && strcmp(config->pace, "on") == 0;
+    if (wanted && tpot_ms <= 0 && request->has_pace) {
+        return api_invalid("pace", "pace: no time per token is promised to keep to; give \"slo\": {\"tpot_ms\": ...}");
+    }
+    completion->paced = wanted && tpot_ms > 0;
+    if (completion->paced) {
+        completion->on_due = event_new(completion->service->base, -1, 0, on_due, completion);
+        if (!completion->on_due) {
+            return api_refusal(503, NULL, "there is no memory for the request");
+        }
+    }
+    return (struct api_error){0};
+}
+
 /* Everything up to the engine's door. */
 static struct api_error prepare(struct completion *completion) {
     struct completion_request *request = &completion->request;
     struct api_error error = api_check_model(completion->service, request->model);
     error = error.code ? error : check_size(completion);
     error = error.code ? error : check_token_ids(completion);
+    error = error.code ? error : prepare_pacing(completion);
     if (error.code) {
         return error;
     }

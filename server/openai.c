@@ -312,6 +312,15 @@ static struct api_error read_promise(const cJSON *body, struct completion_reques
     return fine;
 }
 
+static struct api_error read_pace(const cJSON *body, struct completion_request *request) {
+    TRY_API(read_bool(body, "pace", &request->pace));
+    request->has_pace = field_of(body, "pace") != NULL;
+    if (request->pace && !request->stream) {
+        return api_invalid("pace", "pace: needs \"stream\": true");
+    }
+    return fine;
+}
+
 /* "cache_salt": only requests that bring the same one share the KV of their prompts, as vLLM has it. */
 static struct api_error read_salt(const cJSON *body, struct completion_request *request) {
     const cJSON *item = field_of(body, "cache_salt");
@@ -545,6 +554,7 @@ struct api_error completion_request_parse(enum openai_api api, const char *body,
     TRY_API(read_bool(document, "return_token_ids", &out->return_token_ids));
     TRY_API(read_sampling(document, out));
     TRY_API(read_promise(document, out));
+    TRY_API(read_pace(document, out));
     TRY_API(read_salt(document, out));
     return check_not_built(document, out);
 }

@@ -38,6 +38,7 @@ struct completion_request {
     struct sampling sampling; /* its arrays are owned here */
     bool has_promise;         /* "slo" was given: */
     struct promise promise;
+    bool has_pace, pace;    /* "pace" was given: tokens are sent no earlier than they are promised */
     struct cache_salt salt; /* "cache_salt" */
 
     /* What the pointers above point into. */

@@ -83,6 +83,8 @@ static const struct option options[] = {
     {"slo.ttft_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_ttft_ms), "promised time to first token; 0: none"},
     {"slo.tpot_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_tpot_ms),
      "promised time per output token; 0: none"},
+    {"pace", OPTION_CHOICE, "", "off", 0, 0, switches, FIELD(pace),
+     "on: streamed tokens are sent no earlier than slo.tpot_ms asks for; a request's \"pace\" says otherwise"},
     {"offload.policy", OPTION_CHOICE, "", "none", 0, 0, policy_names, FIELD(offload_policy),
      "what goes to host memory; none: every layer stays on the device; metronome: as much as slo.tpot_ms and "
      "slo.ttft_ms allow; the others are baselines"},

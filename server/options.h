@@ -32,6 +32,7 @@ struct config {
     uint64_t max_sequences, max_queue, max_batch_tokens, prefill_chunk, kv_tokens, seed;
     char *kv_type, *scheduler_order, *prefix_cache;
     double slo_ttft_ms, slo_tpot_ms;
+    char *pace;
     /* offloading */
     char *offload_policy, *offload_bus;
     char *offload_record;

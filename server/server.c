@@ -299,7 +299,7 @@ static struct status watch(struct server *server) {
 static struct status begin(struct server *server) {
     struct service *service = &server->service;
     signal(SIGPIPE, SIG_IGN);
-    server->base = event_base_new();
+    server->base = service->base = event_base_new();
     server->loaded_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     service->events = calloc(SERVICE_EVENTS, sizeof *service->events);
     service->model_name = runtime_model_name(service->config);

@@ -11,9 +11,11 @@
 enum service_state { SERVICE_LOADING, SERVICE_READY, SERVICE_DRAINING };
 
 struct completion;
+struct event_base;
 
 struct service {
     const struct config *config;
+    struct event_base *base;
     enum service_state state;
     struct runtime runtime; /* from SERVICE_READY on */
     struct status fault;    /* the engine's first failure, after which it takes nothing */

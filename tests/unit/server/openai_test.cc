@@ -219,6 +219,8 @@ TEST(OpenAi, RefusesBadCompletions) {
             {R"({"prompt": "x", "suffix": "end"})", "suffix", "not built"},
             {R"({"prompt": "x", "cache_salt": 5})", "cache_salt", "expected a string"},
             {R"({"prompt": "x", "cache_salt": ""})", "cache_salt", "has 0 bytes; allowed are 1 to 128"},
+            {R"({"prompt": "x", "pace": true})", "pace", "needs \"stream\": true"},
+            {R"({"prompt": "x", "stream": true, "pace": 1})", "pace", "expected true or false"},
             {R"({"prompt": "x", "slo": 5})", "slo", "expected an object"},
             {R"({"prompt": "x", "slo": {"ttft_ms": 0}})", "slo.ttft_ms", "out of range"},
             {R"({"prompt": "x", "slo": {"tpot_ms": 1e10}})", "slo.tpot_ms", "out of range"},
