@@ -182,7 +182,7 @@ FUZZERS := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/%,$(shell find tests/fuzz -na
 ifeq ($(VARIANT),fuzz)
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)
-$(FUZZERS): $(BUILD)/%: $(BUILD)/tests/fuzz/%_fuzz.o $(LIBS_server)
+$(FUZZERS): $(BUILD)/%: $(BUILD)/tests/fuzz/%_fuzz.o $(LIBS_bench)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 endif

@@ -33,7 +33,8 @@ struct status load_figures(struct load_report *report, const struct load_promise
     for (uint32_t i = 0; i < report->count; i++) {
         const struct outcome *outcome = &report->outcomes[i];
         out->retries += outcome->retries;
-        if (outcome->retries == 0) {
+        out->reconnects += outcome->reconnects;
+        if (outcome->retries + outcome->reconnects == 0) {
             samples_add(&samples.late, (double)(outcome->sent_ns - outcome->arrival_ns) / (double)NS_PER_MS);
         }
         if (outcome->kind == OUTCOME_OK) {

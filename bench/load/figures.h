@@ -13,7 +13,7 @@ struct load_promise {
 };
 
 struct load_figures {
-    uint32_t sent, whole, without_usage, retries;
+    uint32_t sent, whole, without_usage, retries, reconnects;
     uint64_t output_tokens, prompt_tokens, empty_events; /* of whole answers */
     double requests_s, output_tokens_s, prompt_tokens_s; /* of whole answers */
     struct summary ttft_ms, tpot_ms, itl_ms, e2e_ms;     /* of whole answers, but itl_ms: of all streams */

@@ -29,9 +29,12 @@ struct lane {
     struct sse_parser sse;
     struct outcome *outcome;
     uint64_t now_ns; /* when the piece in hand came */
+    bool kept;       /* the connection has carried a request before this one */
+    bool answered;   /* headers came */
     bool streaming;  /* 200 and an event stream */
     bool done;       /* [DONE] came */
     bool finished;   /* a finish_reason came */
+    bool stale;      /* of the last request, see lane_was_stale() */
     enum evhttp_request_error error;
     bool failed; /* `error` says why */
     double retry_after_s;
@@ -108,6 +111,7 @@ static int on_headers(struct evhttp_request *request, void *context) {
     const char *type = evhttp_find_header(headers, "Content-Type");
     const char *wait = evhttp_find_header(headers, "Retry-After");
     static const char stream[] = "text/event-stream";
+    lane->answered = true;
     lane->streaming = evhttp_request_get_response_code(request) == HTTP_OK && type != NULL &&
                       strncasecmp(type, stream, sizeof stream - 1) == 0;
     if (wait != NULL) { /* in seconds; a date counts as none */
@@ -194,6 +198,8 @@ static void on_ending(evutil_socket_t unused, short what, void *context) {
     (void)unused;
     (void)what;
     event_del(lane->limit);
+    lane->stale = lane->kept && !lane->answered && outcome->kind == OUTCOME_CLOSED;
+    lane->kept = request == NULL && !lane->failed;
     lane->request = NULL;
     if (request != NULL) {
         evhttp_cancel_request(request);
@@ -264,7 +270,7 @@ void lane_send(struct lane *lane, const char *body, size_t bytes, struct outcome
     CHECK(lane->request == NULL);
     struct evhttp_request *request = evhttp_request_new(on_end, lane);
     lane->outcome = outcome;
-    lane->streaming = lane->done = lane->finished = lane->failed = false;
+    lane->answered = lane->streaming = lane->done = lane->finished = lane->failed = lane->stale = false;
     lane->retry_after_s = 0;
     lane->note[0] = 0;
     sse_reset(&lane->sse);
@@ -301,6 +307,10 @@ void lane_cancel(struct lane *lane, enum outcome_kind kind) {
 
 const char *lane_note(const struct lane *lane) {
     return lane->note;
+}
+
+bool lane_was_stale(const struct lane *lane) {
+    return lane->stale;
 }
 
 double lane_retry_after_s(const struct lane *lane) {

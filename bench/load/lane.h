@@ -40,6 +40,10 @@ void lane_cancel(struct lane *lane, enum outcome_kind kind);
 /* Of the last request: what a server said or did, for a failed one; "" if there is nothing to say. */
 const char *lane_note(const struct lane *lane);
 
+/* Of the last request: the server had closed the kept connection before it had the request, as servers may. It is to be
+ * sent again, and goes on a new connection. */
+bool lane_was_stale(const struct lane *lane);
+
 /* Of the last request: seconds that Retry-After asks to wait; 0 without one. */
 double lane_retry_after_s(const struct lane *lane);
 

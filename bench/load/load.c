@@ -132,8 +132,15 @@ static void on_ended(void *context, struct lane *lane) {
     struct outcome *outcome = &load->report->outcomes[client->index];
     double wait = lane_retry_after_s(lane);
     bool refused = outcome->kind == OUTCOME_HTTP_429 && !load->report->interrupted;
+    if (lane_was_stale(lane) && !load->report->interrupted) {
+        *outcome = (struct outcome){
+            .arrival_ns = outcome->arrival_ns, .retries = outcome->retries, .reconnects = outcome->reconnects + 1};
+        send_request(client);
+        return;
+    }
     if (refused && outcome->retries < load->config->retries) {
-        *outcome = (struct outcome){.arrival_ns = outcome->arrival_ns, .retries = outcome->retries + 1};
+        *outcome = (struct outcome){
+            .arrival_ns = outcome->arrival_ns, .retries = outcome->retries + 1, .reconnects = outcome->reconnects};
         client->again = true;
         set_timer(client->pause, wait > 0 ? wait : 1);
         return;

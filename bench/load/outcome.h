@@ -33,7 +33,7 @@ struct outcome {
     uint64_t first_ns, last_ns, end_ns;
     uint32_t prompt_tokens, output_tokens; /* by the usage; without one, 0 and token_events */
     uint32_t token_events, empty_events;
-    uint32_t retries;
+    uint32_t retries, reconnects; /* sent again: told to wait, or on a kept connection that was closed */
     enum outcome_kind kind;
     bool has_usage;
 };

@@ -86,6 +86,10 @@ void load_story_text(const struct load_story *story, struct text *out) {
     if (figures->retries > 0) {
         text_addf(out, "         %u requests were sent again after a 429\n", figures->retries);
     }
+    if (figures->reconnects > 0) {
+        text_addf(out, "         %u requests were sent again, for the server had closed a kept connection\n",
+                  figures->reconnects);
+    }
     add_goodput(story, out);
     text_addf(out, "\n%-8s %9s %9s %9s %9s %9s %9s\n", "ms", "mean", "p50", "p90", "p95", "p99", "max");
     add_summary("TTFT", &figures->ttft_ms, out);
@@ -161,6 +165,7 @@ void load_story_json(const struct load_story *story, struct text *out) {
     add_json_number("whole", figures->whole, out);
     add_json_number("without_usage", figures->without_usage, out);
     add_json_number("retries", figures->retries, out);
+    add_json_number("reconnects", figures->reconnects, out);
     add_json_outcomes(story->report, out);
     add_json_number("seconds", story->report->seconds, out);
     add_json_number("requests_per_s", figures->requests_s, out);
