@@ -102,22 +102,24 @@ class Pace(unittest.TestCase):
 
 class ByOption(unittest.TestCase):
     def test_what_is_held_back_is_sent_before_the_end(self):
-        with harness.Server(pace="on", slo={"tpot_ms": 200}, **SMALL) as server:
-            unpaced = list(server.stream("/v1/completions", dict(BODY, pace=False)))
-            self.assertEqual(list(server.post("/v1/completions", BODY)["choices"][0]["text"]),
-                             list("".join(event["choices"][0]["text"] for event in unpaced)))
-            begin = time.monotonic()
-            connection = server.raw()
-            connection.sendall(post_bytes("/v1/completions", dict(BODY, stream=True)))
-            first = connection.recv(1)
-            server.signal()  # it drains: all of the stream still comes, in its time
-            content = (first + read_all(connection)).decode()
-            connection.close()
-            self.assertGreaterEqual(time.monotonic() - begin, (BODY["max_tokens"] - 1) * 0.2)
-            self.assertIn("data: [DONE]", content)
-            text = "".join(json.loads(line[len("data: "):])["choices"][0]["text"] for line in content.splitlines()
-                           if line.startswith("data: {"))
-            self.assertEqual(text, "".join(event["choices"][0]["text"] for event in unpaced))
+        server = harness.Server(pace="on", slo={"tpot_ms": 200}, **SMALL)
+        self.addCleanup(server.kill)
+        unpaced = list(server.stream("/v1/completions", dict(BODY, pace=False)))
+        self.assertEqual(list(server.post("/v1/completions", BODY)["choices"][0]["text"]),
+                         list("".join(event["choices"][0]["text"] for event in unpaced)))
+        begin = time.monotonic()
+        connection = server.raw()
+        connection.sendall(post_bytes("/v1/completions", dict(BODY, stream=True)))
+        first = connection.recv(1)
+        server.signal()  # it drains: all of the stream still comes, in its time
+        content = (first + read_all(connection)).decode()
+        connection.close()
+        self.assertGreaterEqual(time.monotonic() - begin, (BODY["max_tokens"] - 1) * 0.2)
+        self.assertIn("data: [DONE]", content)
+        text = "".join(json.loads(line[len("data: "):])["choices"][0]["text"] for line in content.splitlines()
+                       if line.startswith("data: {"))
+        self.assertEqual(text, "".join(event["choices"][0]["text"] for event in unpaced))
+        self.assertEqual(server.wait(), 0)
 
 
 if __name__ == "__main__":
