@@ -103,14 +103,20 @@ static uint32_t draw_token(struct engine *engine, const struct sequence *sequenc
 
 static void note_token_time(struct engine *engine, struct sequence *sequence, uint64_t now) {
     account_token(engine, sequence, deadlines_judge(sequence, now));
+    struct class_stats *own = &engine->class_stats[sequence->request->class_index];
     pthread_mutex_lock(&engine->stats_lock);
     if (sequence->first_token_ns == 0) {
         sequence->first_token_ns = now;
-        histogram_observe(&engine->stats.ttft_s, (double)(now - sequence->request->arrival_ns) / (double)NS_PER_S);
-        histogram_observe(&engine->stats.queue_s,
-                          (double)(sequence->admitted_ns - sequence->request->arrival_ns) / (double)NS_PER_S);
+        double ttft_s = (double)(now - sequence->request->arrival_ns) / (double)NS_PER_S;
+        double queue_s = (double)(sequence->admitted_ns - sequence->request->arrival_ns) / (double)NS_PER_S;
+        histogram_observe(&engine->stats.ttft_s, ttft_s);
+        histogram_observe(&engine->stats.queue_s, queue_s);
+        histogram_observe(&own->ttft_s, ttft_s);
+        histogram_observe(&own->queue_s, queue_s);
     } else {
-        histogram_observe(&engine->stats.tpot_s, (double)(now - sequence->last_token_ns) / (double)NS_PER_S);
+        double tpot_s = (double)(now - sequence->last_token_ns) / (double)NS_PER_S;
+        histogram_observe(&engine->stats.tpot_s, tpot_s);
+        histogram_observe(&own->tpot_s, tpot_s);
     }
     engine->stats.generation_tokens++;
     pthread_mutex_unlock(&engine->stats_lock);
@@ -169,15 +175,19 @@ void finish_sequence(struct engine *engine, struct sequence *sequence, enum fini
     request->outcome.first_token_ns = sequence->first_token_ns;
     request->outcome.last_token_ns = sequence->last_token_ns;
     request->outcome.tokens = sequence_generated(sequence);
+    struct class_stats *own = &engine->class_stats[request->class_index];
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.finished[reason]++;
     bool whole = reason == FINISH_STOP || reason == FINISH_LENGTH;
     if (whole && (request->promise.ttft_ns > 0 || request->promise.tpot_ns > 0)) {
-        engine->stats.promised++;
-        engine->stats.kept += !sequence->late_first && sequence->late_later == 0;
-        engine->stats.late_first += sequence->late_first;
-        engine->stats.late_later += sequence->late_later > 0;
+        bool kept = !sequence->late_first && sequence->late_later == 0;
+        own->promised++;
+        own->kept += kept;
+        own->late_first += sequence->late_first;
+        own->late_later += sequence->late_later > 0;
+        own->kept_tokens += kept ? sequence_generated(sequence) : 0;
     }
+    own->tokens += sequence_generated(sequence);
     histogram_observe(&engine->stats.e2e_s, (double)(now - request->arrival_ns) / (double)NS_PER_S);
     pthread_mutex_unlock(&engine->stats_lock);
     struct engine_event last = {.request = request,

@@ -194,6 +194,12 @@ static void init_stats(struct engine *engine) {
     histogram_init(&engine->stats.queue_s, ttft, sizeof ttft / sizeof ttft[0]);
     histogram_init(&engine->stats.tpot_s, tpot, sizeof tpot / sizeof tpot[0]);
     histogram_init(&engine->stats.e2e_s, whole, sizeof whole / sizeof whole[0]);
+    for (uint32_t i = 0; i < SLO_MAX_CLASSES; i++) {
+        struct class_stats *own = &engine->class_stats[i];
+        histogram_init(&own->ttft_s, ttft, sizeof ttft / sizeof ttft[0]);
+        histogram_init(&own->queue_s, ttft, sizeof ttft / sizeof ttft[0]);
+        histogram_init(&own->tpot_s, tpot, sizeof tpot / sizeof tpot[0]);
+    }
     histogram_init(&engine->stats.iteration_tokens, tokens, sizeof tokens / sizeof tokens[0]);
     engine->stats.context = engine->config.context;
     engine->stats.max_sequences = engine->config.max_sequences;
@@ -267,6 +273,8 @@ struct status engine_create(const struct engine_config *config, struct model *mo
         return status_error(STATUS_NO_MEMORY, "no memory for the engine");
     }
     engine->config = *config;
+    engine->classes = config->classes ? *config->classes : slo_classes_of(config->promise);
+    engine->config.promise = engine->classes.items[engine->classes.fallback].promise;
     engine->model = model;
     engine->tokenizer = model_tokenizer(model);
     engine->device = device;
@@ -511,9 +519,23 @@ void engine_stats(const struct engine *engine, struct engine_stats *out) {
     struct engine *own = (struct engine *)engine; /* the locks are the only thing written */
     pthread_mutex_lock(&own->stats_lock);
     *out = own->stats;
+    for (uint32_t i = 0; i < SLO_MAX_CLASSES; i++) {
+        out->promised += own->class_stats[i].promised;
+        out->kept += own->class_stats[i].kept;
+        out->late_first += own->class_stats[i].late_first;
+        out->late_later += own->class_stats[i].late_later;
+    }
     pthread_mutex_unlock(&own->stats_lock);
     pthread_mutex_lock(&own->lock);
     out->waiting = own->pending;
     pthread_mutex_unlock(&own->lock);
     out->link = device_link_count(own->device);
+}
+
+void engine_class_stats(const struct engine *engine, uint32_t class_index, struct class_stats *out) {
+    struct engine *own = (struct engine *)engine;
+    CHECK(class_index < SLO_MAX_CLASSES);
+    pthread_mutex_lock(&own->stats_lock);
+    *out = own->class_stats[class_index];
+    pthread_mutex_unlock(&own->stats_lock);
 }

@@ -58,6 +58,7 @@ struct engine {
     pthread_cond_t work; /* something was submitted or cancelled, or the state changed */
     pthread_cond_t room; /* events were polled */
     struct sequence_queue submitted;
+    struct slo_classes classes;
     uint32_t pending;            /* submitted or waiting: what max_queue bounds */
     struct engine_event *events; /* (event_capacity) a ring */
     uint32_t event_capacity;     /* last events always find room: one for each request there can be is kept free */
@@ -75,6 +76,7 @@ struct engine {
     pthread_mutex_t stats_lock;
     struct engine_stats stats;
     struct late_ring late;
+    struct class_stats class_stats[SLO_MAX_CLASSES];
 };
 
 /* queues.c */

@@ -118,8 +118,9 @@ static struct status check_room(const struct engine *engine) {
 
 struct status engine_submit(struct engine *engine, struct request *request) {
     TRY(check_request(engine, request));
-    request->promise = request->has_promise ? request->promise : engine->config.promise;
     pthread_mutex_lock(&engine->lock);
+    CHECK(request->class_index < engine->classes.count);
+    request->promise = request->has_promise ? request->promise : engine->classes.items[request->class_index].promise;
     struct status status = check_room(engine);
     request->id = engine->next_id;
     engine->next_id += status.code == STATUS_OK;

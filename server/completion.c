@@ -31,6 +31,7 @@ struct completion {
     struct completion *previous, *next;
     struct http_exchange *exchange; /* NULL: nobody waits any more */
     struct completion_request request;
+    struct slo_choice slo;
     struct reply reply;
     struct token_list *prompts; /* (prompt_count) shared by their n sequences */
     uint32_t prompt_count;
@@ -402,8 +403,9 @@ static void fill_slot(struct completion *completion, uint32_t index) {
                                                .prompt_count = (uint32_t)prompt->count,
                                                .sampling = request->sampling,
                                                .arrival_ns = http_arrival_ns(completion->exchange),
-                                               .has_promise = request->has_promise,
-                                               .promise = request->promise,
+                                               .class_index = completion->slo.class_index,
+                                               .has_promise = completion->slo.has_promise,
+                                               .promise = completion->slo.promise,
                                                .salt = request->salt,
                                                .owner = slot},
                                    .choice = {.index = index}};
@@ -423,7 +425,7 @@ static void fill_slot(struct completion *completion, uint32_t index) {
 static struct api_error prepare_pacing(struct completion *completion) {
     const struct completion_request *request = &completion->request;
     const struct config *config = completion->service->config;
-    double tpot_ms = request->has_promise ? (double)request->promise.tpot_ns / 1e6 : config->slo_tpot_ms;
+    double tpot_ms = (double)completion->slo.promise.tpot_ns / 1e6;
     bool wanted = request->has_pace ? request->pace : request->stream && strcmp(config->pace, "on") == 0;
     if (wanted && tpot_ms <= 0 && request->has_pace) {
         return api_invalid("pace", "pace: no time per token is promised to keep to; give \"slo\": {\"tpot_ms\": ...}");
@@ -444,6 +446,9 @@ static struct api_error prepare(struct completion *completion) {
     struct api_error error = api_check_model(completion->service, request->model);
     error = error.code ? error : check_size(completion);
     error = error.code ? error : check_token_ids(completion);
+    if (error.code == 0) {
+        error = api_choose_slo(completion->service, http_request_head(completion->exchange), request, &completion->slo);
+    }
     error = error.code ? error : prepare_pacing(completion);
     if (error.code) {
         return error;

@@ -23,6 +23,7 @@ struct metric {
 };
 
 #define ENGINE(field) offsetof(struct metrics, engine.field)
+#define CLASS(field) offsetof(struct class_stats, field)
 #define HTTP(field) offsetof(struct metrics, http.field)
 #define INFO_LABEL "" /* this row's label is made when it is written */
 
@@ -59,13 +60,6 @@ static const struct metric table[] = {
     {"request_queue_time_seconds", HISTOGRAM, HISTOGRAM_OF, ENGINE(queue_s), NULL, true,
      "From a request's last byte to its admission."},
     /* ours: promises */
-    {"slo_requests_total", COUNTER, U64, ENGINE(promised), "outcome=\"promised\"", true,
-     "Requests that ended and had a promise of slo.ttft_ms or slo.tpot_ms; of them, those of which no token was late; "
-     "the "
-     "first one was; another was."},
-    {"slo_requests_total", COUNTER, U64, ENGINE(kept), "outcome=\"kept\"", true, NULL},
-    {"slo_requests_total", COUNTER, U64, ENGINE(late_first), "outcome=\"late_ttft\"", true, NULL},
-    {"slo_requests_total", COUNTER, U64, ENGINE(late_later), "outcome=\"late_tpot\"", true, NULL},
     {"slo_late_total", COUNTER, U64, ENGINE(late_tokens[CAUSE_COMPUTE]), "cause=\"compute\"", true,
      "Tokens that came after they were due, by what made them late."},
     {"slo_late_total", COUNTER, U64, ENGINE(late_tokens[CAUSE_QUEUE]), "cause=\"queue\"", true, NULL},
@@ -160,16 +154,46 @@ static const struct metric table[] = {
      "When the process started, in seconds since 1970."},
 };
 
+/* A row for each class of promises; offsets are in struct class_stats. */
+static const struct metric class_table[] = {
+    {"slo_requests_total", COUNTER, U64, CLASS(promised), "outcome=\"promised\"", true,
+     "Requests that ended and had a promise, by class; of them, those of which no token was late; the first one was; "
+     "another was."},
+    {"slo_requests_total", COUNTER, U64, CLASS(kept), "outcome=\"kept\"", true, NULL},
+    {"slo_requests_total", COUNTER, U64, CLASS(late_first), "outcome=\"late_ttft\"", true, NULL},
+    {"slo_requests_total", COUNTER, U64, CLASS(late_later), "outcome=\"late_tpot\"", true, NULL},
+    {"slo_generation_tokens_total", COUNTER, U64, CLASS(tokens), "of=\"all\"", true,
+     "Tokens of requests that ended, by class; of them, those of requests that kept their promise: the goodput."},
+    {"slo_generation_tokens_total", COUNTER, U64, CLASS(kept_tokens), "of=\"kept\"", true, NULL},
+    {"slo_time_to_first_token_seconds", HISTOGRAM, HISTOGRAM_OF, CLASS(ttft_s), NULL, true,
+     "From a request's last byte to its first token, by class."},
+    {"slo_inter_token_latency_seconds", HISTOGRAM, HISTOGRAM_OF, CLASS(tpot_s), NULL, true,
+     "From each token to the next, by class."},
+    {"slo_queue_time_seconds", HISTOGRAM, HISTOGRAM_OF, CLASS(queue_s), NULL, true,
+     "From a request's last byte to its turn, by class."},
+};
+
 static const char *kind_name(enum metric_kind kind) {
     return kind == COUNTER ? "counter" : kind == GAUGE ? "gauge" : "histogram";
 }
 
-/* {model_name="...",label} with `more` inside it, too. */
-static void write_labels(const struct metrics *metrics, const struct metric *row, const char *more, struct text *out) {
+/* Where a row's value is: in the metrics, or in those of a class. */
+struct metric_source {
+    const struct metrics *metrics;
+    const void *base;
+    const char *class_name; /* NULL: of none */
+};
+
+/* {model_name="...",class="...",label} with `more` inside it, too. */
+static void write_labels(const struct metric_source *source, const struct metric *row, const char *more,
+                         struct text *out) {
     text_adds(out, "{model_name=");
-    text_adds_json(out, metrics->model_name); /* Prometheus' escapes for quotes, backslashes and newlines are JSON's */
-    if (row->offset == offsetof(struct metrics, one)) {
-        const struct offload_report *offload = &metrics->engine.offload;
+    text_adds_json(out, source->metrics->model_name); /* Prometheus' escapes for quotes, backslashes and newlines are
+                                                         JSON's */
+    if (source->class_name) {
+        text_addf(out, ",class=\"%s\"", source->class_name);
+    } else if (row->offset == offsetof(struct metrics, one)) {
+        const struct offload_report *offload = &source->metrics->engine.offload;
         text_addf(out, ",policy=\"%s\",why=\"%s\"} ", offload->policy ? offload->policy : "",
                   offload->why ? offload->why : "");
         return;
@@ -177,8 +201,8 @@ static void write_labels(const struct metrics *metrics, const struct metric *row
     text_addf(out, "%s%s%s%s} ", row->label ? "," : "", row->label ? row->label : "", *more ? "," : "", more);
 }
 
-static double plain_value(const struct metrics *metrics, const struct metric *row) {
-    const char *field = (const char *)metrics + row->offset;
+static double plain_value(const struct metric_source *source, const struct metric *row) {
+    const char *field = (const char *)source->base + row->offset;
     switch (row->type) {
     case U32:
         return *(const uint32_t *)field;
@@ -195,14 +219,14 @@ static double plain_value(const struct metrics *metrics, const struct metric *ro
     return 0;
 }
 
-static void write_plain(const struct metrics *metrics, const struct metric *row, struct text *out) {
+static void write_plain(const struct metric_source *source, const struct metric *row, struct text *out) {
     text_addf(out, "metronome:%s", row->name);
-    write_labels(metrics, row, "", out);
-    text_addf(out, "%.15g\n", plain_value(metrics, row));
+    write_labels(source, row, "", out);
+    text_addf(out, "%.15g\n", plain_value(source, row));
 }
 
-static void write_histogram(const struct metrics *metrics, const struct metric *row, struct text *out) {
-    const struct histogram *histogram = (const struct histogram *)((const char *)metrics + row->offset);
+static void write_histogram(const struct metric_source *source, const struct metric *row, struct text *out) {
+    const struct histogram *histogram = (const struct histogram *)((const char *)source->base + row->offset);
     uint64_t below = 0;
     for (uint32_t i = 0; i <= histogram->bounds; i++) {
         char bound[40] = "le=\"+Inf\"";
@@ -211,16 +235,42 @@ static void write_histogram(const struct metrics *metrics, const struct metric *
         }
         below += histogram->counts[i];
         text_addf(out, "metronome:%s_bucket", row->name);
-        write_labels(metrics, row, bound, out);
+        write_labels(source, row, bound, out);
         text_addf(out, "%llu\n", (unsigned long long)below);
     }
     text_addf(out, "metronome:%s_sum", row->name);
-    write_labels(metrics, row, "", out);
+    write_labels(source, row, "", out);
     text_addf(out, "%.15g\n", histogram->sum);
     text_addf(out, "metronome:%s_count",
               row->name); /* of the buckets, so that it is the +Inf bucket's whatever races */
-    write_labels(metrics, row, "", out);
+    write_labels(source, row, "", out);
     text_addf(out, "%llu\n", (unsigned long long)below);
+}
+
+static void write_help(const struct metric *row, struct text *out) {
+    if (row->help) {
+        text_addf(out, "# HELP metronome:%s %s\n# TYPE metronome:%s %s\n", row->name, row->help, row->name,
+                  kind_name(row->kind));
+    }
+}
+
+static void write_value(const struct metric_source *source, const struct metric *row, struct text *out) {
+    if (row->kind == HISTOGRAM) {
+        write_histogram(source, row, out);
+    } else {
+        write_plain(source, row, out);
+    }
+}
+
+/* Of each class that there is or was. */
+static void write_classes(const struct metrics *metrics, struct text *out) {
+    for (size_t i = 0; i < sizeof class_table / sizeof class_table[0]; i++) {
+        write_help(&class_table[i], out);
+        for (uint32_t j = 0; j < metrics->classes->count; j++) {
+            struct metric_source source = {metrics, &metrics->by_class[j], metrics->classes->items[j].name};
+            write_value(&source, &class_table[i], out);
+        }
+    }
 }
 
 void metrics_derive(struct metrics *metrics) {
@@ -241,20 +291,15 @@ void metrics_write(const struct metrics *metrics, struct text *out) {
               "# HELP metronome:build_info Which Metronome this is.\n# TYPE metronome:build_info gauge\n"
               "metronome:build_info{version=\"%s\"} 1\n",
               metrics->version);
+    const struct metric_source source = {metrics, metrics, NULL};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        const struct metric *row = &table[i];
-        if (row->engine && !metrics->ready) {
-            continue;
+        if (!table[i].engine || metrics->ready) {
+            write_help(&table[i], out);
+            write_value(&source, &table[i], out);
         }
-        if (row->help) {
-            text_addf(out, "# HELP metronome:%s %s\n# TYPE metronome:%s %s\n", row->name, row->help, row->name,
-                      kind_name(row->kind));
-        }
-        if (row->kind == HISTOGRAM) {
-            write_histogram(metrics, row, out);
-        } else {
-            write_plain(metrics, row, out);
-        }
+    }
+    if (metrics->ready && metrics->classes) {
+        write_classes(metrics, out);
     }
 }
 
@@ -281,6 +326,10 @@ void api_metrics(struct service *service, struct http_exchange *exchange) {
                               .start_time_s = (double)service->started_s};
     if (metrics.ready) {
         engine_stats(service->runtime.engine, &metrics.engine);
+        metrics.classes = &service->classes;
+        for (uint32_t i = 0; i < service->classes.count; i++) {
+            engine_class_stats(service->runtime.engine, i, &metrics.by_class[i]);
+        }
     }
     metrics_derive(&metrics);
     struct text body = {0};

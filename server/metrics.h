@@ -16,6 +16,8 @@ struct metrics {
     bool ready; /* the engine's numbers are there */
     struct engine_stats engine;
     struct http_counts http;
+    const struct slo_classes *classes; /* their names, if the engine's numbers are there */
+    struct class_stats by_class[SLO_MAX_CLASSES];
     double layers_offloaded, predicted_s, measured_s, stall_s, total_stall_s, total_kv_stall_s;
     double one;      /* 1: the value of rows whose labels say it all */
     double kv_usage; /* share of the KV cache in use, 0 to 1 */

@@ -283,17 +283,23 @@ static struct api_error read_sampling(const cJSON *body, struct completion_reque
     return read_max_tokens(body, request);
 }
 
-/* {"slo": {"ttft_ms": 500, "tpot_ms": 50}}: what this request is promised instead of what the server promises; a time
- * that is left out, or null, is not promised. */
+/* "slo": a class's name, or {"class": NAME, "ttft_ms": X, "tpot_ms": Y}: times of its own go before the class's, and
+ * without a class what is left out is not promised. */
 static struct api_error read_promise(const cJSON *body, struct completion_request *request) {
     const cJSON *object = field_of(body, "slo");
     if (!object) {
         return fine;
     }
+    if (cJSON_IsString(object)) {
+        request->class_name = object->valuestring;
+        return fine;
+    }
     if (!cJSON_IsObject(object)) {
-        return wrong_type("slo", "an object with \"ttft_ms\" and \"tpot_ms\"", object);
+        return wrong_type("slo", "the name of a class, or an object with \"class\", \"ttft_ms\" and \"tpot_ms\"",
+                          object);
     }
     uint64_t *const times[] = {&request->promise.ttft_ns, &request->promise.tpot_ns};
+    bool *const given[] = {&request->has_ttft, &request->has_tpot};
     static const char *const names[] = {"ttft_ms", "tpot_ms"}, *const paths[] = {"slo.ttft_ms", "slo.tpot_ms"};
     for (int i = 0; i < 2; i++) {
         const cJSON *item = field_of(object, names[i]);
@@ -301,14 +307,21 @@ static struct api_error read_promise(const cJSON *body, struct completion_reques
         if (item) {
             TRY_API(read_number(item, paths[i], 0.001, 1e9, false, &ms));
         }
+        *given[i] = item != NULL;
         *times[i] = (uint64_t)(ms * 1e6);
     }
     for (const cJSON *item = object->child; item; item = item->next) {
-        if (strcmp(item->string, names[0]) != 0 && strcmp(item->string, names[1]) != 0) {
-            return api_invalid("slo", "slo: has \"%.40s\"; there are ttft_ms and tpot_ms", item->string);
+        if (strcmp(item->string, names[0]) != 0 && strcmp(item->string, names[1]) != 0 &&
+            strcmp(item->string, "class") != 0) {
+            return api_invalid("slo", "slo: has \"%.40s\"; there are class, ttft_ms and tpot_ms", item->string);
         }
     }
-    request->has_promise = true;
+    const cJSON *name = field_of(object, "class");
+    if (name && !cJSON_IsString(name)) {
+        return wrong_type("slo.class", "a string", name);
+    }
+    request->class_name = name ? name->valuestring : NULL;
+    request->has_promise = !name;
     return fine;
 }
 
@@ -575,6 +588,7 @@ void completion_request_drop_input(struct completion_request *request) {
     request->joined = NULL;
     request->document = NULL;
     request->model = "";
+    request->class_name = NULL;
     request->prompt_count = request->message_count = 0;
 }
 

@@ -36,7 +36,9 @@ struct completion_request {
     bool stream, include_usage, return_token_ids;
     bool has_max_tokens;      /* sampling.max_tokens was given */
     struct sampling sampling; /* its arrays are owned here */
-    bool has_promise;         /* "slo" was given: */
+    const char *class_name;   /* of "slo"; NULL if it names none. Into `document` */
+    bool has_ttft, has_tpot;  /* "slo" has these times of its own, ... */
+    bool has_promise;         /* ... or is an object that names no class: what it leaves out is not promised */
     struct promise promise;
     bool has_pace, pace;    /* "pace" was given: tokens are sent no earlier than they are promised */
     struct cache_salt salt; /* "cache_salt" */

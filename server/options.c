@@ -2,8 +2,10 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "base/json.h"
 #include "kernels/ops.h"
 #include "server/link_schedule.h"
+#include "server/slo_config.h"
 #include "server/suggest.h"
 
 #include <errno.h>
@@ -28,6 +30,7 @@ static const char *const kv_types[] = {"f16", "bf16", NULL};
 static const char *const orders[] = {"deadlines", "fcfs", NULL};
 static const char *const policy_names[] = {"none",     "zero-inference", "flexgen", "prefetch-group",
                                            "select-n", "metronome",      NULL};
+static const char *const misses[] = {"best_effort", "refuse", NULL};
 static const char *const log_levels[] = {"debug", "info", "warn", "error", "silent", NULL};
 
 static const struct option options[] = {
@@ -83,6 +86,24 @@ static const struct option options[] = {
     {"slo.ttft_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_ttft_ms), "promised time to first token; 0: none"},
     {"slo.tpot_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_tpot_ms),
      "promised time per output token; 0: none"},
+    {"slo.percentile", OPTION_FLOAT, "%", "99", 50, 100, NULL, FIELD(slo_percentile),
+     "of the requests with a promise, how many shall keep it: how careful admission is"},
+    {"slo.on_miss", OPTION_CHOICE, "", "best_effort", 0, 0, misses, FIELD(slo_on_miss),
+     "what becomes of a request whose promise is predicted to be broken: best_effort serves it behind the others, "
+     "refuse answers 429"},
+    {"slo.classes", OPTION_OBJECT, "", "{}", 0, 0, NULL, FIELD(slo_classes),
+     "named promises, NAME: {ttft_ms, tpot_ms, percentile, on_miss: best_effort|refuse|downgrade, downgrade_to}; the "
+     "class \"default\" is the options above"},
+    {"slo.default_class", OPTION_STRING, "", "default", 0, 0, NULL, FIELD(slo_default_class),
+     "the class of requests that name none"},
+    {"slo.ttft_min_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_ttft_min_ms),
+     "least slo.ttft_ms that a request may ask for"},
+    {"slo.ttft_max_ms", OPTION_FLOAT, "ms", "1e9", 0, 1e9, NULL, FIELD(slo_ttft_max_ms),
+     "most slo.ttft_ms that a request may ask for"},
+    {"slo.tpot_min_ms", OPTION_FLOAT, "ms", "0", 0, 1e9, NULL, FIELD(slo_tpot_min_ms),
+     "least slo.tpot_ms that a request may ask for"},
+    {"slo.tpot_max_ms", OPTION_FLOAT, "ms", "1e9", 0, 1e9, NULL, FIELD(slo_tpot_max_ms),
+     "most slo.tpot_ms that a request may ask for"},
     {"pace", OPTION_CHOICE, "", "off", 0, 0, switches, FIELD(pace),
      "on: streamed tokens are sent no earlier than slo.tpot_ms asks for; a request's \"pace\" says otherwise"},
     {"offload.policy", OPTION_CHOICE, "", "none", 0, 0, policy_names, FIELD(offload_policy),
@@ -162,14 +183,15 @@ const struct option *option_find(const char *name) {
 }
 
 const char *option_type_name(enum option_type type) {
-    static const char *const names[] = {"string", "path", "choice", "int", "float", "bytes"};
+    static const char *const names[] = {"string", "path", "choice", "int", "float", "bytes", "object"};
     return names[type];
 }
 
 /* ---- fields ---- */
 
 static bool is_text(const struct option *option) {
-    return option->type == OPTION_STRING || option->type == OPTION_PATH || option->type == OPTION_CHOICE;
+    return option->type == OPTION_STRING || option->type == OPTION_PATH || option->type == OPTION_CHOICE ||
+           option->type == OPTION_OBJECT;
 }
 
 static void *field_of(const struct config *config, const struct option *option) {
@@ -208,9 +230,23 @@ static struct status check_choice(const struct option *option, const char *value
                         nearest.best ? "\"?" : "");
 }
 
+static struct status check_object(const struct option *option, const char *value) {
+    static const struct json_rules rules = {.depth = 8, .values = 4096, .comments = true, .unique = true};
+    cJSON *tree = NULL;
+    TRY(status_context(json_parse(value, strlen(value), &rules, &tree), "%s", option->name));
+    struct status status = cJSON_IsObject(tree) ? STATUS_SUCCESS
+                                                : status_error(STATUS_INVALID, "%s: expected an object, found %s",
+                                                               option->name, json_type_name(tree));
+    cJSON_Delete(tree);
+    return status;
+}
+
 static struct status set_text(struct config *config, const struct option *option, const char *value) {
     if (option->type == OPTION_CHOICE) {
         TRY(check_choice(option, value));
+    }
+    if (option->type == OPTION_OBJECT) {
+        TRY(check_object(option, value));
     }
     char *copy = strdup(value);
     if (!copy) {
@@ -335,7 +371,8 @@ void config_show(const struct config *config, const struct option *option, struc
         break;
     case OPTION_STRING:
     case OPTION_PATH:
-    case OPTION_CHOICE: {
+    case OPTION_CHOICE:
+    case OPTION_OBJECT: {
         const char *value = *(char *const *)field;
         text_adds(out, option->offset == FIELD(api_key) && *value ? "***" : value);
         break;
@@ -353,6 +390,11 @@ struct status config_check(const struct config *config) {
     TRY(link_schedule_parse(config->link_schedule, &schedule));
     if (schedule.count > 0 && strcmp(config->device, "cuda") == 0) {
         return status_error(STATUS_INVALID, "link_schedule: the link of cuda is what it is; cpu and sim have a pace");
+    }
+    struct slo_classes classes;
+    TRY(slo_config_read(config, &classes));
+    for (uint32_t i = 0; i < classes.count; i++) {
+        TRY(status_context(slo_check_range(config, &classes.items[i].promise), "class %s", classes.items[i].name));
     }
     bool prefetch_group = strcmp(config->offload_policy, "prefetch-group") == 0;
     if (prefetch_group && config->offload_group < config->offload_group_streamed) {

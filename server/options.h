@@ -16,7 +16,7 @@
 /* Where a value came from; a later one overrides. */
 enum option_source { SOURCE_DEFAULT, SOURCE_FILE, SOURCE_COMMAND_LINE };
 
-#define OPTIONS_MAX 64
+#define OPTIONS_MAX 80
 
 /* Strings are never NULL: "" is unset. */
 struct config {
@@ -31,7 +31,9 @@ struct config {
     /* scheduler */
     uint64_t max_sequences, max_queue, max_batch_tokens, prefill_chunk, kv_tokens, seed;
     char *kv_type, *scheduler_order, *prefix_cache;
-    double slo_ttft_ms, slo_tpot_ms;
+    double slo_ttft_ms, slo_tpot_ms, slo_percentile;
+    char *slo_on_miss, *slo_classes, *slo_default_class;
+    double slo_ttft_min_ms, slo_ttft_max_ms, slo_tpot_min_ms, slo_tpot_max_ms; /* that a request may ask for */
     char *pace;
     /* offloading */
     char *offload_policy, *offload_bus;
@@ -52,7 +54,8 @@ enum option_type {
     OPTION_CHOICE, /* a string, one of `choices` */
     OPTION_INT,
     OPTION_FLOAT,
-    OPTION_BYTES, /* a number, or text with a suffix: "40GiB" */
+    OPTION_BYTES,  /* a number, or text with a suffix: "40GiB" */
+    OPTION_OBJECT, /* a JSON object, kept as its text */
 };
 
 struct option {

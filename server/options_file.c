@@ -21,6 +21,8 @@ static const char *wanted_type(const struct option *option) {
         return "a number";
     case OPTION_BYTES:
         return "a size, such as 1048576 or \"512MiB\"";
+    case OPTION_OBJECT:
+        return "an object";
     case OPTION_STRING:
     case OPTION_PATH:
     case OPTION_CHOICE:
@@ -37,7 +39,14 @@ static struct status read_value(struct config *config, const char *path, const c
                       : unknown;
     }
     bool numeric = option->type == OPTION_INT || option->type == OPTION_FLOAT || option->type == OPTION_BYTES;
-    bool textual = !numeric || option->type == OPTION_BYTES;
+    if (option->type == OPTION_OBJECT && cJSON_IsObject(item)) {
+        char *text = cJSON_PrintUnformatted(item);
+        struct status status = text ? config_set(config, path, text, SOURCE_FILE)
+                                    : status_error(STATUS_NO_MEMORY, "%s: no memory for its value", path);
+        cJSON_free(text);
+        return status;
+    }
+    bool textual = (!numeric && option->type != OPTION_OBJECT) || option->type == OPTION_BYTES;
     if (cJSON_IsString(item) && textual) {
         return config_set(config, path, item->valuestring, SOURCE_FILE);
     }

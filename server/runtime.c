@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "server/described.h"
 #include "server/record_file.h"
+#include "server/slo_config.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -98,6 +99,8 @@ static struct status open_device(const struct config *config, struct runtime *ru
 }
 
 static struct status create_engine(const struct config *config, struct runtime *runtime) {
+    struct slo_classes classes;
+    TRY(slo_config_read(config, &classes));
     struct engine_config engine = {
         .context = (uint32_t)config->context,
         .max_sequences = (uint32_t)config->max_sequences,
@@ -120,7 +123,7 @@ static struct status create_engine(const struct config *config, struct runtime *
         .offload_bus = config->offload_bus,
         .offload_slabs = (uint32_t)config->offload_slabs,
         .link_bytes_per_s = (uint64_t)(config->link_gbps * 1e9),
-        .promise = {.ttft_ns = (uint64_t)(config->slo_ttft_ms * 1e6), .tpot_ns = (uint64_t)(config->slo_tpot_ms * 1e6)},
+        .classes = &classes,
         .seed = config->seed,
     };
     struct record_file file;

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "server/link_schedule.h"
 #include "server/service.h"
+#include "server/slo_config.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -307,6 +308,7 @@ static struct status begin(struct server *server) {
         return status_error(STATUS_NO_MEMORY, "no memory or descriptors for the event loop");
     }
     TRY(link_schedule_parse(service->config->link_schedule, &server->schedule));
+    TRY(slo_config_read(service->config, &service->classes));
     TRY(read_api_key(service->config, &service->api_key));
     TRY(watch(server));
     TRY(listen_for_requests(server));

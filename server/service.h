@@ -5,6 +5,7 @@
 #ifndef METRONOME_SERVER_SERVICE_H
 #define METRONOME_SERVER_SERVICE_H
 
+#include "scheduler/classes.h"
 #include "server/http.h"
 #include "server/runtime.h"
 
@@ -17,8 +18,9 @@ struct service {
     const struct config *config;
     struct event_base *base;
     enum service_state state;
-    struct runtime runtime; /* from SERVICE_READY on */
-    struct status fault;    /* the engine's first failure, after which it takes nothing */
+    struct slo_classes classes; /* the engine's own, as they are now */
+    struct runtime runtime;     /* from SERVICE_READY on */
+    struct status fault;        /* the engine's first failure, after which it takes nothing */
     struct http_server *http;
     char *model_name;
     char *api_key; /* NULL if none is asked for */
@@ -43,6 +45,20 @@ void api_respond_error(struct http_exchange *exchange, const struct api_error *e
 struct text;
 void api_respond_json(struct http_exchange *exchange, struct text *json);
 
+/* ---- api_slo.c ---- */
+
+#define SLO_HEADER "X-Metronome-SLO"
+
+/* What a request is promised: by its body, else by its header, else by the default class. */
+struct completion_request;
+struct slo_choice {
+    uint32_t class_index;
+    bool has_promise; /* other than the class's */
+    struct promise promise;
+};
+struct api_error api_choose_slo(const struct service *service, const struct http_head *head,
+                                const struct completion_request *request, struct slo_choice *out);
+
 /* ---- api_tokens.c ---- */
 
 /* Tokenizes a prompt with a bound on how far it is worth going; a failure names `param`. */
@@ -50,7 +66,6 @@ struct api_error api_encode(const struct service *service, const char *text, siz
                             struct token_list *tokens);
 
 /* The same for a conversation; without a chat template it is an error. */
-struct completion_request;
 struct api_error api_encode_chat(const struct service *service, const struct completion_request *request,
                                  struct token_list *tokens);
 

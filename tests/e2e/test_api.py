@@ -108,7 +108,7 @@ class Pages(ApiTest):
     def test_promises_of_single_requests(self):
         def outcomes():
             metrics = self.server.metrics()
-            return [metrics[f'slo_requests_total{{outcome="{outcome}"}}'] for outcome in
+            return [metrics[f'slo_requests_total{{class="default",outcome="{outcome}"}}'] for outcome in
                     ("promised", "kept", "late_ttft", "late_tpot")]
 
         before = outcomes()

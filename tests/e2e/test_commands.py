@@ -66,7 +66,7 @@ class Config(CommandTest):
         for option in options:
             self.assertIn(option["name"], text)
             self.assertTrue(option["help"])
-            self.assertIn(option["type"], ("string", "path", "choice", "int", "float", "bytes"))
+            self.assertIn(option["type"], ("string", "path", "choice", "int", "float", "bytes", "object"))
         names = {option["name"]: option for option in options}
         self.assertEqual(names["port"]["default"], 8080)
         self.assertEqual((names["port"]["minimum"], names["port"]["maximum"]), (0, 65535))

@@ -1,5 +1,6 @@
 /* Fuzz target: any bytes as a configuration file. What is accepted shows, and sets back to what it shows. */
 #include "server/options.h"
+#include "server/slo_config.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +40,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         config_free(&config);
         return 0;
     }
-    config_check(&config);
+    struct slo_classes classes;
+    status = config_check(&config);
+    if (!status_failed(&status) && status_failed(&(struct status[]){slo_config_read(&config, &classes)}[0])) {
+        abort(); /* what was checked can be used */
+    }
     for (size_t i = 0; i < option_count(); i++) {
         check_option(&config, option_at(i));
     }

@@ -221,11 +221,12 @@ TEST(OpenAi, RefusesBadCompletions) {
             {R"({"prompt": "x", "cache_salt": ""})", "cache_salt", "has 0 bytes; allowed are 1 to 128"},
             {R"({"prompt": "x", "pace": true})", "pace", "needs \"stream\": true"},
             {R"({"prompt": "x", "stream": true, "pace": 1})", "pace", "expected true or false"},
-            {R"({"prompt": "x", "slo": 5})", "slo", "expected an object"},
+            {R"({"prompt": "x", "slo": 5})", "slo", "expected the name of a class"},
+            {R"({"prompt": "x", "slo": {"class": 5}})", "slo.class", "expected a string"},
             {R"({"prompt": "x", "slo": {"ttft_ms": 0}})", "slo.ttft_ms", "out of range"},
             {R"({"prompt": "x", "slo": {"tpot_ms": 1e10}})", "slo.tpot_ms", "out of range"},
             {R"({"prompt": "x", "slo": {"tpot_ms": "50"}})", "slo.tpot_ms", "expected a number"},
-            {R"({"prompt": "x", "slo": {"tpot": 50}})", "slo", "has \"tpot\"; there are ttft_ms and tpot_ms"},
+            {R"({"prompt": "x", "slo": {"tpot": 50}})", "slo", "has \"tpot\"; there are class, ttft_ms and tpot_ms"},
         });
     std::string deep = "{\"prompt\":" + std::string(100, '[') + std::string(100, ']') + "}";
     std::string stop = R"({"prompt": "x", "stop": ")" + std::string(257, 's') + "\"}";
