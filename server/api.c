@@ -35,6 +35,7 @@ static const struct route routes[] = {
     {"/detokenize", HTTP_POST, true, false, api_detokenize, "token ids to text"},
     {"/health", HTTP_GET, false, false, show_health, "200 when ready, 503 while loading or draining, 500 when broken"},
     {"/metrics", HTTP_GET, false, false, api_metrics, "numbers for Prometheus"},
+    {"/debug/slo", HTTP_GET, true, false, api_debug_slo, "why promises were missed"},
     {"/version", HTTP_GET, false, false, show_version, "which Metronome this is"},
     {"/", HTTP_GET, false, false, show_page, NULL},
 };

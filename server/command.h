@@ -17,6 +17,7 @@ int command_generate(int argc, const char **argv);
 int command_plan(int argc, const char **argv);
 int command_profile(int argc, const char **argv);
 int command_simulate(int argc, const char **argv);
+int command_explain(int argc, const char **argv);
 
 /* ---- what they share: command.c ---- */
 

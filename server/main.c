@@ -22,6 +22,7 @@ static const struct command commands[] = {
     {"tokenize", command_tokenize, "shows a text's tokens"},
     {"plan", command_plan, "what offloading would do for a model on hardware, from descriptions"},
     {"simulate", command_simulate, "which promises a trace of requests would see kept, on described hardware"},
+    {"explain", command_explain, "why promises were missed, and what helps"},
     {"profile", command_profile, "measures what iterations of a model cost here"},
     {"bench", command_bench, "measures servers under load, and offloading"},
     {"config", command_config, "lists every option; --check FILE reads a configuration"},

@@ -84,6 +84,10 @@ void api_chat_completions(struct service *service, struct http_exchange *exchang
 void service_poll(struct service *service);
 void service_poll_all(struct service *service);
 
+/* ---- debug_slo.c ---- */
+
+void api_debug_slo(struct service *service, struct http_exchange *exchange);
+
 /* ---- metrics.c ---- */
 
 void api_metrics(struct service *service, struct http_exchange *exchange);

@@ -1,0 +1,62 @@
+/* Why promises were missed, summed up: the causes by the time that they cost, examples, and which options may help.
+ *
+ * Owns: the ranking and the advice. What came late is the engine's to say (scheduler/causes.h), or a log's
+ * (server/slo_log.h). Threads: pure, any. */
+#ifndef METRONOME_SERVER_EXPLAIN_H
+#define METRONOME_SERVER_EXPLAIN_H
+
+#include "scheduler/engine.h"
+#include "server/options.h"
+#include "server/text.h"
+
+#define EXPLAIN_EXAMPLES 3
+#define EXPLAIN_ADVICE 4
+
+/* An option to try. */
+struct advice {
+    const char *option; /* a row of the table */
+    char value[32];
+    const char *why;
+    bool simulated; /* a re-simulation shows what it does: it is no matter of this machine's */
+};
+
+struct cause_report {
+    enum cause cause;
+    uint64_t late_tokens;                       /* in these runs */
+    uint32_t runs;                              /* of late tokens */
+    uint64_t lost_ns;                           /* the sum of how late the latest token of each run was */
+    struct late_run examples[EXPLAIN_EXAMPLES]; /* (example_count) the latest ones first */
+    uint32_t example_count;
+    struct advice advice[EXPLAIN_ADVICE]; /* (advice_count) the likeliest first */
+    uint32_t advice_count;
+};
+
+/* What the advice looks at besides what came late. */
+struct explain_state {
+    const struct config *config;
+    uint32_t kv_blocks;
+    uint64_t weight_bytes;      /* of decoder layers, ... */
+    uint64_t weight_bytes_host; /* ... of which so many live in host memory only */
+    uint32_t context;
+};
+
+struct explanation {
+    uint64_t promised, kept, late_first, late_later; /* requests */
+    uint64_t late_tokens[CAUSES];                    /* since the start */
+    uint32_t runs;                                   /* that the ranking is of */
+    uint64_t now_ns;                                 /* on the clock of the runs; 0: there is none, they are a log's */
+    struct cause_report causes[CAUSES];              /* (cause_count) by what they cost, most first */
+    uint32_t cause_count;
+};
+
+/* Ranks `runs` (count), the latest first. The counts of requests and tokens in `out` are the caller's to fill. */
+void explain_rank(const struct late_run *runs, uint32_t count, const struct explain_state *state,
+                  struct explanation *out);
+
+/* What the cause means, in words: "it waited to be admitted". */
+const char *explain_cause(enum cause cause);
+
+void explain_write_json(const struct explanation *explanation, struct text *out);
+void explain_write_text(const struct explanation *explanation, struct text *out);
+
+#endif
