@@ -165,7 +165,11 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     offload->report.predicted_ns = decision.expected_ns;
     uint64_t stall_ns = decision.prediction.stall_ns; /* which there would not be with the weights at home */
     bool mended = decision.expected_ns > demand->deadline_ns && decision.expected_ns <= demand->deadline_ns + stall_ns;
+    bool kept_away = stall_ns > 0 && decision.plan.streamed_slabs <= least; /* by memory alone */
     offload->kv_excess = mended && least > 0 ? blocks_in_the_way(offload) : 0;
+    if (kept_away && least > 0 && offload->kv_idle_excess < blocks_in_the_way(offload)) {
+        offload->kv_idle_excess = blocks_in_the_way(offload);
+    }
 }
 
 /* A policy that chooses by the deadline, once: again with what is now known, within the ring that there is. */

@@ -8,6 +8,10 @@
 #define KV_SHARE_RISE 2
 #define KV_SHARE_FALL 16
 
+/* Copies of blocks that may never be asked for again leave so much of the link alone: what plans leave of it they leave
+ * for noise. */
+#define KV_IDLE_LINK 0.75
+
 /* ---- the link ---- */
 
 uint64_t offload_link_rate(const struct offload *offload) {
@@ -109,15 +113,26 @@ uint32_t offload_kv_idle_excess(const struct offload *offload) {
     return offload->kv_idle_excess;
 }
 
-uint32_t offload_kv_spare(const struct offload *offload) {
+/* Blocks that fit into `share` of what the link carries in an iteration, beside the weights. */
+static double blocks_beside(const struct offload *offload, double share) {
     const struct offload_report *report = &offload->report;
     uint64_t rate = offload_link_rate(offload);
     if (rate == 0 || report->iterations == 0) {
         return UINT32_MAX;
     }
     uint64_t time_ns = report->deadline_ns != UINT64_MAX ? report->deadline_ns : report->measured_ns;
-    double carried = (double)rate * (double)time_ns / 1e9;
+    double carried = share * (double)rate * (double)time_ns / 1e9;
     double weights = (double)offload->plan.streamed_slabs * (double)offload->config.slab_bytes;
     double blocks = (carried - weights) / (double)offload->config.kv_block_bytes;
-    return blocks < 1 ? 1 : blocks < (double)UINT32_MAX ? (uint32_t)blocks : UINT32_MAX;
+    return blocks < (double)UINT32_MAX ? blocks : UINT32_MAX;
+}
+
+uint32_t offload_kv_spare(const struct offload *offload) {
+    double blocks = blocks_beside(offload, 1);
+    return blocks < 1 ? 1 : (uint32_t)blocks;
+}
+
+uint32_t offload_kv_spare_idle(const struct offload *offload) {
+    double blocks = blocks_beside(offload, KV_IDLE_LINK);
+    return blocks < 0 ? 0 : (uint32_t)blocks;
 }

@@ -135,6 +135,9 @@ uint32_t offload_kv_idle_excess(const struct offload *offload);
  * at least. */
 uint32_t offload_kv_spare(const struct offload *offload);
 
+/* Blocks that it can take away on the chance that they are asked for again: none where weights keep it busy. */
+uint32_t offload_kv_spare_idle(const struct offload *offload);
+
 /* Everything that is true of the offloading now: for the start-up table, /metrics and every benchmark row. */
 struct offload_report {
     const char *policy, *why; /* why: "slo", "memory", "bus" or "pinned" */

@@ -11,6 +11,10 @@
 
 #define NOBODY UINT32_MAX
 
+/* Of blocks that nobody holds a prompt's worth parks ahead of need, and no more than one part in so many of the cache.
+ */
+#define AHEAD_SHARE 8
+
 /* Gives up blocks from `from` on, and with them what has been computed of their tokens. */
 static void drop_blocks(struct engine *engine, struct sequence *sequence, uint32_t from) {
     release_blocks(engine, sequence, from);
@@ -126,17 +130,20 @@ static bool reclaim_held(struct engine *engine, const struct sequence *taker, bo
 }
 
 bool reclaim_block(struct engine *engine, const struct sequence *taker) {
-    return cache_reclaim(engine) || reclaim_held(engine, taker, true);
+    return cache_reclaim(engine, true) || reclaim_held(engine, taker, true);
 }
 
 void park_ahead(struct engine *engine) {
     uint32_t soon = 1 + engine->running_count / KV_BLOCK_TOKENS; /* each takes one in so many iterations */
+    uint32_t chunk = engine->config.prefill_chunk / KV_BLOCK_TOKENS, few = engine->kv_blocks / AHEAD_SHARE;
+    while (offload_kv_free(engine->offload) < soon + (chunk < few ? chunk : few) && cache_reclaim(engine, false)) {
+    }
     while (offload_kv_free(engine->offload) + prefix_idle(engine->prefix, PREFIX_DEVICE) < soon &&
            reclaim_held(engine, NULL, false)) {
     }
     for (uint32_t i = offload_kv_excess(engine->offload); i > 0 && reclaim_block(engine, NULL); i--) {
     }
-    for (uint32_t i = offload_kv_idle_excess(engine->offload); i > 0 && cache_reclaim(engine); i--) {
+    for (uint32_t i = offload_kv_idle_excess(engine->offload); i > 0 && cache_reclaim(engine, true); i--) {
     }
 }
 

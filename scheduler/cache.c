@@ -51,16 +51,20 @@ uint32_t cache_pinned(const struct engine *engine, const struct sequence *sequen
     return pinned;
 }
 
-void cache_take(struct engine *engine, struct sequence *sequence) {
+void cache_take(struct engine *engine, struct sequence *sequence, bool parked) {
     cache_look(engine, sequence);
     for (; sequence->found > 0; sequence->found--) {
         uint32_t handle = sequence->blocks[sequence->block_count];
-        prefix_hold(engine->prefix, handle);
         bool here = prefix_place_of(engine->prefix, handle) == PREFIX_DEVICE;
+        if (!here && !parked) {
+            break;
+        }
+        prefix_hold(engine->prefix, handle);
         sequence->resident += here && sequence->resident == sequence->block_count;
         sequence->entered = ++sequence->block_count;
         sequence->computed += KV_BLOCK_TOKENS;
     }
+    sequence->found = 0;
     sequence->looked = 0;
 }
 
@@ -79,6 +83,9 @@ void cache_fetch(struct engine *engine, struct sequence *sequence, uint32_t most
         prefix_touch(engine->prefix, found[i - 1]);
     }
     for (uint32_t i = 0; i < sequence->found && most > 0; i++) {
+        if (!prefix_entered(engine->prefix, found[i])) {
+            return; /* room for one was made at the cost of another */
+        }
         if (prefix_place_of(engine->prefix, found[i]) == PREFIX_DEVICE) {
             continue;
         }
@@ -138,8 +145,22 @@ static bool forget_oldest(struct engine *engine, enum prefix_place place) {
     return true;
 }
 
-bool cache_reclaim(struct engine *engine) {
-    return forget_oldest(engine, PREFIX_DEVICE);
+static bool park_oldest(struct engine *engine) {
+    uint32_t handle = prefix_oldest(engine->prefix, PREFIX_DEVICE);
+    if (handle == PREFIX_NOBODY || engine->parks == 0 ||
+        !offload_kv_pays(engine->offload, prefix_depth(engine->prefix, handle) * KV_BLOCK_TOKENS) ||
+        (offload_kv_host_free(engine->offload) == 0 && !cache_reclaim_host(engine))) {
+        return false;
+    }
+    bool parked = offload_kv_park(engine->offload, handle);
+    CHECK(parked);
+    prefix_move(engine->prefix, handle, PREFIX_HOST);
+    engine->parks--;
+    return true;
+}
+
+bool cache_reclaim(struct engine *engine, bool forced) {
+    return park_oldest(engine) || (forced && forget_oldest(engine, PREFIX_DEVICE));
 }
 
 bool cache_reclaim_host(struct engine *engine) {

@@ -13,6 +13,10 @@
 /* Blocks that a running sequence may come to need before the placement of weights has made room for them. */
 #define GROWTH 4
 
+/* A new sequence whose beginning is parked waits for it to come back beside others for at most so many iterations: then
+ * it computes what has not come. */
+#define FETCH_PATIENCE 4
+
 /* What is left of this iteration's bounds. */
 struct room {
     uint32_t rows;
@@ -276,8 +280,10 @@ static void admit_waiting(struct engine *engine, struct room *room) {
         if (!has_room(engine, sequence, 0)) {
             break;
         }
-        if (sequence->preempted || cache_is_here(engine, sequence) || engine->running_count == 0) {
-            cache_take(engine, sequence);
+        if (sequence->preempted || engine->running_count == 0) {
+            cache_take(engine, sequence, true);
+        } else if (sequence->fetches >= FETCH_PATIENCE || cache_is_here(engine, sequence)) {
+            cache_take(engine, sequence, false);
         }
         if (engine->running_count == 0) {
             fetch_blocks(engine, sequence, UINT32_MAX);
@@ -303,6 +309,7 @@ static void fetch_ahead(struct engine *engine) {
             fetch_blocks(engine, sequence, most);
         } else if (!cache_is_here(engine, sequence) && has_room(engine, sequence, 0)) {
             cache_fetch(engine, sequence, most);
+            sequence->fetches++;
         }
     }
 }
@@ -335,6 +342,7 @@ static void write_rows(struct engine *engine, struct sequence *sequence) {
 }
 
 uint32_t compose_iteration(struct engine *engine) {
+    engine->parks = offload_kv_spare_idle(engine->offload);
     struct room room = {.rows = engine->limits.rows, .logit_rows = engine->limits.logit_rows};
     for (uint32_t i = 0; i < engine->running_count; i++) {
         engine->running[i]->scheduled = engine->running[i]->logit_count = 0;
@@ -363,7 +371,9 @@ void compose_block_table(struct engine *engine) {
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
-            offload_kv_addresses(engine->offload, sequence->blocks, sequence->block_count, table);
+            /* those that this iteration uses: the place of a later one may still be on its way to host memory */
+            uint32_t used = (sequence->computed + sequence->scheduled + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+            offload_kv_addresses(engine->offload, sequence->blocks, used, table);
             table += inputs->table_stride;
         }
     }

@@ -41,6 +41,7 @@ struct engine {
 
     struct sequence **running; /* (running_count), in order of admission, those on sufferance last; max_sequences */
     uint32_t running_count;
+    uint32_t parks;                /* that cache_reclaim() may still do before the next iteration */
     struct sequence_queue waiting; /* preempted ones at the front, then by when their first token is due */
     struct sequence_queue behind;  /* whose first token is not promised, or cannot come in time any more */
     uint32_t admissions;           /* so far, modulo BEHIND_SHARE */
@@ -139,8 +140,8 @@ void unpin_blocks(struct engine *engine, struct sequence *sequence);
 void cache_look(struct engine *engine, struct sequence *sequence);
 /* Of these and its own, how many are on the device because a running sequence holds them. */
 uint32_t cache_pinned(const struct engine *engine, const struct sequence *sequence);
-/* Makes those found its own. */
-void cache_take(struct engine *engine, struct sequence *sequence);
+/* Makes those found its own, with `parked` or up to the first that is. */
+void cache_take(struct engine *engine, struct sequence *sequence, bool parked);
 /* Are all of these on the device? */
 bool cache_is_here(const struct engine *engine, const struct sequence *sequence);
 /* Brings up to `most` of them back to it, held by nobody as they are; first they become the last to be given up. */
@@ -148,9 +149,11 @@ void cache_fetch(struct engine *engine, struct sequence *sequence, uint32_t most
 /* What an iteration has filled of a running sequence's blocks can be found by others from now on; a block that is known
  * already takes the place of the sequence's own. */
 void cache_enter(struct engine *engine, struct sequence *sequence);
-/* Takes a block of the device from among those that nobody holds; false if there is none. */
-bool cache_reclaim(struct engine *engine);
-/* The same for a host slot. */
+/* The block of the device that nobody has held for the longest gives its place: it is parked where that pays, there is
+ * room, and the link has time for it beside the weights, or else, if `forced`, forgotten. False if none has become
+ * free. */
+bool cache_reclaim(struct engine *engine, bool forced);
+/* Forgets the oldest one that is parked; false if there is none. */
 bool cache_reclaim_host(struct engine *engine);
 
 /* account.c */

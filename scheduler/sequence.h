@@ -43,6 +43,7 @@ struct sequence {
     uint32_t entered;       /* of its first blocks, that others can find */
     uint32_t found;         /* blocks that continue its own, behind them in `blocks`, not held yet */
     uint64_t looked;        /* the index' version when they were looked for, plus 1; 0: look again */
+    uint32_t fetches;       /* iterations in which what it found came back for it */
     uint32_t cached_tokens; /* of the prompt, that it had not to compute */
 
     struct token_counts counts; /* with penalties, else NULLs */

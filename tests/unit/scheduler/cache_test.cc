@@ -189,6 +189,75 @@ TEST(Cache, EqualPromptsAtOnceEndUpInOneCopy) {
     EXPECT_TRUE(engine.all_blocks_free());
 }
 
+// What gave way to others comes back from host memory, alone and beside one that runs.
+TEST(Cache, WhatNobodyHoldsParksAndComesBack) {
+    Options options = tiny_options();
+    options.kv_tokens = 16 * 16;
+    options.kv_host_memory = block_bytes() * 64;
+    options.copy_jitter_ns = 20000;
+    Engine engine(options);
+    std::vector<std::vector<uint32_t>> chats;
+    std::vector<Outcome> want;
+    for (uint64_t i = 0; i < 6; i++) { // 6 * 7 blocks in a cache of 16
+        chats.push_back(prompt_of(100 + i, 100));
+        want.push_back(run(engine, chats[i], 12));
+        expect_same(want[i], alone_of(chats[i], 12));
+    }
+    struct engine_stats before, after;
+    engine_stats(engine.engine, &before);
+    EXPECT_GT(before.prefix_parked, 20u);
+    EXPECT_EQ(before.offload.kv_blocks_in, 0u);
+    uint32_t cached = 0;
+    for (uint64_t i = 0; i < 6; i++) {
+        Outcome got = run(engine, chats[i], 12);
+        expect_same(got, want[i]);
+        cached += got.cached_tokens;
+    }
+    engine_stats(engine.engine, &after);
+    EXPECT_GE(cached, 6u * 64);
+    EXPECT_GT(after.offload.kv_blocks_in, 20u);
+
+    auto beside = request_of(prompt_of(200, 20), 100);
+    Engine::check(engine_submit(engine.engine, &beside->request));
+    std::vector<std::unique_ptr<Request>> requests;
+    bool idle = false;
+    for (uint32_t step = 0; !idle; step++) {
+        ASSERT_LT(step, 1000u);
+        if (step % 12 == 3 && requests.size() < 6) {
+            requests.push_back(request_of(chats[requests.size()], 12));
+            Engine::check(engine_submit(engine.engine, &requests.back()->request));
+        }
+        Engine::check(engine_step(engine.engine, &idle));
+        drain_events(engine.engine);
+    }
+    cached = 0;
+    for (size_t i = 0; i < requests.size(); i++) {
+        expect_same(requests[i]->outcome, want[i]);
+        cached += requests[i]->outcome.cached_tokens;
+    }
+    EXPECT_EQ(requests.size(), 6u);
+    EXPECT_GE(cached, 6u * 48);
+    expect_same(beside->outcome, alone_of(beside->prompt, 100));
+    EXPECT_TRUE(engine.all_blocks_free());
+}
+
+// With room in host memory for a few blocks the latest of them are there, and the others are computed again.
+TEST(Cache, HostMemoryKeepsTheLatest) {
+    Options options = tiny_options();
+    options.kv_tokens = 16 * 16;
+    options.kv_host_memory = block_bytes() * 6;
+    Engine engine(options);
+    for (uint64_t i = 0; i < 6; i++) {
+        run(engine, prompt_of(100 + i, 100), 12);
+        struct engine_stats stats;
+        engine_stats(engine.engine, &stats);
+        EXPECT_LE(stats.prefix_parked, 6u);
+        EXPECT_EQ(stats.offload.kv_parked, stats.prefix_parked);
+    }
+    EXPECT_EQ(run(engine, prompt_of(100, 100), 12).cached_tokens, 0u);
+    EXPECT_GE(run(engine, prompt_of(105, 100), 12).cached_tokens, 48u);
+}
+
 // A cache for little more than one context, and prompts that share beginnings: what nobody holds gives way, whoever is
 // preempted finds what others kept, and the tokens stay the same.
 TEST(Cache, TokensAreTheSameInATightCache) {
