@@ -255,14 +255,20 @@ static void admit(struct engine *engine, struct sequence_queue *line) {
     pthread_mutex_unlock(&engine->stats_lock);
 }
 
-/* How short room is, for the placement of weights: who runs grows, and who is next comes. */
+/* How short room is, for the placement of weights: who runs grows, who is next comes, and whoever takes a place that is
+ * free will want as much as those that run. Room is not made in a moment, and the first token does not wait for it. */
 static void look_at_room(struct engine *engine) {
     const struct sequence_queue *line = engine->waiting.count > 0 ? &engine->waiting : &engine->behind;
     uint32_t blocks = offload_kv_blocks(engine->offload), available = available_blocks(engine);
-    engine->room_blocks = blocks - available + GROWTH * engine->running_count;
-    if (line->count > 0 && engine->running_count < engine->config.max_sequences) {
-        engine->room_blocks += blocks_needed(engine, queue_at(line, 0)) + engine->running_count;
+    uint32_t held = blocks - available, places = engine->config.max_sequences - engine->running_count;
+    uint64_t room = held + GROWTH * engine->running_count;
+    if (line->count > 0 && places > 0) {
+        room += blocks_needed(engine, queue_at(line, 0)) + engine->running_count;
     }
+    if (engine->running_count > 0) {
+        room += (uint64_t)places * (1 + held / engine->running_count);
+    }
+    engine->room_blocks = room < UINT32_MAX ? (uint32_t)room : UINT32_MAX;
     engine->crowded =
         engine->running_count > engine->config.max_sequences / CROWD * (CROWD - 1) || available < blocks / CROWD;
 }

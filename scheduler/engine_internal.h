@@ -46,7 +46,7 @@ struct engine {
     struct sequence_queue behind;  /* whose first token is not promised, or cannot come in time any more */
     uint32_t admissions;           /* so far, modulo BEHIND_SHARE */
     bool crowded;                  /* KV blocks or places for sequences are short, or soon will be */
-    uint32_t room_blocks;          /* KV blocks that sequences hold, or that they and the next in line could take */
+    uint32_t room_blocks;          /* KV blocks that sequences hold, or that they and those to come could take */
     struct iteration_cost cost;    /* of the iteration in hand */
     uint64_t forward_ns;           /* when its work was given to the device */
     uint64_t blocked_ns;           /* since the last one: waiting for room in the ring of events */
