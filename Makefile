@@ -119,7 +119,8 @@ endif
 ifeq ($(CUDA),emulated)
 # Kernels as C++, for any x86-64 processor of the last ten years: they lean on fused multiply-adds and half floats.
 CUEMU_FLAGS := -O2 -Wno-unknown-pragmas -mfma -mf16c
-CUEMU_OBJECTS := $(addprefix $(BUILD)/tests/cuemu/,block.o machine.o memory.o names.o streams.o)
+CUEMU_OBJECTS := $(addprefix $(BUILD)/tests/cuemu/,block.o machine.o memory.o names.o nccl.o streams.o)
+CUDA_OBJECTS := $(filter-out %/nccl_load.o,$(CUDA_OBJECTS)) # tests/cuemu/nccl.cc stands in for it
 LDLIBS += -lstdc++
 $(BUILD)/kernels/cuda/%.o $(BUILD)/tests/cuemu/%.o: CPPFLAGS += -Itests/cuemu/include
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(BUILD)/flags.stamp
@@ -257,6 +258,16 @@ offload-show: $(BUILD)/metronome ## the demo model with half of its weights in h
 gpu-bench: $(BUILD)/gpu-bench ## the cuda device's kernels against memory's rate and cuBLAS
 	$(Q)$< $(QUICK)
 $(BUILD)/gpu-bench: $(BUILD)/bench/programs/gpu_bench.o $(LIBS_kernels)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# DEVICE and RANKS say what adds up: make CUDA=1 ranks-bench DEVICE=cuda RANKS=4 on a machine with as many GPUs.
+DEVICE ?= cpu
+RANKS ?= 2
+.PHONY: ranks-bench
+ranks-bench: $(BUILD)/ranks-bench ## what sums over ranks take, alone and beside copies from host memory
+	$(Q)$< $(DEVICE) $(RANKS) $(QUICK)
+$(BUILD)/ranks-bench: $(BUILD)/bench/programs/ranks_bench.o $(LIBS_kernels)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 

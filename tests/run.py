@@ -330,9 +330,12 @@ CUEMU_PROGRAMS = {
     "tests/kernels/matmul_test": "*",
     "tests/kernels/ops_test": "*",
     "tests/kernels/cuda_test": "*",
+    "tests/kernels/team_test": "*",
+    "tests/models/shard_test": "Ranks*/llama:Ranks*/gpt2",
     "tests/cuemu/failure_test": "*",
     "tests/cuemu/emulator_test": "*",
 }
+CUEMU_TEAMS = ("tests/kernels/team_test", "tests/models/shard_test")  # on several GPUs
 
 
 def count_kernels(path):
@@ -365,6 +368,8 @@ def suite_cuemu(runner, _options):
         if os.path.exists(report):
             os.unlink(report)
         environment = {"METRONOME_TEST_DEVICE": "cuda", "CUEMU_SEED": str(seed)}
+        if program in CUEMU_TEAMS:
+            environment["CUEMU_DEVICES"] = "8"
         if not program.startswith("tests/cuemu/"):
             environment["CUEMU_REPORT"] = counts
         ended, text = runner.run(f"cuemu-{name}", [f"{CUEMU}/{program}", f"--gtest_output=json:{report}",

@@ -71,6 +71,9 @@ static inline struct cuda_stream *cuda_stream_of(struct stream *stream) {
 /* The status of a failed CUDA call: "cudaMalloc: out of memory (cudaErrorMemoryAllocation)". */
 struct status cuda_status(cudaError_t error, const char *call);
 
+/* Makes the stream fail with `status`, if it has not failed before. */
+void cuda_fail(struct stream *stream, struct status status);
+
 /* Makes the stream fail with what `call` said, unless it said cudaSuccess. True if the stream goes on. */
 bool cuda_check(struct stream *stream, cudaError_t error, const char *call);
 

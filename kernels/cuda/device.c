@@ -1,7 +1,9 @@
 /* The `cuda` device itself: opening it, in clear words where it cannot be, and its table of functions.
  *
  * The runtime is linked statically and finds the driver when it is first called, so that a program with this device
- * starts where there is none. One GPU: the first that CUDA_VISIBLE_DEVICES shows. Threads: the host's. */
+ * starts where there is none. One GPU: the first that CUDA_VISIBLE_DEVICES shows, or as a rank of a team the one of its
+ * number, which cuda_select() makes the calling thread's. Threads: the host's. */
+#include "kernels/collective.h"
 #include "kernels/cuda/machine.h"
 
 #include "base/bytes.h"
@@ -53,6 +55,12 @@ static struct status check_gpu(struct cuda_device *device) {
     }
     if (error != cudaSuccess) {
         return cuda_status(error, "cudaGetDeviceCount");
+    }
+    if (device->ordinal >= gpus) {
+        return status_error(STATUS_DEVICE,
+                            "it takes GPU %d and there are %d (CUDA_VISIBLE_DEVICES); lower "
+                            "tensor_parallel_size",
+                            device->ordinal, gpus);
     }
     struct cudaDeviceProp properties;
     error = cudaGetDeviceProperties(&properties, device->ordinal);
@@ -151,6 +159,7 @@ static struct status cuda_open(const struct device_config *config, struct device
     }
     device->base.backend = &cuda_backend;
     device->compute = config->compute;
+    device->ordinal = (int)config->rank;
     struct status status = build(device, config);
     if (status_failed(&status)) {
         cudaGetLastError();
@@ -159,6 +168,11 @@ static struct status cuda_open(const struct device_config *config, struct device
     }
     *out = &device->base;
     return STATUS_SUCCESS;
+}
+
+/* What cannot be selected is found by the next call. */
+static void cuda_select(const struct device *device) {
+    (void)cudaSetDevice(((const struct cuda_device *)device)->ordinal);
 }
 
 static void cuda_close(struct device *device) {
@@ -218,6 +232,8 @@ static void cuda_sleep_until_ns(struct device *device, uint64_t time_ns) {
 
 const struct backend cuda_backend = {
     .name = "cuda",
+    .collective = &nccl_collective,
+    .select = cuda_select,
     .open = cuda_open,
     .close = cuda_close,
     .info = cuda_info,

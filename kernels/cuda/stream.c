@@ -37,6 +37,10 @@ static void fail(struct cuda_stream *stream, struct status status) {
     }
 }
 
+void cuda_fail(struct stream *base, struct status status) {
+    fail(cuda_stream_of(base), status);
+}
+
 bool cuda_check(struct stream *base, cudaError_t error, const char *call) {
     struct cuda_stream *stream = cuda_stream_of(base);
     if (error != cudaSuccess) {

@@ -102,6 +102,46 @@ TEST_F(Failure, AFullGpuSaysWhoHasTheMemory) {
     EXPECT_EQ(device_info(bench.device).host_used, 0u);
 }
 
+// Several GPUs: too few of them, no NCCL, a sum that NCCL refuses, and a rank whose calls CUDA refuses.
+TEST_F(Failure, OneOfSeveralGpus) {
+    struct cuemu_machine two = machine;
+    two.devices = 2;
+    cuemu_set_machine(two);
+    struct device_config config = cuda_config();
+    config.ranks = 3;
+    struct device *device = nullptr;
+    struct status status = device_open(&config, &device);
+    EXPECT_EQ(status.code, STATUS_DEVICE);
+    EXPECT_TRUE(contains(status.message, "rank 2: device cuda: it takes GPU 2 and there are 2")) << status.message;
+    config.ranks = 2;
+    cuemu_fail_call("dlopen", 0, cudaErrorNotSupported);
+    status = device_open(&config, &device);
+    EXPECT_TRUE(contains(status.message, "device cuda: several GPUs take NCCL: libnccl.so.2")) << status.message;
+
+    for (const char *call : {"ncclAllReduce", "cudaLaunchKernelEx"}) {
+        Bench bench(config);
+        EXPECT_EQ(device_info(bench.device).ranks, 2u);
+        void *x = nullptr;
+        ASSERT_OK(device_alloc(bench.device, 4096, "a test's buffer", &x));
+        struct stream *stream = nullptr;
+        struct event *done = nullptr;
+        ASSERT_OK(stream_create(bench.device, STREAM_COMPUTE, &stream));
+        ASSERT_OK(event_create(bench.device, &done));
+        cuemu_fail_call(call, 1, cudaErrorLaunchFailure); // rank 1's
+        op_scale(stream, static_cast<float *>(x), 2, 1, 16);
+        op_all_reduce(stream, static_cast<float *>(x), 1, 16);
+        op_all_reduce(stream, static_cast<float *>(x), 1, 16);
+        event_record(done, stream);
+        status = event_sync(done);
+        EXPECT_EQ(status.code, STATUS_DEVICE);
+        EXPECT_TRUE(contains(status.message, "rank ") && contains(status.message, call)) << status.message;
+        event_destroy(done);
+        stream_destroy(stream);
+        device_free(bench.device, x);
+        cuemu_recover();
+    }
+}
+
 // Every call that enqueues: its stream fails with the call's name, and does nothing more.
 TEST_F(Failure, WhatCannotBeEnqueuedFailsItsStream) {
     const char *const calls[] = {"cudaLaunchKernelEx", "cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent"};

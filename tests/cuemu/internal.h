@@ -3,6 +3,7 @@
 #define METRONOME_TESTS_CUEMU_INTERNAL_H
 
 #include <cuda_runtime.h>
+#include <functional>
 #include <string>
 
 namespace cuemu {
@@ -21,12 +22,21 @@ uint64_t draw(uint64_t &state);
 // Aborts, naming the kernel, if the guard zone of any allocation has been written to.
 void check_guards(const char *kernel);
 
-// Is [address, address + bytes) inside one allocation on the device?
-bool on_device(const void *address, size_t bytes);
-// Does any byte of it lie on the device?
+// Is [address, address + bytes) inside one allocation on this GPU?
+bool on_device(const void *address, size_t bytes, int device);
+// Does any byte of it lie on a GPU?
 bool touches_device(const void *address, size_t bytes);
 
+// ---- streams.cc ----
+
+// Runs `command` on the stream's thread, in its turn.
+void enqueue(cudaStream_t stream, std::function<void()> command);
+int device_of(cudaStream_t stream);
+
 // ---- machine.cc ----
+
+// The calling thread's GPU: cudaSetDevice().
+int current_device();
 
 // The error that an injected failure puts in place of this call, or cudaSuccess; and the error of a device that has
 // failed. Every function of the runtime asks first.

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <set>
 #include <tuple>
+#include <utility>
 
 namespace {
 
@@ -40,7 +41,7 @@ struct State {
     uint64_t seed = 0;
     uint32_t delay_us = 0;
     std::map<const void *, KernelCount> kernels;
-    std::map<const void *, int> shared_limits;
+    std::map<std::pair<int, const void *>, int> shared_limits; // of kernels, on each GPU
 };
 
 uint64_t number_from(const char *variable) {
@@ -55,6 +56,7 @@ State &state() {
         auto *s = new State; // never destroyed: streams' threads may outlive static objects
         s->seed = number_from("CUEMU_SEED");
         s->delay_us = static_cast<uint32_t>(number_from("CUEMU_DELAY_US"));
+        s->machine.devices = getenv("CUEMU_DEVICES") ? static_cast<int>(number_from("CUEMU_DEVICES")) : 1;
         if (getenv("CUEMU_REPORT")) {
             atexit(write_report);
         }
@@ -78,6 +80,7 @@ void write_report() {
 }
 
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local int chosen_device = 0;
 
 struct Name {
     cudaError_t error;
@@ -134,6 +137,10 @@ cudaError_t enter(const char *call) {
     return s.machine.devices == 0 ? cudaErrorNoDevice : s.broken;
 }
 
+int current_device() {
+    return chosen_device;
+}
+
 cudaError_t keep(cudaError_t error) {
     if (error != cudaSuccess && error != cudaErrorNotReady) {
         last_error = error;
@@ -183,13 +190,13 @@ cudaError_t set_shared_limit(const void *kernel, int bytes) {
         return keep(error != cudaSuccess ? error : cudaErrorInvalidValue);
     }
     std::lock_guard<std::mutex> hold(state().lock);
-    state().shared_limits[kernel] = bytes;
+    state().shared_limits[{chosen_device, kernel}] = bytes;
     return cudaSuccess;
 }
 
 size_t shared_limit(const void *kernel) {
     std::lock_guard<std::mutex> hold(state().lock);
-    auto limit = state().shared_limits.find(kernel);
+    auto limit = state().shared_limits.find({chosen_device, kernel});
     return static_cast<size_t>(limit == state().shared_limits.end() ? SHARED_BYTES : limit->second);
 }
 
@@ -287,6 +294,7 @@ cudaError_t cudaGetDeviceCount(int *count) {
 cudaError_t cudaSetDevice(int device) {
     cudaError_t error = cuemu::enter("cudaSetDevice");
     bool exists = device >= 0 && device < cuemu_machine().devices;
+    chosen_device = error == cudaSuccess && exists ? device : chosen_device;
     return cuemu::keep(error != cudaSuccess ? error : exists ? cudaSuccess : cudaErrorInvalidDevice);
 }
 

@@ -28,12 +28,13 @@ struct Allocation {
     unsigned char *begin;
     size_t bytes;
     bool device;
+    int gpu; // whose it is, if `device`
 };
 
 struct Heap {
     std::mutex lock;
     std::map<uintptr_t, Allocation> allocations; // by address
-    uint64_t device_bytes = 0;
+    std::map<int, uint64_t> device_bytes;        // of each GPU
 };
 
 Heap &heap() {
@@ -79,7 +80,8 @@ void watch_accesses() {
 cudaError_t allocate(void **out, size_t bytes, bool device) {
     Heap &h = heap();
     std::lock_guard<std::mutex> hold(h.lock);
-    if (device && bytes > cuemu_machine().memory_bytes - h.device_bytes) {
+    const int gpu = cuemu::current_device();
+    if (device && bytes > cuemu_machine().memory_bytes - h.device_bytes[gpu]) {
         return cudaErrorMemoryAllocation;
     }
     size_t inner = (bytes + ALIGNMENT + PAGE - 1) / PAGE * PAGE, total = inner + 2 * WALL;
@@ -90,11 +92,11 @@ cudaError_t allocate(void **out, size_t bytes, bool device) {
     }
     auto *first = static_cast<unsigned char *>(map) + WALL;
     mprotect(first, inner, PROT_READ | PROT_WRITE);
-    Allocation a = {static_cast<unsigned char *>(map), total, first + (inner - bytes) / ALIGNMENT * ALIGNMENT, bytes,
-                    device};
+    Allocation a = {
+        static_cast<unsigned char *>(map), total, first + (inner - bytes) / ALIGNMENT * ALIGNMENT, bytes, device, gpu};
     if (device) {
         memset(first, GUARD, inner);
-        h.device_bytes += bytes;
+        h.device_bytes[gpu] += bytes;
     } else {
         memset(first, GUARD, static_cast<size_t>(a.begin - first));
         memset(a.begin + bytes, GUARD, static_cast<size_t>(first + inner - (a.begin + bytes)));
@@ -136,7 +138,7 @@ cudaError_t release(void *address, bool device) {
         return cudaErrorInvalidValue;
     }
     check(at->second, "host");
-    h.device_bytes -= device ? at->second.bytes : 0;
+    h.device_bytes[at->second.gpu] -= device ? at->second.bytes : 0;
     munmap(at->second.map, at->second.map_bytes);
     h.allocations.erase(at);
     return cudaSuccess;
@@ -154,12 +156,12 @@ void check_guards(const char *kernel) {
     }
 }
 
-bool on_device(const void *address, size_t bytes) {
+bool on_device(const void *address, size_t bytes, int device) {
     Heap &h = heap();
     std::lock_guard<std::mutex> hold(h.lock);
     const Allocation *a = find(h, address);
     auto *at = static_cast<const unsigned char *>(address);
-    return a && a->device && at >= a->begin && bytes <= a->bytes &&
+    return a && a->device && a->gpu == device && at >= a->begin && bytes <= a->bytes &&
            at - a->begin <= static_cast<ptrdiff_t>(a->bytes - bytes);
 }
 
@@ -201,7 +203,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
         Heap &h = heap();
         std::lock_guard<std::mutex> hold(h.lock);
         *total = cuemu_machine().memory_bytes;
-        *free_bytes = *total - h.device_bytes;
+        *free_bytes = *total - h.device_bytes[cuemu::current_device()];
     }
     return cuemu::keep(error);
 }

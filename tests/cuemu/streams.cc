@@ -47,6 +47,7 @@ struct Timeline {
 } // namespace
 
 struct cuemu_stream {
+    int device = cuemu::current_device();
     std::shared_ptr<Timeline> timeline = std::make_shared<Timeline>();
     uint64_t enqueued = 0; // under `lock`
     std::mutex lock;
@@ -93,6 +94,7 @@ struct cuemu_stream {
 
 struct cuemu_event {
     bool timed;
+    int device = cuemu::current_device();
     std::mutex lock;
     std::shared_ptr<Timeline> timeline; // NULL: never recorded
     uint64_t point = 0;
@@ -195,9 +197,10 @@ cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t bytes, enum
     ENTER("cudaMemcpyAsync");
     bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
     bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-    REFUSE_UNLESS(stream && (to_device ? cuemu::on_device(target, bytes) : !cuemu::touches_device(target, bytes)),
-                  cudaErrorInvalidValue);
-    REFUSE_UNLESS(from_device ? cuemu::on_device(source, bytes) : !cuemu::touches_device(source, bytes),
+    REFUSE_UNLESS(
+        stream && (to_device ? cuemu::on_device(target, bytes, stream->device) : !cuemu::touches_device(target, bytes)),
+        cudaErrorInvalidValue);
+    REFUSE_UNLESS(from_device ? cuemu::on_device(source, bytes, stream->device) : !cuemu::touches_device(source, bytes),
                   cudaErrorInvalidValue);
     stream->enqueue([=] { memmove(target, source, bytes); });
     return cudaSuccess;
@@ -210,7 +213,7 @@ cudaError_t cudaMemcpy2DAsync(void *target, size_t target_pitch, const void *sou
                   cudaErrorInvalidValue); /* none else is used */
     REFUSE_UNLESS(width <= target_pitch && width <= source_pitch, cudaErrorInvalidPitchValue);
     const size_t last = height - 1;
-    REFUSE_UNLESS(cuemu::on_device(target, last * target_pitch + width) &&
+    REFUSE_UNLESS(cuemu::on_device(target, last * target_pitch + width, stream->device) &&
                       !cuemu::touches_device(source, last * source_pitch + width),
                   cudaErrorInvalidValue);
     stream->enqueue([=] {
@@ -224,14 +227,23 @@ cudaError_t cudaMemcpy2DAsync(void *target, size_t target_pitch, const void *sou
 
 cudaError_t cudaMemsetAsync(void *target, int value, size_t bytes, cudaStream_t stream) {
     ENTER("cudaMemsetAsync");
-    REFUSE_UNLESS(stream && cuemu::on_device(target, bytes), cudaErrorInvalidValue);
+    REFUSE_UNLESS(stream && cuemu::on_device(target, bytes, stream->device), cudaErrorInvalidValue);
     stream->enqueue([=] { memset(target, value, bytes); });
     return cudaSuccess;
+}
+
+void cuemu::enqueue(cudaStream_t stream, std::function<void()> command) {
+    stream->enqueue(std::move(command));
+}
+
+int cuemu::device_of(cudaStream_t stream) {
+    return stream->device;
 }
 
 cudaError_t cuemu::enqueue_launch(Launch launch, cudaStream_t stream) {
     ENTER("cudaLaunchKernelEx");
     REFUSE_UNLESS(stream, cudaErrorNotSupported);
+    REFUSE_UNLESS(stream->device == current_device(), cudaErrorInvalidResourceHandle);
     dim3 grid = launch.grid, block = launch.block;
     uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
     REFUSE_UNLESS(threads > 0 && threads <= 1024 && block.z <= 64, cudaErrorInvalidConfiguration);
@@ -268,7 +280,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     ENTER("cudaEventRecord");
-    REFUSE_UNLESS(event && stream, cudaErrorInvalidResourceHandle);
+    REFUSE_UNLESS(event && stream && event->device == stream->device, cudaErrorInvalidResourceHandle);
     auto time_ns = std::make_shared<uint64_t>(0);
     std::lock_guard<std::mutex> hold(event->lock);
     event->time_ns = time_ns;

@@ -3,6 +3,7 @@
  * The environment sets what programs do not:
  *     CUEMU_SEED=N       threads and blocks run in an order drawn from N (0, the default: ascending)
  *     CUEMU_DELAY_US=N   every command of a stream first sleeps up to N microseconds, drawn from the seed
+ *     CUEMU_DEVICES=N    there are N GPUs (1)
  *     CUEMU_REPORT=FILE  at exit a line for each kernel is added to FILE: what was launched, how often, in how many
  * shapes Threads: any; settings hold for the whole process. */
 #ifndef METRONOME_TESTS_CUEMU_CUEMU_H
