@@ -239,6 +239,10 @@ $(BUILD)/engine-bench: $(BUILD)/bench/programs/engine_bench.o $(LIBS_scheduler)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc $^ $(LDLIBS) -o $@
 
+.PHONY: load-bench
+load-bench: $(BUILD)/metronome $(BUILD)/tools/sse_spray ## how many events a second the load generator takes
+	$(Q)$(PYTHON) bench/tools/load_speed.py --program $(BUILD)/metronome --spray $(BUILD)/tools/sse_spray
+
 # JSON names a file for the figures, SECTIONS narrows them.
 .PHONY: offload-bench
 offload-bench: $(BUILD)/offload-bench ## what offloading promises and what it keeps, on cpu and sim
