@@ -10,6 +10,7 @@
 #include "base/check.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Where everything lies: offsets into the two allocations. The inputs come first in both, at the same offsets, the
  * block table last of them, so that one copy sends an iteration's inputs and no more of the table than it uses. */
@@ -379,10 +380,17 @@ static void run_feed_forward(struct forward *forward, const struct layer *layer,
     add_to_residual(forward, layer, LAYER_DOWN, LAYER_DOWN_BIAS, LAYER_POST_FEED_FORWARD_NORM, rows, up);
 }
 
-static void run_layer(struct forward *forward, uint32_t index, const struct rows *all, const struct rows *wanted) {
+/* Streamed KV blocks are elsewhere in every layer. */
+static void find_groups(const struct forward *forward, struct rows *rows) {
+    memcpy(rows->batch.groups, offload_kv_groups(forward->offload), sizeof rows->batch.groups);
+}
+
+static void run_layer(struct forward *forward, uint32_t index, struct rows *all, struct rows *wanted) {
     const void *const *slabs = offload_acquire_layer(forward->offload, forward->stream, index);
     const struct layer layer = {
         .index = index, .layout = &forward->model->layers[index], .slabs = (const uint8_t *const *)slabs};
+    find_groups(forward, all);
+    find_groups(forward, wanted);
     run_queries_keys_values(forward, &layer, all, wanted);
     if (wanted->count > 0) {
         run_attention(forward, &layer, wanted);
@@ -545,7 +553,7 @@ void forward_run(struct forward *forward, const bool *logits_wanted) {
     const struct forward_inputs *in = &forward->inputs;
     const struct places *p = &forward->places;
     struct rows all = all_rows(forward), last = last_rows(forward, &all);
-    const struct rows *wanted = last.count == all.count ? &all : &last;
+    struct rows *wanted = last.count == all.count ? &all : &last;
 
     const size_t addresses = (size_t)in->segment_count * p->table_stride;
     const size_t input_bytes = p->block_table + addresses * sizeof(uint64_t);

@@ -11,6 +11,9 @@
  * the device that takes less time than one slot's weights on the link. */
 #define CLEARED_SLOTS 4
 
+/* Groups of KV that one iteration looks ahead for, a prediction each. */
+#define ROOM_GROUPS KV_MAX_GROUPS
+
 /* KV blocks that a slot takes the place of. */
 static uint32_t blocks_of_slots(const struct arena *arena, uint32_t slots) {
     uint64_t blocks = slots * (uint64_t)(arena->slot_bytes / arena->block_bytes + 1);
@@ -22,15 +25,15 @@ static uint32_t blocks_of_slots(const struct arena *arena, uint32_t slots) {
 static uint32_t slots_left_by_blocks(const struct offload *offload) {
     const struct arena *arena = &offload->arena;
     uint32_t used = arena_blocks_needed(arena, blocks_of_slots(arena, CLEARED_SLOTS));
-    used = used > offload->config.kv_blocks_wanted ? used : offload->config.kv_blocks_wanted;
+    used = used > offload->kv_least ? used : offload->kv_least;
     return (uint32_t)((arena->bytes - (size_t)used * arena->block_bytes) / arena->slot_bytes);
 }
 
 /* Of the blocks in use beyond those that are always there, a slot's worth: parking more at once would keep the link
  * from the weights. */
 static uint32_t blocks_in_the_way(const struct offload *offload) {
-    uint32_t used = offload->arena.taken, wanted = offload->config.kv_blocks_wanted;
-    uint32_t beyond = used > wanted ? used - wanted : 0, most = blocks_of_slots(&offload->arena, 1);
+    uint32_t used = offload->arena.taken, always = offload->kv_least;
+    uint32_t beyond = used > always ? used - always : 0, most = blocks_of_slots(&offload->arena, 1);
     return beyond < most ? beyond : most;
 }
 
@@ -128,6 +131,54 @@ static void limit_when_crowded(struct offload *offload, const struct plan_load *
     limits->max_slabs = most < limits->max_slabs ? most : limits->max_slabs;
 }
 
+/* How many blocks more could be streamed as KV, with `plan` for the weights and the rest as it is. */
+static uint32_t stream_room(const struct offload *offload, const struct plan_load *load, const struct plan *plan,
+                            const struct offload_demand *demand) {
+    const struct kv_groups *groups = kv_groups(offload->kv);
+    uint32_t free = groups->slots - groups->active, room = 0; /* paused ones may be wanted again */
+    uint64_t weights = (uint64_t)offload_total_slabs(&offload->config) * load->slab_bytes;
+    if (free == 0 || (!demand->crowded && groups->used == groups->active) ||
+        plan->streamed_slabs < offload_total_slabs(&offload->config)) {
+        return 0;
+    }
+    while (room < free && room < ROOM_GROUPS * groups->size) {
+        uint32_t more = room + groups->size < free ? room + groups->size : free, counts[KV_MAX_GROUPS];
+        struct plan_load with = *load;
+        with.kv_copies = kv_groups_with(groups, more, counts);
+        for (uint32_t i = 0; i < with.kv_copies; i++) {
+            with.kv_bytes[i] = counts[i] * offload_kv_layer_bytes(&offload->config);
+        }
+        if (with.kv_copies + load->slabs > plan->staging) {
+            break;
+        }
+        uint64_t at_most_ns;
+        struct plan_prediction prediction = tuner_predict(&offload->tuner, offload->bucket, &with, plan, &at_most_ns);
+        bool hidden = prediction.link_busy_ns <= prediction.compute_ns; /* as in most_when_crowded() */
+        if (at_most_ns > demand->deadline_ns || (!hidden && weights < offload->arena.bytes)) {
+            break;
+        }
+        room = more;
+    }
+    return room;
+}
+
+/* Tells the pipeline what KV every layer streams from this iteration on. */
+static void list_groups(struct offload *offload) {
+    struct kv_groups *groups = kv_groups(offload->kv);
+    if (!groups->changed) {
+        return;
+    }
+    uint32_t count;
+    const struct kv_group *list = kv_groups_list(groups, &count);
+    struct pipeline_group sources[KV_MAX_GROUPS];
+    for (uint32_t i = 0; i < count; i++) {
+        sources[i] = (struct pipeline_group){
+            .blocks = kv_slot(offload->kv, list[i].first), .count = list[i].count, .version = list[i].version};
+    }
+    kv_fence(offload->kv, pipeline_copy_stream(offload->pipeline));
+    pipeline_set_groups(offload->pipeline, sources, count);
+}
+
 /* Decides anew, as the deadline, the budget and the blocks in use allow. */
 static void tune(struct offload *offload, const struct offload_demand *demand) {
     double context = (double)demand->context_tokens / demand->rows;
@@ -170,6 +221,8 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     if (kept_away && least > 0 && offload->kv_idle_excess < blocks_in_the_way(offload)) {
         offload->kv_idle_excess = blocks_in_the_way(offload);
     }
+    offload->stream_room = stream_room(offload, &load, &decision.plan, demand);
+    offload->stream_late = load.kv_copies > 0 && decision.expected_ns > demand->deadline_ns;
 }
 
 /* A policy that chooses by the deadline, once: again with what is now known, within the ring that there is. */
@@ -207,6 +260,7 @@ struct status offload_set_record(struct offload *offload, const struct record *r
 void offload_begin(struct offload *offload, struct stream *compute, const struct offload_demand *demand) {
     offload->report.deadline_ns = demand->deadline_ns;
     offload->rows = demand->rows;
+    list_groups(offload);
     if (offload->tuned) {
         tune(offload, demand);
     } else {

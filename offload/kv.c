@@ -10,8 +10,10 @@
  * later one that has taken its event, which comes after it on the same stream. */
 #define POINTS 128
 
-#define PARKED UINT32_C(0x80000000) /* of a place: a host slot, not a block of the device */
-#define NOBODY (PARKED - 1)
+/* Of a place: a slot in host memory, not a block of the device. */
+#define PARKED UINT32_C(0x80000000)
+#define STREAMED UINT32_C(0x40000000)
+#define NOBODY (STREAMED - 1)
 
 struct kv {
     struct device *device;
@@ -20,9 +22,13 @@ struct kv {
     struct event *point[POINTS];
     struct event *begun;       /* the first copy over the link of those in flight */
     struct event *asked, *had; /* compute came to wait for blocks, and went on */
-    uint8_t *host;             /* (host_blocks) slots */
+    struct event *read;        /* the copies of groups, so far */
+    uint8_t *host;             /* slots: those for streaming first */
+    size_t layer_bytes;        /* of a block */
+    struct kv_groups groups;
 
-    uint32_t *place; /* (handles) block of the device, or PARKED and a host slot; of a free handle, the next free one */
+    uint32_t *place; /* (handles) block of the device, or PARKED or STREAMED and a slot of the one kind or the other; of
+                        a free handle, the next free one */
     uint32_t *owner; /* (blocks_most) the handle of a block in use */
     uint64_t *last;  /* (blocks_most) the ticket of the last copy that reads or writes a block */
     uint32_t *free_slots; /* (free_slot_count) a stack */
@@ -42,13 +48,13 @@ struct kv {
 
 static struct status create(struct kv *kv) {
     size_t bytes;
-    if (!bytes_multiply(kv->counts.host_blocks, kv->arena->block_bytes, &bytes)) {
-        return status_error(STATUS_NO_MEMORY, "%u parked KV blocks do not fit an address space",
-                            kv->counts.host_blocks);
+    uint32_t slots = kv->counts.host_blocks + kv->counts.stream_blocks;
+    if (!bytes_multiply(slots, kv->arena->block_bytes, &bytes)) {
+        return status_error(STATUS_NO_MEMORY, "%u KV blocks in host memory do not fit an address space", slots);
     }
     if (bytes > 0) {
         void *host = NULL;
-        TRY(device_alloc_host(kv->device, bytes, "the host pool of parked KV blocks", &host));
+        TRY(device_alloc_host(kv->device, bytes, "the host pool of KV blocks", &host));
         kv->host = host;
     }
     for (uint32_t i = 0; i < POINTS; i++) {
@@ -57,12 +63,14 @@ static struct status create(struct kv *kv) {
     TRY(event_create(kv->device, &kv->begun));
     TRY(event_create(kv->device, &kv->asked));
     TRY(event_create(kv->device, &kv->had));
+    TRY(event_create(kv->device, &kv->read));
     return stream_create(kv->device, STREAM_COPY, &kv->stream);
 }
 
-struct status kv_create(struct device *device, struct arena *arena, uint32_t host_blocks, struct kv **out) {
-    CHECK(host_blocks < PARKED && arena->blocks_most < PARKED);
-    uint32_t handles = arena->blocks_most + host_blocks;
+struct status kv_create(struct device *device, struct arena *arena, const struct kv_pool *pool, struct kv **out) {
+    const uint32_t host_blocks = pool->parked, handles = arena->blocks_most + pool->parked + pool->streamed;
+    CHECK(pool->parked < NOBODY / 4 && pool->streamed < NOBODY / 4 && arena->blocks_most < NOBODY / 4);
+    CHECK(pool->layers > 0 && arena->block_bytes % pool->layers == 0);
     struct kv *kv = calloc(1, sizeof *kv);
     if (!kv) {
         return status_error(STATUS_NO_MEMORY, "no memory for the table of KV blocks");
@@ -75,9 +83,14 @@ struct status kv_create(struct device *device, struct arena *arena, uint32_t hos
                       .free_slots = malloc((host_blocks + 1) * sizeof *kv->free_slots),
                       .free_slot_count = host_blocks,
                       .free_handle = handles > 0 ? 0 : NOBODY,
-                      .counts.host_blocks = host_blocks};
+                      .layer_bytes = arena->block_bytes / pool->layers,
+                      .counts.host_blocks = host_blocks,
+                      .counts.stream_blocks = pool->streamed};
     struct status status = status_error(STATUS_NO_MEMORY, "no memory for the table of %u KV blocks", handles);
     if (kv->place && kv->owner && kv->last && kv->free_slots) {
+        status = kv_groups_create(pool->streamed, pool->group, &kv->groups);
+    }
+    if (!status_failed(&status)) {
         status = create(kv);
     }
     if (status_failed(&status)) {
@@ -108,6 +121,8 @@ void kv_destroy(struct kv *kv) {
     event_destroy(kv->begun);
     event_destroy(kv->asked);
     event_destroy(kv->had);
+    event_destroy(kv->read);
+    kv_groups_destroy(&kv->groups);
     if (kv->host) {
         device_free_host(kv->device, kv->host);
     }
@@ -145,8 +160,12 @@ static uint64_t send(struct kv *kv, void *target, const void *source, enum copy_
     return kv->sent;
 }
 
-static void *slot_address(const struct kv *kv, uint32_t slot) {
+static void *streamed_address(const struct kv *kv, uint32_t slot) {
     return kv->host + (size_t)slot * kv->arena->block_bytes;
+}
+
+static void *parked_address(const struct kv *kv, uint32_t slot) {
+    return streamed_address(kv, kv->counts.stream_blocks + slot);
 }
 
 /* ---- blocks ---- */
@@ -173,7 +192,16 @@ bool kv_is_parked(const struct kv *kv, uint32_t handle) {
 }
 
 uint32_t kv_handles(const struct kv *kv) {
-    return kv->arena->blocks_most + kv->counts.host_blocks;
+    return kv->arena->blocks_most + kv->counts.host_blocks + kv->counts.stream_blocks;
+}
+
+bool kv_is_streamed(const struct kv *kv, uint32_t handle) {
+    return (kv->place[handle] & STREAMED) != 0;
+}
+
+static uint32_t streamed_slot(const struct kv *kv, uint32_t handle) {
+    CHECK(kv_is_streamed(kv, handle));
+    return kv->place[handle] & ~STREAMED;
 }
 
 static uint32_t block_of(const struct kv *kv, uint32_t handle) {
@@ -192,6 +220,8 @@ static void give_slot(struct kv *kv, uint32_t handle) {
 void kv_give(struct kv *kv, uint32_t handle) {
     if (kv_is_parked(kv, handle)) {
         give_slot(kv, handle);
+    } else if (kv_is_streamed(kv, handle)) {
+        kv_groups_give(&kv->groups, streamed_slot(kv, handle));
     } else {
         uint32_t block = block_of(kv, handle);
         kv->owner[block] = NOBODY;
@@ -203,6 +233,10 @@ void kv_give(struct kv *kv, uint32_t handle) {
 
 void kv_addresses(struct kv *kv, const uint32_t *handles, uint32_t count, uint64_t *out) {
     for (uint32_t i = 0; i < count; i++) {
+        if (kv_is_streamed(kv, handles[i])) {
+            out[i] = kv_groups_entry(&kv->groups, streamed_slot(kv, handles[i]), kv->layer_bytes);
+            continue;
+        }
         uint32_t block = block_of(kv, handles[i]);
         kv->needed = kv->last[block] > kv->needed ? kv->last[block] : kv->needed;
         out[i] = (uint64_t)(uintptr_t)arena_block_address(kv->arena, block);
@@ -214,7 +248,7 @@ bool kv_park(struct kv *kv, uint32_t handle) {
         return false;
     }
     uint32_t block = block_of(kv, handle), slot = kv->free_slots[--kv->free_slot_count];
-    kv->last[block] = send(kv, slot_address(kv, slot), arena_block_address(kv->arena, block), COPY_DEVICE_TO_HOST);
+    kv->last[block] = send(kv, parked_address(kv, slot), arena_block_address(kv->arena, block), COPY_DEVICE_TO_HOST);
     kv->counts.parked++;
     kv->place[handle] = PARKED | slot;
     kv->owner[block] = NOBODY;
@@ -228,7 +262,7 @@ bool kv_fetch(struct kv *kv, uint32_t handle) {
     if (!arena_take_block(kv->arena, &block)) {
         return false;
     }
-    kv->last[block] = send(kv, arena_block_address(kv->arena, block), slot_address(kv, slot), COPY_HOST_TO_DEVICE);
+    kv->last[block] = send(kv, arena_block_address(kv->arena, block), parked_address(kv, slot), COPY_HOST_TO_DEVICE);
     give_slot(kv, handle);
     put_on_device(kv, handle, block);
     return true;
@@ -244,6 +278,44 @@ void kv_exchange(struct kv *kv, uint32_t one, uint32_t other) {
             put_on_device(kv, handles[i], kv->place[handles[i]]);
         }
     }
+}
+
+bool kv_stream(struct kv *kv, uint32_t handle, struct stream *readers) {
+    uint32_t block = block_of(kv, handle), slot;
+    if (!kv_groups_take(&kv->groups, &slot)) {
+        return false;
+    }
+    event_record(kv->read, readers);
+    stream_wait(kv->stream, kv->read);
+    kv->last[block] = send(kv, streamed_address(kv, slot), arena_block_address(kv->arena, block), COPY_DEVICE_TO_HOST);
+    kv->counts.blocks_streamed++;
+    kv->place[handle] = STREAMED | slot;
+    kv->owner[block] = NOBODY;
+    arena_give_block(kv->arena, block);
+    return true;
+}
+
+bool kv_unstream(struct kv *kv, uint32_t handle) {
+    uint32_t block, slot = streamed_slot(kv, handle);
+    if (!arena_take_block(kv->arena, &block)) {
+        return false;
+    }
+    kv->last[block] = send(kv, arena_block_address(kv->arena, block), streamed_address(kv, slot), COPY_HOST_TO_DEVICE);
+    kv_groups_give(&kv->groups, slot);
+    put_on_device(kv, handle, block);
+    return true;
+}
+
+void kv_set_active(struct kv *kv, uint32_t handle, bool active) {
+    kv_groups_set_active(&kv->groups, streamed_slot(kv, handle), active);
+}
+
+struct kv_groups *kv_groups(struct kv *kv) {
+    return &kv->groups;
+}
+
+const uint8_t *kv_slot(const struct kv *kv, uint32_t slot) {
+    return streamed_address(kv, slot);
 }
 
 void kv_clear(struct kv *kv, uint32_t first) {

@@ -1,8 +1,9 @@
-/* KV blocks behind handles: which lie on the device, which are parked in host memory, and what moves between.
+/* KV blocks behind handles: which lie on the device, which in host memory, and what moves between.
  *
  * A sequence holds handles, so that what lies under one may move: out to a host slot when somebody else needs the
  * device memory (park), back before it is used again (fetch), and to another place on the device when the boundary of
- * the arena has to pass (clear).
+ * the arena has to pass (clear). A block that will not be written any more may also live in host memory while it is in
+ * use (stream): then the pipeline brings each layer's part of it when the layer's turn comes.
  *
  * Owns: the table of handles, the host slots, a copy stream that only KV travels on (never behind the weights' ring),
  * its events, and the counts. Chooses nothing: who gives way, and when, is the scheduler's and offload.c's to say.
@@ -18,6 +19,7 @@
 #include "base/status.h"
 #include "kernels/device.h"
 #include "offload/arena.h"
+#include "offload/kv_groups.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,8 +27,14 @@
 
 struct kv;
 
-/* `host_blocks` slots of pinned host memory are allocated now; 0: nothing is ever parked. The arena outlives it. */
-struct status kv_create(struct device *device, struct arena *arena, uint32_t host_blocks, struct kv **out);
+/* Slots of pinned host memory, allocated now: for blocks that are parked, and for those that are streamed, so many of
+ * which go into a group; `layers` parts make a block. */
+struct kv_pool {
+    uint32_t parked, streamed, group, layers;
+};
+
+/* The arena outlives it. */
+struct status kv_create(struct device *device, struct arena *arena, const struct kv_pool *pool, struct kv **out);
 void kv_destroy(struct kv *kv); /* NULL is allowed */
 
 /* A handle to a free block of the device, the one farthest from the boundary; false when all are in use. */
@@ -35,7 +43,8 @@ bool kv_take(struct kv *kv, uint32_t *handle);
 /* Gives a block up, wherever it is; on its way, too. */
 void kv_give(struct kv *kv, uint32_t handle);
 
-/* The device addresses of `count` blocks, all on the device or on their way there: what the next kv_wait() is for. */
+/* The block table's entries of `count` blocks: addresses of those on the device or on their way there, which is what
+ * the next kv_wait() is for, and of streamed ones, active and listed by kv_groups(), their groups and offsets. */
 void kv_addresses(struct kv *kv, const uint32_t *handles, uint32_t count, uint64_t *out);
 
 /* Copies a block out to a free host slot; its device memory is free at once. False if there is no slot. */
@@ -49,7 +58,22 @@ void kv_exchange(struct kv *kv, uint32_t one, uint32_t other);
 
 bool kv_is_parked(const struct kv *kv, uint32_t handle);
 uint32_t kv_handles(const struct kv *kv);   /* each is below */
-uint32_t kv_host_free(const struct kv *kv); /* host slots */
+uint32_t kv_host_free(const struct kv *kv); /* slots for parked blocks */
+
+/* Copies a block out to a slot for streaming, active; its device memory is free at once. False if there is no such
+ * slot. `readers` is the stream that copies groups: what it may still read of the slot's last block is waited for. */
+bool kv_stream(struct kv *kv, uint32_t handle, struct stream *readers);
+
+/* Copies a streamed block back into a free block of the device; false if there is none. */
+bool kv_unstream(struct kv *kv, uint32_t handle);
+
+bool kv_is_streamed(const struct kv *kv, uint32_t handle);
+void kv_set_active(struct kv *kv, uint32_t handle, bool active); /* of a streamed block */
+
+/* What every layer streams, by slots, and where a slot's block lies in host memory. Who copies from there waits for
+ * kv_fence() first. */
+struct kv_groups *kv_groups(struct kv *kv);
+const uint8_t *kv_slot(const struct kv *kv, uint32_t slot);
 
 /* Moves every block in use from `first` on to a free place below it; there must be enough. */
 void kv_clear(struct kv *kv, uint32_t first);
@@ -57,13 +81,15 @@ void kv_clear(struct kv *kv, uint32_t first);
 /* Makes `stream` wait for what the addresses asked for since the last call depend on. */
 void kv_wait(struct kv *kv, struct stream *stream);
 
-/* Makes `stream` wait for every copy so far: before it writes where blocks have been. */
+/* Makes `stream` wait for every copy so far: before it writes where blocks have been, or reads what was streamed. */
 void kv_fence(struct kv *kv, struct stream *stream);
 
 /* Since the start; bytes and calls are counted where the copies are made. */
 struct kv_counts {
-    uint32_t host_blocks, parked; /* slots, and those of them in use now */
+    uint32_t host_blocks, parked; /* slots for parked blocks, and those of them in use now */
+    uint32_t stream_blocks;       /* slots for streamed ones */
     uint64_t blocks_out, blocks_in, blocks_moved;
+    uint64_t blocks_streamed;     /* of those that went out, to be streamed */
     uint64_t bytes_out, bytes_in; /* over the link */
 };
 struct kv_counts kv_counts(const struct kv *kv);

@@ -113,7 +113,7 @@ uint32_t offload_kv_idle_excess(const struct offload *offload) {
     return offload->kv_idle_excess;
 }
 
-/* Blocks that fit into `share` of what the link carries in an iteration, beside the weights. */
+/* Blocks that fit into `share` of what the link carries in an iteration, beside the weights and streamed KV. */
 static double blocks_beside(const struct offload *offload, double share) {
     const struct offload_report *report = &offload->report;
     uint64_t rate = offload_link_rate(offload);
@@ -123,7 +123,8 @@ static double blocks_beside(const struct offload *offload, double share) {
     uint64_t time_ns = report->deadline_ns != UINT64_MAX ? report->deadline_ns : report->measured_ns;
     double carried = share * (double)rate * (double)time_ns / 1e9;
     double weights = (double)offload->plan.streamed_slabs * (double)offload->config.slab_bytes;
-    double blocks = (carried - weights) / (double)offload->config.kv_block_bytes;
+    double streamed = (double)kv_groups(offload->kv)->active * (double)offload->config.kv_block_bytes;
+    double blocks = (carried - weights - streamed) / (double)offload->config.kv_block_bytes;
     return blocks < (double)UINT32_MAX ? blocks : UINT32_MAX;
 }
 
@@ -135,4 +136,36 @@ uint32_t offload_kv_spare(const struct offload *offload) {
 uint32_t offload_kv_spare_idle(const struct offload *offload) {
     double blocks = blocks_beside(offload, KV_IDLE_LINK);
     return blocks < 0 ? 0 : (uint32_t)blocks;
+}
+
+/* ---- blocks that are streamed ---- */
+
+uint32_t offload_kv_stream_room(const struct offload *offload) {
+    return offload->stream_room;
+}
+
+bool offload_kv_stream_late(const struct offload *offload) {
+    return offload->stream_late;
+}
+
+bool offload_kv_stream(struct offload *offload, uint32_t handle) {
+    bool streamed = kv_stream(offload->kv, handle, pipeline_copy_stream(offload->pipeline));
+    offload->stream_room -= streamed && offload->stream_room > 0;
+    return streamed;
+}
+
+bool offload_kv_unstream(struct offload *offload, uint32_t handle) {
+    return kv_unstream(offload->kv, handle);
+}
+
+uint32_t offload_kv_streamed(const struct offload *offload) {
+    return kv_groups(offload->kv)->active;
+}
+
+void offload_kv_set_active(struct offload *offload, uint32_t handle, bool active) {
+    kv_set_active(offload->kv, handle, active);
+}
+
+const uint64_t *offload_kv_groups(const struct offload *offload) {
+    return pipeline_groups(offload->pipeline);
 }

@@ -32,12 +32,19 @@ struct plan_load offload_load_of(const struct offload *offload, double rows, dou
         load.link_bytes_per_s = offload->record.link_bytes_per_s;
         load.copy_ns = offload->record.copy_ns;
     }
+    if (offload->kv) {
+        const struct kv_groups *groups = kv_groups(offload->kv);
+        load.kv_copies = groups->listed;
+        for (uint32_t i = 0; i < groups->listed; i++) {
+            load.kv_bytes[i] = groups->list[i].count * offload_kv_layer_bytes(config);
+        }
+    }
     return load;
 }
 
-/* Slots for weights, ring included, when the arena has `bytes` and keeps the wanted KV blocks. */
-static uint32_t weight_slots(const struct offload_config *config, size_t bytes) {
-    size_t kv = (size_t)config->kv_blocks_wanted * config->kv_block_bytes;
+/* Slots for weights, ring included, when the arena has `bytes` and keeps so many KV blocks. */
+static uint32_t weight_slots(const struct offload_config *config, size_t bytes, uint32_t kv_blocks) {
+    size_t kv = (size_t)kv_blocks * config->kv_block_bytes;
     return bytes > kv ? (uint32_t)((bytes - kv) / config->slab_bytes) : 0;
 }
 
@@ -48,15 +55,66 @@ uint32_t offload_slabs_that_leave(const struct offload_config *config, uint32_t 
 
 static struct status refuse_budget(const struct offload *offload, size_t weights, size_t ring) {
     const struct offload_config *config = &offload->config;
-    size_t kv = (size_t)config->kv_blocks_wanted * config->kv_block_bytes, needed = weights + ring + kv;
+    size_t kv = (size_t)offload->kv_least * config->kv_block_bytes, needed = weights + ring + kv;
     char has[16], lacks[16], of_weights[16], of_kv[16], of_ring[16];
+    bool streams = offload->tuned && offload->kv_group > 0 && config->kv_blocks_hot < config->kv_blocks_wanted;
     return status_error(STATUS_NO_MEMORY,
                         "device_memory leaves %s for weights and KV cache; offload.policy \"%s\" needs %s of weights, "
-                        "%s of staging and %s of KV cache: %s short. Raise device_memory, or lower context",
+                        "%s of staging and %s of KV cache: %s short. Raise device_memory%s, or lower context",
                         bytes_format(config->device_memory, has, sizeof has), offload->policy->name,
                         bytes_format(weights, of_weights, sizeof of_weights),
                         bytes_format(ring, of_ring, sizeof of_ring), bytes_format(kv, of_kv, sizeof of_kv),
-                        bytes_format(needed - config->device_memory, lacks, sizeof lacks));
+                        bytes_format(needed - config->device_memory, lacks, sizeof lacks),
+                        streams ? ", or offload.kv_host_memory to stream what it lacks of a context" : "");
+}
+
+/* ---- KV that is streamed ---- */
+
+/* Slots that `blocks` streamed ones add to the ring: for the layer that is computed and the one that is copied. */
+static uint32_t ring_for_kv(const struct offload *offload, uint32_t blocks) {
+    return blocks > 0 ? 2 * ((blocks - 1) / offload->kv_group + 1) : 0;
+}
+
+/* Does the device hold the ring and the KV blocks that are not streamed, with every slab gone that can go? */
+static bool holds_without(const struct offload *offload, uint32_t streamed) {
+    const struct offload_config *config = &offload->config;
+    uint32_t slots = weight_slots(config, config->device_memory, config->kv_blocks_wanted - streamed);
+    return slots >= config->slabs + ring_for_kv(offload, streamed);
+}
+
+/* How many KV blocks of running sequences may be streamed: what the configuration allows, and what the wanted blocks
+ * ask for that the device cannot hold. Fills in kv_group, kv_stream and kv_least. */
+static struct status plan_kv_stream(struct offload *offload) {
+    const struct offload_config *config = &offload->config;
+    offload->kv_least = config->kv_blocks_wanted;
+    size_t part = offload_kv_layer_bytes(config);
+    uint64_t fits = config->kv_host_memory / config->kv_block_bytes;
+    offload->kv_group = (uint32_t)(config->slab_bytes / part);
+    if (!offload->tuned || offload->kv_group == 0 || fits == 0) {
+        return STATUS_SUCCESS; /* a budget that is too small for that is refused as any other is */
+    }
+    uint32_t most = KV_MAX_GROUPS * offload->kv_group, needed = 0;
+    most = fits < most ? (uint32_t)fits : most;
+    uint32_t hot = config->kv_blocks_hot < config->kv_blocks_wanted ? config->kv_blocks_hot : config->kv_blocks_wanted;
+    while (config->device_memory > 0 && !holds_without(offload, needed)) {
+        needed++;
+        if (needed > most || needed > config->kv_blocks_wanted - hot) {
+            return STATUS_SUCCESS;
+        }
+    }
+    uint64_t allowed = config->kv_stream_memory / config->kv_block_bytes;
+    if (allowed > 0 && allowed > most) {
+        char has[16], asks[16];
+        return status_error(
+            STATUS_NO_MEMORY,
+            "offload.kv_stream_memory is %s; %s can be streamed: raise offload.kv_host_memory, of which "
+            "it is a part, or lower it",
+            bytes_format(config->kv_stream_memory, asks, sizeof asks),
+            bytes_format((uint64_t)most * config->kv_block_bytes, has, sizeof has));
+    }
+    offload->kv_stream = allowed > needed ? (uint32_t)allowed : needed;
+    offload->kv_least -= needed;
+    return STATUS_SUCCESS;
 }
 
 /* The ring for a plan that moves in every iteration. It takes room from the KV cache whatever is streamed, so it is no
@@ -85,19 +143,21 @@ static struct status place_first(struct offload *offload) {
     struct policy_request request = {.load = &load, .deadline_ns = UINT64_MAX, .options = config->options};
     request.limits = (struct plan_limits){.max_slabs = offload_total_slabs(config), .bus_slabs = UINT32_MAX};
     if (config->device_memory > 0) {
-        uint32_t slots = weight_slots(config, config->device_memory);
+        uint32_t slots = weight_slots(config, config->device_memory, offload->kv_least);
         request.limits.floor_slabs = slots < offload_total_slabs(config) ? offload_total_slabs(config) - slots : 0;
     }
     if (offload->tuned && config->options.interval == 0) {
         /* As little as the budget asks for. A longer ring forces more out, which may take a longer ring. */
-        uint32_t slots = config->device_memory > 0 ? weight_slots(config, config->device_memory) : UINT32_MAX;
-        uint32_t staging = ring_of_any_plan(offload, 0), slabs = offload_slabs_that_leave(config, slots, staging);
-        for (uint32_t longer; (longer = ring_of_any_plan(offload, slabs)) > staging;) {
+        uint32_t slots =
+            config->device_memory > 0 ? weight_slots(config, config->device_memory, offload->kv_least) : UINT32_MAX;
+        uint32_t for_kv = ring_for_kv(offload, offload->kv_stream), staging = ring_of_any_plan(offload, 0) + for_kv;
+        uint32_t slabs = offload_slabs_that_leave(config, slots, staging);
+        for (uint32_t longer; (longer = ring_of_any_plan(offload, slabs) + for_kv) > staging;) {
             staging = longer;
             slabs = offload_slabs_that_leave(config, slots, staging);
         }
         if (slabs > offload_total_slabs(config)) {
-            staging = config->slabs;
+            staging = config->slabs + for_kv;
             slabs = offload_total_slabs(config);
         }
         plan_nested(&load, slabs, staging, &offload->plan);
@@ -111,7 +171,7 @@ static struct status place_first(struct offload *offload) {
     size_t weights = (offload_total_slabs(config) - (size_t)offload->plan.streamed_slabs) * config->slab_bytes;
     size_t ring = (size_t)offload->plan.staging * config->slab_bytes;
     if (config->device_memory > 0 &&
-        weights + ring + (size_t)config->kv_blocks_wanted * config->kv_block_bytes > config->device_memory) {
+        weights + ring + (size_t)offload->kv_least * config->kv_block_bytes > config->device_memory) {
         return refuse_budget(offload, weights, ring);
     }
     return STATUS_SUCCESS;
@@ -131,29 +191,35 @@ static void print_uses(const struct offload *offload) {
              (double)report.streamed_slabs / report.slabs, report.layers,
              bytes_format(report.weight_bytes_host, a, sizeof a), report.streamed_slabs, report.layers * report.slabs,
              bytes_format(report.host_bytes, b, sizeof b));
-    log_info("host memory %s = offloadable weights %s + parked KV %s (%u blocks)",
+    uint64_t parked = (uint64_t)report.kv_host_blocks * offload->config.kv_block_bytes;
+    log_info("host memory %s = offloadable weights %s + parked KV %s (%u blocks) + streamed KV %s (%u blocks)",
              bytes_format(report.host_bytes + report.kv_host_bytes, a, sizeof a),
-             bytes_format(report.host_bytes, b, sizeof b), bytes_format(report.kv_host_bytes, c, sizeof c),
-             report.kv_host_blocks);
+             bytes_format(report.host_bytes, b, sizeof b), bytes_format(parked, c, sizeof c), report.kv_host_blocks,
+             bytes_format(report.kv_host_bytes - parked, d, sizeof d), report.kv_stream_blocks);
 }
 
 /* Slots for parked KV: what the option allows, and no more than could ever be parked at once. */
-static uint32_t host_blocks(const struct offload_config *config) {
-    uint64_t fits = config->kv_host_memory / config->kv_block_bytes;
+static uint32_t parked_blocks(const struct offload *offload) {
+    const struct offload_config *config = &offload->config;
+    uint64_t fits = config->kv_host_memory / config->kv_block_bytes - offload->kv_stream;
     uint32_t most =
         config->kv_blocks_most > config->kv_blocks_wanted ? config->kv_blocks_most - config->kv_blocks_wanted : 0;
     return fits < most ? (uint32_t)fits : most;
 }
 
-/* The two pools of host memory: every slab, if any may leave the device, and parked KV blocks. */
+/* The two pools of host memory: every slab, if any may leave the device, and KV blocks. */
 static struct status create_host_pools(struct offload *offload, bool leaves) {
     const struct offload_config *config = &offload->config;
     size_t weights = leaves ? (size_t)offload_total_slabs(config) * config->slab_bytes : 0;
-    size_t kv = (size_t)host_blocks(config) * config->kv_block_bytes;
+    struct kv_pool pool = {.parked = parked_blocks(offload),
+                           .streamed = offload->kv_stream,
+                           .group = offload->kv_group,
+                           .layers = config->layers};
+    size_t kv = ((size_t)pool.parked + pool.streamed) * config->kv_block_bytes;
     if (config->host_memory > 0 && weights + kv > config->host_memory) {
         char has[16], needs[16], parks[16], lacks[16];
         return status_error(STATUS_NO_MEMORY,
-                            "host_memory is %s; the offloadable layers take %s of it and parked KV %s: %s short. Raise "
+                            "host_memory is %s; the offloadable layers take %s of it and KV %s: %s short. Raise "
                             "host_memory%s",
                             bytes_format(config->host_memory, has, sizeof has),
                             bytes_format(weights, needs, sizeof needs), bytes_format(kv, parks, sizeof parks),
@@ -166,7 +232,7 @@ static struct status create_host_pools(struct offload *offload, bool leaves) {
         offload->host = host;
         offload->report.host_bytes = weights;
     }
-    return kv_create(offload->device, &offload->arena, host_blocks(config), &offload->kv);
+    return kv_create(offload->device, &offload->arena, &pool, &offload->kv);
 }
 
 static struct status create(struct offload *offload) {
@@ -177,6 +243,8 @@ static struct status create(struct offload *offload) {
     }
     TRY(policy_find(config->policy, &offload->policy));
     offload->tuned = strcmp(offload->policy->name, "metronome") == 0 && config->options.interval == 0;
+    TRY(plan_kv_stream(offload));
+    kv -= (size_t)(config->kv_blocks_wanted - offload->kv_least) * config->kv_block_bytes;
     TRY(place_first(offload));
     bool leaves = offload->tuned || offload->plan.streamed_slabs > 0;
     if (!leaves) {
@@ -187,7 +255,11 @@ static struct status create(struct offload *offload) {
                                              : bytes_align((size_t)slots * config->slab_bytes + kv, 64);
     TRY(arena_create(offload->device, bytes, config->slab_bytes, config->kv_block_bytes, slots, &offload->arena));
     TRY(create_host_pools(offload, leaves));
-    struct pipeline_shape shape = {.layers = config->layers, .slabs = config->slabs, .staging = offload->plan.staging};
+    struct pipeline_shape shape = {.layers = config->layers,
+                                   .slabs = config->slabs,
+                                   .staging = offload->plan.staging,
+                                   .kv_layer_bytes = offload_kv_layer_bytes(config),
+                                   .kv_block_bytes = config->kv_block_bytes};
     TRY(pipeline_create(offload->device, &shape, &offload->arena, offload->host, offload->plan.streamed,
                         &offload->pipeline));
     pipeline_set_prefetch(offload->pipeline, offload->plan.prefetch_layers);
@@ -306,7 +378,12 @@ struct offload_report offload_report(const struct offload *offload) {
     report.kv_blocks_free = arena->blocks - arena->taken;
     const struct kv_counts counts = kv_counts(offload->kv);
     report.kv_host_blocks = counts.host_blocks;
-    report.kv_host_bytes = (size_t)counts.host_blocks * config->kv_block_bytes;
+    report.kv_stream_blocks = counts.stream_blocks;
+    report.kv_blocks_streamed = counts.blocks_streamed;
+    report.kv_streamed = kv_groups(offload->kv)->active;
+    struct plan_load load = offload_load_of(offload, 1, 1);
+    report.kv_streamed_bytes = config->layers * plan_kv_bytes(&load);
+    report.kv_host_bytes = ((size_t)counts.host_blocks + counts.stream_blocks) * config->kv_block_bytes;
     report.kv_parked = counts.parked;
     report.kv_bytes_out = counts.bytes_out;
     report.kv_bytes_in = counts.bytes_in;

@@ -26,10 +26,13 @@ struct offload_config {
     uint32_t slabs;            /* pieces that a layer's packed weights are cut into */
     size_t slab_bytes;         /* one of them; a multiple of 64 */
     size_t kv_block_bytes;     /* KV_BLOCK_TOKENS positions of every layer */
-    uint32_t kv_blocks_wanted; /* at least this many, always */
+    uint32_t kv_blocks_wanted; /* at least this many, always; some of them streamed if the device cannot hold them */
+    uint32_t kv_blocks_hot;    /* of them, at most, that must be on the device: an iteration writes them */
     uint64_t device_memory;    /* bytes that the arena may take; 0: what layers, ring and kv_blocks_wanted need */
     uint64_t host_memory;      /* bytes that the host pools may take together; 0: no bound */
-    uint64_t kv_host_memory;   /* bytes of them for KV blocks that are parked; 0: none ever is */
+    uint64_t kv_host_memory;   /* bytes of them for KV blocks; 0: all KV is on the device, always */
+    uint64_t kv_stream_memory; /* bytes of those for KV blocks in use that every layer streams, policy metronome only;
+                                  0: no more than kv_blocks_wanted ask for */
     uint32_t kv_blocks_most;   /* that sequences can hold at once: no more are made room for */
     uint64_t link_bytes_per_s; /* nominal, to begin with; 0: unknown */
     uint64_t tpot_ns;          /* promised between tokens, as a rule: the ring is as long as that can use; 0: any */
@@ -99,6 +102,30 @@ void offload_end(struct offload *offload, uint64_t iteration_ns);
 
 /* ---- KV blocks: between iterations, all but offload_kv_addresses() ---- */
 
+/* ---- KV that is streamed: blocks in use, of which every layer's part crosses the link in every iteration ---- */
+
+/* Blocks that could be streamed beside those that are, paused ones or others, and keep the deadline as far as the last
+ * choice could tell. Not before every slab has left that may, for a byte of KV costs what a byte of a slab costs; nor
+ * more than is worth it where room is short (offload/iteration.c). */
+uint32_t offload_kv_stream_room(const struct offload *offload);
+
+/* The last iteration was expected to be late, and would have been less so with less KV streamed. */
+bool offload_kv_stream_late(const struct offload *offload);
+
+/* Sends a block that is on the device and not written any more to host memory, to be streamed; false if there is no
+ * slot. Back again: false if no block of the device is free. */
+bool offload_kv_stream(struct offload *offload, uint32_t handle);
+bool offload_kv_unstream(struct offload *offload, uint32_t handle);
+uint32_t offload_kv_streamed(const struct offload *offload); /* active ones */
+
+/* Is a streamed block used by the iterations to come? One that waits is not copied. */
+void offload_kv_set_active(struct offload *offload, uint32_t handle, bool active);
+
+/* Where the layer that is held finds streamed blocks: kv_batch.groups. */
+const uint64_t *offload_kv_groups(const struct offload *offload);
+
+/* ---- KV blocks on the device and parked ---- */
+
 /* A handle to a block on the device, or false when none is free. */
 bool offload_kv_take(struct offload *offload, uint32_t *handle);
 void offload_kv_give(struct offload *offload, uint32_t handle);
@@ -150,9 +177,12 @@ struct offload_report {
     size_t weight_bytes_host; /* of streamed slabs */
     size_t lost_bytes;        /* between the last weight slot and the last KV block */
     uint32_t kv_blocks, kv_blocks_free;
-    size_t kv_host_bytes;               /* the pool of parked KV blocks */
-    uint32_t kv_host_blocks, kv_parked; /* its slots, and those in use */
-    uint64_t kv_bytes_out, kv_bytes_in; /* parked and brought back so far, counted at the copy calls */
+    uint32_t kv_stream_blocks, kv_streamed; /* slots for streamed KV blocks, and those of them in use by iterations */
+    uint64_t kv_streamed_bytes;             /* of them, in an iteration: part of bytes_streamed */
+    uint64_t kv_blocks_streamed;            /* that went out for that, so far */
+    size_t kv_host_bytes;                   /* the pool of KV blocks */
+    uint32_t kv_host_blocks, kv_parked;     /* its slots, and those in use */
+    uint64_t kv_bytes_out, kv_bytes_in;     /* parked and brought back so far, counted at the copy calls */
     uint64_t kv_blocks_out, kv_blocks_in;
     uint64_t total_kv_stall_ns; /* compute waited for blocks on their way, or for places that others had to leave */
     uint64_t kv_blocks_moved;   /* on the device, out of the way of weights that came back */

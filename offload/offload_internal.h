@@ -18,10 +18,15 @@ struct offload {
     struct arena arena;
     struct kv *kv;
     struct pipeline *pipeline;
-    uint8_t *host;    /* (layers, slabs) slabs; NULL when none ever leaves the device */
-    struct plan plan; /* in force */
-    bool tuned;       /* the policy is decided anew in every iteration */
-    bool promised;    /* some iteration had a deadline */
+    uint8_t *host;        /* (layers, slabs) slabs; NULL when none ever leaves the device */
+    struct plan plan;     /* in force */
+    uint32_t kv_least;    /* KV blocks that the device always has */
+    uint32_t kv_stream;   /* slots for streamed ones, */
+    uint32_t kv_group;    /* and so many of them in a group */
+    uint32_t stream_room; /* blocks that could be streamed beside those that are */
+    bool stream_late;     /* what is streamed of KV makes iterations late */
+    bool tuned;           /* the policy is decided anew in every iteration */
+    bool promised;        /* some iteration had a deadline */
     struct tuner tuner;
     struct record record;
     bool recorded;
@@ -53,6 +58,10 @@ struct plan_load offload_load_of(const struct offload *offload, double rows, dou
 
 /* Slabs that must live in host memory if weights and a ring of `staging` have so many slots. */
 uint32_t offload_slabs_that_leave(const struct offload_config *config, uint32_t slots, uint32_t staging);
+
+static inline size_t offload_kv_layer_bytes(const struct offload_config *config) {
+    return config->kv_block_bytes / config->layers;
+}
 
 /* kv_share.c */
 

@@ -1,15 +1,17 @@
 #include "offload/pipeline.h"
 
 #include "base/check.h"
+#include "kernels/ops.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define NO_SLOT UINT32_MAX
 
-/* One slab copy on its way through a staging slot, or to its home. */
+/* One copy on its way through a staging slot: a slab, or from the number of slabs up a group of KV. */
 struct transit {
     uint32_t layer, slab;
+    uint64_t version; /* of a group */
 };
 
 struct staging_slot {
@@ -54,7 +56,10 @@ struct pipeline {
     uint32_t current;          /* layer that is or will be acquired next */
     uint32_t started;          /* layers of this iteration whose start is recorded */
     bool held;                 /* current is acquired */
-    struct event *ended;       /* the last layer of an iteration */
+    struct pipeline_group group[KV_MAX_GROUPS];
+    uint32_t groups;
+    uint64_t group_at[KV_MAX_GROUPS]; /* of the layer that is held */
+    struct event *ended;              /* the last layer of an iteration */
     uint32_t prefetch;
     uint64_t copied_bytes; /* since the last pipeline_times() */
     uint32_t copies;
@@ -205,7 +210,7 @@ static void copy_slab(struct pipeline *pipeline, uint32_t layer, uint32_t slab, 
 
 static void advance(struct pipeline *pipeline) {
     struct cursor *next = &pipeline->next;
-    if (++next->slab == pipeline->shape.slabs) {
+    if (++next->slab == pipeline->shape.slabs + pipeline->groups) {
         next->slab = 0;
         if (++next->layer == pipeline->shape.layers) {
             next->layer = 0;
@@ -241,38 +246,56 @@ static void send_home(struct pipeline *pipeline, uint32_t layer, uint32_t slab) 
     pipeline->absent[index] = false;
 }
 
+/* A layer's part of a group, its blocks' parts one after another. */
+static void copy_group(struct pipeline *pipeline, uint32_t layer, const struct pipeline_group *group, uint32_t slot) {
+    const size_t bytes = pipeline->shape.kv_layer_bytes;
+    stream_copy_rows(pipeline->copy, arena_slot_address(pipeline->arena, slot), group->blocks + layer * bytes,
+                     pipeline->shape.kv_block_bytes, bytes, group->count);
+    pipeline->copied_bytes += bytes * group->count;
+    pipeline->copies++;
+}
+
 static void send_to_ring(struct pipeline *pipeline, uint32_t layer, uint32_t slab) {
-    uint32_t slot = (uint32_t)(pipeline->sent % pipeline->shape.staging);
+    uint32_t slot = (uint32_t)(pipeline->sent % pipeline->shape.staging), slabs = pipeline->shape.slabs;
     struct staging_slot *entry = &pipeline->ring[slot];
     if (pipeline->sent >= pipeline->shape.staging) {
         stream_wait(pipeline->copy, entry->released); /* the ring-slot rule */
     }
     wait_for_turn(pipeline, layer);
-    bool sampled = slab + 1 == pipeline->shape.slabs;
+    bool sampled = slab + 1 == slabs;
     if (sampled) {
         event_record(pipeline->layer[layer].copy_begun, pipeline->copy);
     }
-    copy_slab(pipeline, layer, slab, slot);
+    entry->holds = (struct transit){.layer = layer, .slab = slab};
+    if (slab < slabs) {
+        copy_slab(pipeline, layer, slab, slot);
+    } else {
+        copy_group(pipeline, layer, &pipeline->group[slab - slabs], slot);
+        entry->holds.version = pipeline->group[slab - slabs].version;
+    }
     event_record(entry->arrived, pipeline->copy);
     if (sampled) {
         event_record(pipeline->layer[layer].copy_done, pipeline->copy);
     }
-    entry->holds = (struct transit){.layer = layer, .slab = slab};
     pipeline->sent++;
+}
+
+/* Does what the cursor is at pass through the ring? */
+static bool passes(const struct pipeline *pipeline, const struct cursor *at) {
+    return at->slab >= pipeline->shape.slabs || pipeline->home[slab_index(pipeline, at->layer, at->slab)] == NO_SLOT;
 }
 
 /* Enqueues every copy that may be enqueued now. */
 static void pump(struct pipeline *pipeline) {
-    uint32_t looked = 0, slabs = pipeline->shape.layers * pipeline->shape.slabs;
-    while (looked++ < 2 * slabs && pipeline->running_ahead <= 1 && is_near_enough(pipeline)) {
+    uint32_t looked = 0, all = pipeline->shape.layers * (pipeline->shape.slabs + pipeline->groups);
+    while (looked++ < 2 * all && pipeline->running_ahead <= 1 && is_near_enough(pipeline)) {
         uint32_t layer = pipeline->next.layer, slab = pipeline->next.slab;
-        size_t index = slab_index(pipeline, layer, slab);
-        if (pipeline->home[index] == NO_SLOT) {
+        if (passes(pipeline, &pipeline->next)) {
             if (pipeline->sent - pipeline->released >= pipeline->shape.staging) {
                 return;
             }
             send_to_ring(pipeline, layer, slab);
-        } else if (pipeline->absent[index]) {
+        } else if (pipeline->absent[slab_index(pipeline, layer, slab)]) {
             send_home(pipeline, layer, slab);
         }
         advance(pipeline);
@@ -292,11 +315,21 @@ void pipeline_begin(struct pipeline *pipeline, struct stream *compute) {
     }
 }
 
+/* The ring slot that holds what the layer takes next, once compute has waited for it. */
+static void *take(struct pipeline *pipeline, struct stream *compute, uint32_t layer, uint32_t slab) {
+    CHECK(pipeline->taken < pipeline->sent);
+    uint32_t slot = (uint32_t)(pipeline->taken++ % pipeline->shape.staging);
+    struct staging_slot *entry = &pipeline->ring[slot];
+    CHECK(entry->holds.layer == layer && entry->holds.slab == slab);
+    stream_wait(compute, entry->arrived);
+    return arena_slot_address(pipeline->arena, slot);
+}
+
 const void *const *pipeline_acquire(struct pipeline *pipeline, struct stream *compute, uint32_t layer) {
     struct layer_state *state = &pipeline->layer[layer];
     CHECK(!pipeline->held && layer == pipeline->current);
     pipeline->held = true;
-    state->waits = pipeline->host && (state->streamed > 0 || state->coming);
+    state->waits = pipeline->host && (state->streamed > 0 || state->coming || pipeline->groups > 0);
     if (pipeline->host) {
         pump(pipeline);
     }
@@ -314,12 +347,11 @@ const void *const *pipeline_acquire(struct pipeline *pipeline, struct stream *co
         pipeline->address[slab] = arena_slot_address(pipeline->arena, pipeline->home[index]);
     }
     for (uint32_t slab = stays; slab < pipeline->shape.slabs; slab++) {
-        CHECK(pipeline->taken < pipeline->sent);
-        uint32_t slot = (uint32_t)(pipeline->taken++ % pipeline->shape.staging);
-        struct staging_slot *entry = &pipeline->ring[slot];
-        CHECK(entry->holds.layer == layer && entry->holds.slab == slab);
-        stream_wait(compute, entry->arrived);
-        pipeline->address[slab] = arena_slot_address(pipeline->arena, slot);
+        pipeline->address[slab] = take(pipeline, compute, layer, slab);
+    }
+    for (uint32_t i = 0; i < pipeline->groups; i++) {
+        uint64_t at = (uint64_t)(uintptr_t)take(pipeline, compute, layer, pipeline->shape.slabs + i);
+        pipeline->group_at[i] = at - layer * pipeline->shape.kv_layer_bytes;
     }
     if (pipeline->host) {
         if (state->waits || layer == 0 || pipeline->prefetch > 0) { /* no more events than somebody asks for */
@@ -413,13 +445,15 @@ static void realign_ring(struct pipeline *pipeline) {
     pipeline->running_ahead = 0;
     uint64_t kept = pipeline->taken;
     while (kept < pipeline->sent) {
-        size_t index = slab_index(pipeline, pipeline->next.layer, pipeline->next.slab);
-        if (pipeline->absent[index] || pipeline->running_ahead > 1) {
+        const struct cursor at = pipeline->next;
+        bool is_kv = at.slab >= pipeline->shape.slabs;
+        if ((!is_kv && pipeline->absent[slab_index(pipeline, at.layer, at.slab)]) || pipeline->running_ahead > 1) {
             break;
         }
-        if (pipeline->home[index] == NO_SLOT) {
+        if (passes(pipeline, &at)) {
             const struct transit *holds = &pipeline->ring[kept % pipeline->shape.staging].holds;
-            if (holds->layer != pipeline->next.layer || holds->slab != pipeline->next.slab) {
+            uint64_t version = is_kv ? pipeline->group[at.slab - pipeline->shape.slabs].version : 0;
+            if (holds->layer != at.layer || holds->slab != at.slab || holds->version != version) {
                 break;
             }
             kept++;
@@ -434,6 +468,25 @@ void pipeline_place(struct pipeline *pipeline, const uint8_t *streamed) {
     change_residents(pipeline, streamed);
     settle_residents(pipeline, pipeline_slots(pipeline, streamed));
     realign_ring(pipeline);
+}
+
+void pipeline_set_groups(struct pipeline *pipeline, const struct pipeline_group *groups, uint32_t count) {
+    CHECK(count <= KV_MAX_GROUPS && !pipeline->held && pipeline->current == 0 && pipeline->released == pipeline->taken);
+    bool same = count == pipeline->groups;
+    for (uint32_t i = 0; i < count; i++) {
+        CHECK(groups[i].count > 0 && groups[i].count * pipeline->shape.kv_layer_bytes <= pipeline->arena->slot_bytes);
+        same = same && groups[i].version == pipeline->group[i].version && groups[i].count == pipeline->group[i].count &&
+               groups[i].blocks == pipeline->group[i].blocks;
+        pipeline->group[i] = groups[i];
+    }
+    pipeline->groups = count;
+    if (!same) {
+        realign_ring(pipeline);
+    }
+}
+
+const uint64_t *pipeline_groups(const struct pipeline *pipeline) {
+    return pipeline->group_at;
 }
 
 /* ---- measurements ---- */

@@ -3,7 +3,8 @@
  * A decoder layer's packed weights are `slabs` equal pieces. A placement says how many of each layer's slabs, counted
  * from the last, live in host memory only; those pass through a ring of staging slots on the copy stream, which runs
  * ahead of the compute stream and across the end of an iteration into the next. The ring-slot rule: the copy into a
- * slot waits until the layer that used the slot before has ended.
+ * slot waits until the layer that used the slot before has ended. Behind its slabs, every layer may stream its part of
+ * KV blocks that live in host memory, group by group (offload/kv.h), through the same ring.
  *
  * Owns: the placement in force, the ring, its events, the copy stream. Chooses nothing.
  * Threads: the engine's only. */
@@ -23,6 +24,8 @@
 struct pipeline_shape {
     uint32_t layers, slabs; /* slabs of each layer, <= PIPELINE_MAX_SLABS */
     uint32_t staging;       /* slots of the ring: arena slots 0 .. staging-1; 0 if nothing ever streams */
+    size_t kv_layer_bytes;  /* a layer's part of a KV block; of streamed groups only, as are the next two: */
+    size_t kv_block_bytes;  /* from one block of a group to the next in host memory */
 };
 
 struct pipeline;
@@ -48,6 +51,19 @@ uint32_t pipeline_slots(const struct pipeline *pipeline, const uint8_t *streamed
  * down (device to device). What the ring holds already is kept as far as it is still the right order. The arena's
  * boundary must allow for the larger of the two placements now and may be lowered afterwards. */
 void pipeline_place(struct pipeline *pipeline, const uint8_t *streamed);
+
+/* KV that every layer streams from now on, in this order; at most KV_MAX_GROUPS, each no larger than a slot. What the
+ * ring holds already of groups that are still as they were, version included, is kept. The host memory must be as it
+ * is to be read by the copies that are enqueued from now on. Between iterations. */
+struct pipeline_group {
+    const uint8_t *blocks; /* (count) whole blocks in host memory, one after another */
+    uint32_t count;
+    uint64_t version; /* another when any of the blocks is */
+};
+void pipeline_set_groups(struct pipeline *pipeline, const struct pipeline_group *groups, uint32_t count);
+
+/* Where the groups are for the layer that is held, as kv_batch.groups wants it. */
+const uint64_t *pipeline_groups(const struct pipeline *pipeline);
 
 /* Between pipeline_place() and the first layer: starts the copies that may run ahead. */
 void pipeline_begin(struct pipeline *pipeline, struct stream *compute);

@@ -179,6 +179,14 @@ struct tuner_estimates tuner_report(const struct tuner *tuner) {
 
 /* ---- decisions ---- */
 
+struct plan_prediction tuner_predict(const struct tuner *tuner, uint32_t bucket, const struct plan_load *recorded,
+                                     const struct plan *plan, uint64_t *at_most_ns) {
+    struct plan_load load = correct(tuner, bucket, recorded);
+    struct plan_prediction prediction = plan_predict(&load, plan);
+    *at_most_ns = (uint64_t)((double)prediction.iteration_ns * bias_of(tuner) * (1 + margin_of(tuner)));
+    return prediction;
+}
+
 void tuner_init(struct tuner *tuner, uint32_t slabs) {
     *tuner = (struct tuner){.slabs = slabs, .patience = PATIENCE_LEAST, .since_rise = UINT32_MAX / 2};
 }
@@ -294,7 +302,9 @@ struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const s
         slabs = fall(tuner, best, &load, deadline_ns, due_ns / (1 + margin / 2), limits);
     }
     struct tuner_decision decision = {.changed = slabs != tuner->slabs};
-    tuner->unsettled = decision.changed || tuner->predicted_ns == 0; /* the first fills the ring */
+    bool kv_changed =
+        recorded->kv_copies != tuner->recorded.kv_copies || plan_kv_bytes(recorded) != plan_kv_bytes(&tuner->recorded);
+    tuner->unsettled = decision.changed || kv_changed || tuner->predicted_ns == 0; /* the first fills the ring */
     if (best <= slabs || slabs < tuner->slabs) {
         tuner->rise_for = 0;
     }

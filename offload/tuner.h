@@ -73,6 +73,11 @@ void tuner_lend(struct tuner *tuner, uint64_t slack_ns);
 struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const struct plan_load *load,
                                    uint64_t deadline_ns, const struct plan_limits *limits);
 
+/* What an iteration of another load would be, as measurements correct it, and what it takes at most but for one in a
+ * thousand. */
+struct plan_prediction tuner_predict(const struct tuner *tuner, uint32_t bucket, const struct plan_load *load,
+                                     const struct plan *plan, uint64_t *at_most_ns);
+
 /* What the iteration that was decided last came to. */
 struct tuner_measurement {
     uint64_t iteration_ns; /* from its begin to the next one's, waiting for requests not counted */

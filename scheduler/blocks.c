@@ -1,12 +1,12 @@
 /* Who holds which KV block, and who gives one up.
  *
- * A sequence's blocks are handles, in the order of their positions; the first `resident` of them are on the device, the
- * others are parked in host memory. Sequences that begin alike hold the same blocks (cache.c). A preempted sequence
- * keeps its blocks while it waits, until somebody needs the place. What nobody holds goes first; then the waiting
- * sequence that is last in line gives up one block after the other, from its tail, so that what it keeps is a
- * beginning. One that another waiting sequence holds, too, is that one's to give up; one that a running sequence holds
- * stays. A block that is given up is parked where that is predicted to cost less than computing it again, and a free
- * host slot is left or the last in line gives one up; else it is dropped. */
+ * A sequence's blocks are handles, in the order of their positions; the first `resident` of them are on the device or
+ * streamed (stream.c), the others are parked in host memory. Sequences that begin alike hold the same blocks (cache.c).
+ * A preempted sequence keeps its blocks while it waits, until somebody needs the place. What nobody holds goes first;
+ * then the waiting sequence that is last in line gives up one block after the other, from its tail, so that what it
+ * keeps is a beginning. One that another waiting sequence holds, too, is that one's to give up; one that a running
+ * sequence holds stays. A block that is given up is parked where that is predicted to cost less than computing it
+ * again, and a free host slot is left or the last in line gives one up; else it is dropped. */
 #include "scheduler/engine_internal.h"
 
 #define NOBODY UINT32_MAX
@@ -15,8 +15,7 @@
  */
 #define AHEAD_SHARE 8
 
-/* Gives up blocks from `from` on, and with them what has been computed of their tokens. */
-static void drop_blocks(struct engine *engine, struct sequence *sequence, uint32_t from) {
+void drop_blocks(struct engine *engine, struct sequence *sequence, uint32_t from) {
     release_blocks(engine, sequence, from);
     uint32_t kept = from * KV_BLOCK_TOKENS;
     sequence->computed = sequence->computed < kept ? sequence->computed : kept;
@@ -26,7 +25,7 @@ void release_blocks(struct engine *engine, struct sequence *sequence, uint32_t f
     while (sequence->block_count > from) { /* the end before what it continues (prefix.h) */
         uint32_t handle = sequence->blocks[--sequence->block_count];
         if (sequence->pinned) {
-            prefix_unpin(engine->prefix, handle);
+            unpin_block(engine, handle);
         }
         if (prefix_let_go(engine->prefix, handle)) {
             offload_kv_give(engine->offload, handle);
@@ -34,20 +33,35 @@ void release_blocks(struct engine *engine, struct sequence *sequence, uint32_t f
     }
     sequence->resident = sequence->resident < from ? sequence->resident : from;
     sequence->entered = sequence->entered < from ? sequence->entered : from;
+    sequence->streamed = sequence->streamed < from ? sequence->streamed : from;
     sequence->found = 0;
     sequence->looked = 0;
 }
 
+void pin_block(struct engine *engine, uint32_t handle) {
+    prefix_pin(engine->prefix, handle);
+    if (prefix_place_of(engine->prefix, handle) == PREFIX_STREAMED) {
+        offload_kv_set_active(engine->offload, handle, true);
+    }
+}
+
+void unpin_block(struct engine *engine, uint32_t handle) {
+    prefix_unpin(engine->prefix, handle);
+    if (prefix_place_of(engine->prefix, handle) == PREFIX_STREAMED && !prefix_pinned(engine->prefix, handle)) {
+        offload_kv_set_active(engine->offload, handle, false);
+    }
+}
+
 void pin_blocks(struct engine *engine, struct sequence *sequence) {
     for (uint32_t i = 0; i < sequence->block_count; i++) {
-        prefix_pin(engine->prefix, sequence->blocks[i]);
+        pin_block(engine, sequence->blocks[i]);
     }
     sequence->pinned = true;
 }
 
 void unpin_blocks(struct engine *engine, struct sequence *sequence) {
     for (uint32_t i = 0; i < sequence->block_count; i++) {
-        prefix_unpin(engine->prefix, sequence->blocks[i]);
+        unpin_block(engine, sequence->blocks[i]);
     }
     sequence->pinned = false;
 }
@@ -114,6 +128,10 @@ static bool reclaim_held(struct engine *engine, const struct sequence *taker, bo
     }
     struct sequence *sequence = queue_at(&engine->waiting, place);
     uint32_t index = sequence->resident - 1;
+    if (prefix_place_of(engine->prefix, sequence->blocks[index]) == PREFIX_STREAMED) {
+        sequence->resident--; /* it takes no place on the device; what comes before it may */
+        return true;
+    }
     bool alone = prefix_holders(engine->prefix, sequence->blocks[index]) == 1;
     bool parks = alone && offload_kv_pays(engine->offload, index * KV_BLOCK_TOKENS);
     if (parks && (forced ? make_host_room(engine, place) : offload_kv_host_free(engine->offload) > 0)) {
@@ -154,9 +172,9 @@ bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t toke
         uint32_t *handle = &sequence->blocks[sequence->block_count];
         if (offload_kv_take(engine->offload, handle)) {
             prefix_hold(engine->prefix, *handle);
-            prefix_pin(engine->prefix, *handle);
+            pin_block(engine, *handle);
             sequence->resident = ++sequence->block_count;
-        } else if (!reclaim_block(engine, sequence)) {
+        } else if (!stream_in_time(engine) && !reclaim_block(engine, sequence) && !stream_forced(engine, sequence)) {
             return false;
         }
     }
@@ -166,13 +184,13 @@ bool grow_blocks(struct engine *engine, struct sequence *sequence, uint32_t toke
 void fetch_blocks(struct engine *engine, struct sequence *sequence, uint32_t most) {
     while (sequence->resident < sequence->block_count && most > 0) {
         uint32_t handle = sequence->blocks[sequence->resident];
-        if (prefix_place_of(engine->prefix, handle) == PREFIX_DEVICE) {
+        if (prefix_place_of(engine->prefix, handle) != PREFIX_HOST) {
             sequence->resident++;
         } else if (offload_kv_fetch(engine->offload, handle)) {
             prefix_move(engine->prefix, handle, PREFIX_DEVICE);
             sequence->resident++;
             most--;
-        } else if (!reclaim_block(engine, sequence)) {
+        } else if (!reclaim_block(engine, sequence) && !stream_forced(engine, sequence)) {
             return;
         }
     }

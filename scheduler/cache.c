@@ -55,7 +55,7 @@ void cache_take(struct engine *engine, struct sequence *sequence, bool parked) {
     cache_look(engine, sequence);
     for (; sequence->found > 0; sequence->found--) {
         uint32_t handle = sequence->blocks[sequence->block_count];
-        bool here = prefix_place_of(engine->prefix, handle) == PREFIX_DEVICE;
+        bool here = prefix_place_of(engine->prefix, handle) != PREFIX_HOST;
         if (!here && !parked) {
             break;
         }
@@ -71,7 +71,7 @@ void cache_take(struct engine *engine, struct sequence *sequence, bool parked) {
 bool cache_is_here(const struct engine *engine, const struct sequence *sequence) {
     uint32_t here = 0;
     while (here < sequence->found &&
-           prefix_place_of(engine->prefix, sequence->blocks[sequence->block_count + here]) == PREFIX_DEVICE) {
+           prefix_place_of(engine->prefix, sequence->blocks[sequence->block_count + here]) != PREFIX_HOST) {
         here++;
     }
     return here == sequence->found;
@@ -86,7 +86,7 @@ void cache_fetch(struct engine *engine, struct sequence *sequence, uint32_t most
         if (!prefix_entered(engine->prefix, found[i])) {
             return; /* room for one was made at the cost of another */
         }
-        if (prefix_place_of(engine->prefix, found[i]) == PREFIX_DEVICE) {
+        if (prefix_place_of(engine->prefix, found[i]) != PREFIX_HOST) {
             continue;
         }
         while (!offload_kv_fetch(engine->offload, found[i])) {
@@ -104,13 +104,13 @@ void cache_fetch(struct engine *engine, struct sequence *sequence, uint32_t most
 static void take_known(struct engine *engine, struct sequence *sequence, uint32_t index, uint32_t known) {
     uint32_t own = sequence->blocks[index];
     prefix_hold(engine->prefix, known);
-    prefix_unpin(engine->prefix, own);
+    unpin_block(engine, own);
     if (prefix_place_of(engine->prefix, known) == PREFIX_HOST) {
         offload_kv_exchange(engine->offload, own, known);
         prefix_move(engine->prefix, known, PREFIX_DEVICE);
         prefix_move(engine->prefix, own, PREFIX_HOST);
     }
-    prefix_pin(engine->prefix, known);
+    pin_block(engine, known);
     sequence->blocks[index] = known;
     bool useless = prefix_let_go(engine->prefix, own);
     CHECK(useless);

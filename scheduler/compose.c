@@ -108,12 +108,20 @@ static void schedule_rows(struct sequence *sequence, uint32_t most, struct room 
     room->logit_rows -= sequence->logit_count;
 }
 
+/* Tokens whose blocks a sequence needs by the end of this iteration. Those of all known ones, so that no other is
+ * admitted into the room of a long prompt; but no more than it computes, where the blocks before these may have to
+ * leave for them. */
+static uint32_t next_tokens(const struct engine *engine, const struct sequence *sequence) {
+    uint32_t left = sequence->count - sequence->computed, chunk = engine->config.prefill_chunk;
+    return engine->kv_streams && left > chunk ? sequence->computed + chunk : sequence->count;
+}
+
 static void schedule_running(struct engine *engine, bool decoding, struct room *room) {
     uint32_t chunk = engine->config.prefill_chunk;
     for (uint32_t i = 0; i < engine->running_count && room->rows > 0; i++) {
         struct sequence *sequence = engine->running[i];
         bool is_decoding = sequence->count - sequence->computed == 1;
-        if (is_decoding == decoding && reserve_blocks(engine, i, sequence->count, room)) {
+        if (is_decoding == decoding && reserve_blocks(engine, i, next_tokens(engine, sequence), room)) {
             schedule_rows(sequence, chunk, room);
         }
     }
@@ -133,6 +141,16 @@ static uint32_t blocks_needed(const struct engine *engine, const struct sequence
     return sequence->count / KV_BLOCK_TOKENS + 1 - cache_pinned(engine, sequence);
 }
 
+/* Blocks that the first `running` of those that run have yet to take for what is known of them. */
+static uint32_t unwritten_blocks(const struct engine *engine, uint32_t running) {
+    uint32_t blocks = 0;
+    for (uint32_t i = 0; i < running; i++) {
+        const struct sequence *sequence = engine->running[i];
+        blocks += (sequence->count + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS - sequence->block_count;
+    }
+    return blocks;
+}
+
 /* Would there be a place and blocks for a waiting sequence, if the last `less` of those that run were gone? Each
  * running one is left a block to grow into, or it would be preempted at once; and what weights need is not there. With
  * nothing running there always are: the cache holds a whole context. */
@@ -142,6 +160,15 @@ static bool has_room(const struct engine *engine, const struct sequence *sequenc
     uint32_t kept = running + offload_kv_excess(engine->offload), available = available_blocks(engine);
     for (uint32_t i = running; i < engine->running_count; i++) {
         available += own_blocks(engine, engine->running[i]);
+    }
+    if (engine->kv_streams && running > 0) {
+        uint32_t streamed = streamed_blocks(engine, sequence);
+        if (streamed > offload_kv_stream_room(engine->offload)) {
+            return false; /* those that run would be late for it */
+        }
+        needed -= streamed < needed ? streamed : needed;
+        available += streamable_blocks(engine);
+        kept += unwritten_blocks(engine, running);
     }
     return running == 0 || (running < engine->config.max_sequences && available >= needed + kept);
 }
@@ -227,11 +254,19 @@ static void add_running(struct engine *engine, struct sequence *sequence) {
     engine->running[at] = sequence;
 }
 
-static void admit(struct engine *engine, struct sequence_queue *line) {
-    struct sequence *sequence = queue_pop_front(line);
+/* False if there are no blocks for it after all, which can only be where some would have had to be streamed: how many
+ * can be is an estimate. */
+static bool admit(struct engine *engine, struct sequence_queue *line) {
+    struct sequence *sequence = queue_at(line, 0);
     pin_blocks(engine, sequence);
-    bool grown = grow_blocks(engine, sequence, sequence->count);
-    CHECK(grown);
+    if (!grow_blocks(engine, sequence, next_tokens(engine, sequence))) {
+        CHECK(engine->kv_streams && engine->running_count > 0);
+        sequence->computed = sequence->preempted ? sequence->computed : 0; /* only who has run holds blocks in line */
+        release_blocks(engine, sequence, (sequence->computed + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
+        unpin_blocks(engine, sequence);
+        return false;
+    }
+    queue_pop_front(line);
     if (line == &engine->behind) {
         sequence->on_sufferance = engine->admissions != BEHIND_SHARE - 1;
     }
@@ -253,6 +288,7 @@ static void admit(struct engine *engine, struct sequence_queue *line) {
     engine->stats.prefix_queries += first && engine->config.prefix_cache ? sequence->count : 0;
     engine->stats.prefix_hits += first ? sequence->cached_tokens : 0;
     pthread_mutex_unlock(&engine->stats_lock);
+    return true;
 }
 
 /* How short room is, for the placement of weights: who runs grows, who is next comes, and whoever takes a place that is
@@ -297,7 +333,9 @@ static void admit_waiting(struct engine *engine, struct room *room) {
         if (sequence->resident < sequence->block_count || sequence->found > 0) {
             break;
         }
-        admit(engine, line);
+        if (!admit(engine, line)) {
+            break;
+        }
         schedule_rows(sequence, engine->config.prefill_chunk, room);
     }
     look_at_room(engine);
@@ -353,6 +391,9 @@ uint32_t compose_iteration(struct engine *engine) {
     for (uint32_t i = 0; i < engine->running_count; i++) {
         engine->running[i]->scheduled = engine->running[i]->logit_count = 0;
     }
+    if (offload_kv_stream_late(engine->offload) && engine->running_count > 1) {
+        preempt_last(engine, &room); /* what it streams is streamed no more */
+    }
     schedule_running(engine, true, &room);
     uint32_t decode_rows = engine->limits.rows - room.rows;
     room.rows = deadlines_prompt_rows(engine, decode_rows, room.rows, device_now_ns(engine->device));
@@ -360,6 +401,7 @@ uint32_t compose_iteration(struct engine *engine) {
     admit_waiting(engine, &room);
     fetch_ahead(engine);
     park_ahead(engine);
+    stream_back(engine);
 
     struct forward_inputs *inputs = engine->inputs;
     inputs->rows = inputs->segment_count = inputs->logit_count = 0;

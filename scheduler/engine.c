@@ -94,6 +94,11 @@ static struct status wanted_blocks(const struct engine *engine, size_t block_byt
     return STATUS_SUCCESS;
 }
 
+/* Blocks that one sequence writes in an iteration, and those that measuring takes. */
+static uint32_t hot_blocks(const struct engine *engine) {
+    return (PROFILE_SHORTEST + engine->config.max_batch_tokens) / KV_BLOCK_TOKENS + 2;
+}
+
 /* How many slabs to cut a layer into: as fine as makes weights no more than 2 % larger, and none where whole layers
  * are what a policy moves. A matmul takes at most MATMUL_MAX_PARTS pieces of three matrices. */
 static uint32_t choose_slabs(const struct engine *engine) {
@@ -123,10 +128,12 @@ static struct status create_offload(struct engine *engine) {
                                     .kv_block_bytes = kv_block_bytes(&kv),
                                     .host_memory = engine->config.host_memory,
                                     .kv_host_memory = engine->config.kv_host_memory,
+                                    .kv_stream_memory = engine->config.kv_stream_memory,
                                     .bus = engine->config.offload_bus,
                                     .link_bytes_per_s = engine->config.link_bytes_per_s,
                                     .tpot_ns = engine->config.promise.tpot_ns};
     TRY(wanted_blocks(engine, config.kv_block_bytes, &config.kv_blocks_wanted));
+    config.kv_blocks_hot = hot_blocks(engine);
     config.kv_blocks_most = most_blocks(engine);
     if (engine->config.device_memory > 0) {
         uint64_t globals = model_global_bytes(engine->model, engine->device);
@@ -143,7 +150,9 @@ static struct status create_offload(struct engine *engine) {
         config.device_memory = engine->config.device_memory - globals - workspace;
     }
     TRY(offload_create(engine->device, &config, &engine->offload));
-    engine->kv_blocks = offload_report(engine->offload).kv_blocks;
+    const struct offload_report report = offload_report(engine->offload);
+    engine->kv_blocks = report.kv_blocks;
+    engine->kv_streams = report.kv_stream_blocks > 0;
     return STATUS_SUCCESS;
 }
 

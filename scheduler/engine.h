@@ -36,11 +36,13 @@ struct engine_config {
     enum scheduling_order order;
     uint32_t prefill_chunk; /* most prompt tokens of one sequence in one iteration; 0: max_batch_tokens */
     enum kv_type kv_type;
-    uint64_t kv_tokens;      /* KV capacity wanted, tokens; 0: derived from device_memory, or a default */
-    uint64_t device_memory;  /* bytes for weights, KV and workspace together; 0: as needed */
-    uint64_t host_memory;    /* bytes for offloaded weights and parked KV blocks; 0: no bound */
-    uint64_t kv_host_memory; /* bytes of it for the KV blocks of preempted sequences; 0: they are computed again */
-    bool prefix_cache;       /* KV blocks are shared by prompts that begin alike, and kept while there is room */
+    uint64_t kv_tokens;        /* KV capacity wanted, tokens; 0: derived from device_memory, or a default */
+    uint64_t device_memory;    /* bytes for weights, KV and workspace together; 0: as needed */
+    uint64_t host_memory;      /* bytes for offloaded weights and parked KV blocks; 0: no bound */
+    uint64_t kv_host_memory;   /* bytes of it for KV blocks; 0: those of preempted sequences are computed again */
+    uint64_t kv_stream_memory; /* bytes of those for KV blocks in use, streamed as time allows; 0: no more than one
+                                  context needs that is longer than the device has room for */
+    bool prefix_cache;         /* KV blocks are shared by prompts that begin alike, and kept while there is room */
     const char *offload_policy;
     struct policy_options offload_options;
     const char *offload_bus;           /* a link that other engines use too; NULL or "": none */

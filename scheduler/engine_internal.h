@@ -1,7 +1,7 @@
 /* The engine's own parts, shared by its files: engine.c (life and the loop), queues.c (the two bounded queues),
  * compose.c (what runs in an iteration), deadlines.c (what is due when), blocks.c (who holds which KV block), cache.c
- * (which ones they share), commit.c (what came out of it). Nobody else includes this. Threads: fields are the engine
- * thread's unless said. */
+ * (which ones they share), stream.c (which of them live in host memory), commit.c (what came out of it). Nobody else
+ * includes this. Threads: fields are the engine thread's unless said. */
 #ifndef METRONOME_SCHEDULER_ENGINE_INTERNAL_H
 #define METRONOME_SCHEDULER_ENGINE_INTERNAL_H
 
@@ -33,6 +33,7 @@ struct engine {
     struct forward_limits limits;
     uint32_t vocabulary;
     uint32_t kv_blocks;      /* in all */
+    bool kv_streams;         /* some may be streamed */
     uint64_t least_token_ns; /* what an iteration of one token takes at the least, nothing streamed; 0: not known */
     uint32_t *banned;        /* what min_tokens bans: (end_count) end tokens, then room for a request's own */
     uint32_t end_count;
@@ -130,9 +131,27 @@ bool reclaim_block(struct engine *engine, const struct sequence *taker);
 void park_ahead(struct engine *engine);
 /* Blocks of the device that are free, or would be given up: by nobody, or by waiting sequences. */
 uint32_t available_blocks(const struct engine *engine);
-/* A sequence runs from now on: what it holds stays on the device. Or no longer. */
+/* Gives up blocks from `from` on, and with them what has been computed of their tokens. */
+void drop_blocks(struct engine *engine, struct sequence *sequence, uint32_t from);
+/* A sequence that runs holds a block from now on; or no longer. A streamed one is copied while there is one. */
+void pin_block(struct engine *engine, uint32_t handle);
+void unpin_block(struct engine *engine, uint32_t handle);
+/* A sequence runs from now on: what it holds is not parked. Or no longer. */
 void pin_blocks(struct engine *engine, struct sequence *sequence);
 void unpin_blocks(struct engine *engine, struct sequence *sequence);
+
+/* stream.c: blocks of running sequences that live in host memory */
+/* Streams a block of the running sequence that has most to give, if that leaves the next iteration in time. */
+bool stream_in_time(struct engine *engine);
+/* Streams a block of a sequence that runs alone, or is about to, whatever the time: it is longer than the device has
+ * room for. */
+bool stream_forced(struct engine *engine, struct sequence *sequence);
+/* Brings blocks back where the device has room for all that run to grow, and nobody waits for it. */
+void stream_back(struct engine *engine);
+/* Blocks that could be had of the device by streaming others, in time. */
+uint32_t streamable_blocks(const struct engine *engine);
+/* Of what a waiting sequence holds or has found, what would be streamed if it ran, and is not now. */
+uint32_t streamed_blocks(const struct engine *engine, const struct sequence *sequence);
 
 /* cache.c: the blocks that sequences share */
 /* Looks for blocks that continue those of a waiting sequence: `found` of them. At least one token of what is known is

@@ -119,7 +119,23 @@ uint32_t prefix_idle(const struct prefix *prefix, enum prefix_place place) {
     return prefix->idle[place];
 }
 
+/* What was entered is found no more. */
+static void leave_index(struct prefix *prefix, uint32_t handle) {
+    struct entry *entry = &prefix->entries[handle];
+    uint32_t *link = &prefix->buckets[entry->key & prefix->mask];
+    while (*link != handle) {
+        link = &prefix->entries[*link].next;
+    }
+    *link = entry->next;
+    entry->serial = 0;
+    prefix->version++;
+}
+
 /* ---- holders ---- */
+
+static bool is_loose(const struct entry *entry) {
+    return entry->place == PREFIX_DEVICE && entry->pins == 0;
+}
 
 void prefix_hold(struct prefix *prefix, uint32_t handle) {
     struct entry *entry = entry_of(prefix, handle);
@@ -139,9 +155,12 @@ bool prefix_let_go(struct prefix *prefix, uint32_t handle) {
     if (--entry->holders > 0) {
         return false;
     }
-    if (entry->serial != 0) {
+    if (entry->serial != 0 && entry->place != PREFIX_STREAMED) {
         append(prefix, handle);
         return false;
+    }
+    if (entry->serial != 0) {
+        leave_index(prefix, handle);
     }
     prefix->loose -= entry->place == PREFIX_DEVICE;
     return true;
@@ -153,14 +172,16 @@ uint32_t prefix_holders(const struct prefix *prefix, uint32_t handle) {
 
 void prefix_pin(struct prefix *prefix, uint32_t handle) {
     struct entry *entry = entry_of(prefix, handle);
-    CHECK(entry->pins < entry->holders && entry->place == PREFIX_DEVICE);
-    prefix->loose -= entry->pins++ == 0;
+    CHECK(entry->pins < entry->holders && entry->place != PREFIX_HOST);
+    prefix->loose -= is_loose(entry);
+    entry->pins++;
 }
 
 void prefix_unpin(struct prefix *prefix, uint32_t handle) {
     struct entry *entry = entry_of(prefix, handle);
     CHECK(entry->pins > 0);
-    prefix->loose += --entry->pins == 0;
+    entry->pins--;
+    prefix->loose += is_loose(entry);
 }
 
 bool prefix_pinned(const struct prefix *prefix, uint32_t handle) {
@@ -231,14 +252,8 @@ void prefix_forget(struct prefix *prefix, uint32_t handle) {
     struct entry *entry = entry_of(prefix, handle);
     CHECK(is_idle(entry));
     take_out(prefix, handle);
-    uint32_t *link = &prefix->buckets[entry->key & prefix->mask];
-    while (*link != handle) {
-        link = &prefix->entries[*link].next;
-    }
-    *link = entry->next;
-    entry->serial = 0;
+    leave_index(prefix, handle);
     prefix->loose -= entry->place == PREFIX_DEVICE;
-    prefix->version++;
 }
 
 bool prefix_entered(const struct prefix *prefix, uint32_t handle) {
@@ -257,13 +272,15 @@ uint64_t prefix_version(const struct prefix *prefix) {
 
 void prefix_move(struct prefix *prefix, uint32_t handle, enum prefix_place place) {
     struct entry *entry = entry_of(prefix, handle);
-    CHECK(entry->pins == 0 && entry->place != place && (entry->holders > 0 || entry->serial != 0));
-    bool idle = is_idle(entry);
+    bool idle = is_idle(entry), pinned = entry->pins > 0, host = place == PREFIX_HOST || entry->place == PREFIX_HOST;
+    CHECK(entry->place != place && (entry->holders > 0 || entry->serial != 0));
+    CHECK(!(pinned && host) && !(idle && (place == PREFIX_STREAMED || entry->place == PREFIX_STREAMED)));
     if (idle) {
         take_out(prefix, handle);
     }
+    prefix->loose -= is_loose(entry);
     entry->place = place;
-    prefix->loose += place == PREFIX_DEVICE ? 1 : UINT32_MAX; /* one more, or one less */
+    prefix->loose += is_loose(entry);
     if (idle) {
         append(prefix, handle);
     }

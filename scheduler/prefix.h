@@ -4,7 +4,7 @@
  * A block whose positions are all computed is entered under the block before it and its own tokens; the first of a
  * chain under a salt, so that who knows another salt finds nothing, by time neither. All of that is compared, not only
  * its hash: two prompts never share what they have not in common. A block has holders (sequences), and of them those
- * that run pin it: what is pinned stays on the device. One that is entered and has no holder is idle: it is there for
+ * that run pin it: what is pinned is not parked. One that is entered and has no holder is idle: it is there for
  * the next that begins so, and gives its place to whoever asks, the one idle for the longest first. Holders let go of a
  * chain from its tail, so that an end is given up before what it continues. Were it the other way about, nothing is
  * found under a block that is gone: what continued it grows old unseen.
@@ -28,7 +28,11 @@ struct cache_salt {
     char text[CACHE_SALT_BYTES];
 };
 
-enum prefix_place { PREFIX_DEVICE, PREFIX_HOST };
+enum prefix_place {
+    PREFIX_DEVICE,
+    PREFIX_HOST,     /* parked */
+    PREFIX_STREAMED, /* in host memory, and as ready for use as one on the device; never idle */
+};
 
 struct prefix;
 
@@ -76,7 +80,7 @@ uint32_t prefix_idle(const struct prefix *prefix, enum prefix_place place);
 
 /* ---- places ---- */
 
-/* A block has been copied to the other place; an idle one is the newest there. */
+/* A block has been copied to another place; an idle one is the newest there. */
 void prefix_move(struct prefix *prefix, uint32_t handle, enum prefix_place place);
 enum prefix_place prefix_place_of(const struct prefix *prefix, uint32_t handle);
 /* Blocks on the device that are not pinned: what can be given up for others. */

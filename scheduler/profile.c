@@ -23,7 +23,8 @@ static uint32_t fill_rows(uint32_t most, uint32_t rows[RECORD_MAX_ROWS]) {
 
 static uint32_t fill_contexts(uint32_t most, uint32_t contexts[RECORD_MAX_CONTEXTS]) {
     uint32_t count = 0;
-    for (uint32_t value = 64; value < most && value <= 1024 && count + 1 < RECORD_MAX_CONTEXTS; value *= 4) {
+    for (uint32_t value = PROFILE_SHORTEST; value < most && value <= 1024 && count + 1 < RECORD_MAX_CONTEXTS;
+         value *= 4) {
         contexts[count++] = value;
     }
     if (count == 0) {
@@ -111,15 +112,21 @@ static struct status measure_grid(struct forward *forward, struct offload *offlo
     return STATUS_SUCCESS;
 }
 
+/* Blocks that the fullest iteration takes whose rows attend to `context` positions. */
+static uint32_t blocks_for(const struct forward_limits *limits, uint32_t context) {
+    return (least(context + limits->rows, limits->context) + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+}
+
 struct status profile_measure(struct forward *forward, struct offload *offload, const struct forward_limits *limits,
                               struct record *out) {
     *out = (struct record){0};
     uint64_t fitting = (uint64_t)limits->sequences * limits->context; /* rows that sequences can have at once */
     out->row_count = fill_rows(fitting < limits->rows ? (uint32_t)fitting : limits->rows, out->rows);
     out->context_count = fill_contexts(limits->context, out->contexts);
-    uint32_t longest = out->contexts[out->context_count - 1] + limits->rows;
-    longest = least(longest, limits->context);
-    uint32_t wanted = (longest + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS, taken = 0;
+    uint32_t wanted = blocks_for(limits, out->contexts[out->context_count - 1]), taken = 0;
+    while (out->context_count > 1 && wanted > offload_kv_free(offload)) {
+        wanted = blocks_for(limits, out->contexts[--out->context_count - 1]);
+    }
     uint32_t *blocks = calloc(wanted, sizeof *blocks);
     if (!blocks) {
         return status_error(STATUS_NO_MEMORY, "no memory to measure iterations");

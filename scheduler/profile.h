@@ -9,6 +9,9 @@
 #include "offload/offload.h"
 #include "offload/record.h"
 
+/* The shortest context that is measured, tokens; longer ones as far as the KV cache holds them. */
+#define PROFILE_SHORTEST 64
+
 /* Shows a progress bar. STATUS_NO_MEMORY if the KV cache cannot hold the shortest context measured. */
 struct status profile_measure(struct forward *forward, struct offload *offload, const struct forward_limits *limits,
                               struct record *out);

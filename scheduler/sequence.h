@@ -31,8 +31,10 @@ struct sequence {
     uint32_t late_later;     /* and so many of the others */
     uint32_t *blocks;        /* (block_count) KV handles; room for `capacity` tokens */
     uint32_t block_count;
-    uint32_t resident;     /* blocks on the device: the first ones; those after them are parked in host memory, but for
-                              some that another brought back */
+    uint32_t resident;     /* blocks that are ready: the first ones, on the device or streamed; those after them are
+                              parked in host memory, but for some that another brought back */
+    uint32_t streamed;     /* where to look for the next block to be streamed (stream.c): none before is on the device,
+                              but for some that came back */
     bool preempted;        /* waits to go on */
     bool on_sufferance;    /* runs, or ran, until one that can be in time needs its place */
     uint32_t preempted_at; /* `computed` when it was */

@@ -116,7 +116,11 @@ static const struct option options[] = {
     {"offload.slabs", OPTION_INT, "", "0", 0, MOST_SLABS, NULL, FIELD(offload_slabs),
      "pieces that a layer is cut into, each of which may be in host memory; 0: chosen"},
     {"offload.kv_host_memory", OPTION_BYTES, "bytes", "256MiB", 0, 1024 * TIB, NULL, FIELD(offload_kv_host_memory),
-     "pinned host memory, at most, in which KV blocks of preempted sequences park; 0: they are computed again"},
+     "pinned host memory for KV blocks: those of preempted sequences park there, and with policy metronome those of a "
+     "context that is longer than device_memory has room for live there and are streamed; 0: none"},
+    {"offload.kv_stream_memory", OPTION_BYTES, "bytes", "0", 0, 1024 * TIB, NULL, FIELD(offload_kv_stream_memory),
+     "part of offload.kv_host_memory for KV blocks in use, which every layer streams as far as the promises allow, so "
+     "that more sequences run at once (metronome); 0: no more than one context needs"},
     {"offload.record", OPTION_PATH, "", "", 0, 0, NULL, FIELD(offload_record),
      "file of what iterations cost here: read instead of measuring at the start, made anew if it is not there or was "
      "measured on something else; empty: always measured"},

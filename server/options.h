@@ -39,7 +39,8 @@ struct config {
     char *offload_policy, *offload_bus;
     char *offload_record;
     double offload_interval, offload_percent;
-    uint64_t offload_slabs, offload_group, offload_group_streamed, offload_prefetch, offload_kv_host_memory;
+    uint64_t offload_slabs, offload_group, offload_group_streamed, offload_prefetch, offload_kv_host_memory,
+        offload_kv_stream_memory;
     /* server */
     char *host, *port_file, *api_key, *api_key_file, *log_level;
     uint64_t port, max_connections, max_header, max_body, max_response, stream_buffer;

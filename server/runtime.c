@@ -113,6 +113,7 @@ static struct status create_engine(const struct config *config, struct runtime *
         .device_memory = config->device_memory,
         .host_memory = config->host_memory,
         .kv_host_memory = config->offload_kv_host_memory,
+        .kv_stream_memory = config->offload_kv_stream_memory,
         .prefix_cache = strcmp(config->prefix_cache, "on") == 0,
         .offload_policy = config->offload_policy,
         .offload_options = {.interval = config->offload_interval,

@@ -28,12 +28,17 @@ void check(struct status status) {
 // What a handle should hold.
 struct Block {
     int pattern = -1; // -1: never written
-    bool parked = false;
+    bool parked = false, streamed = false, active = false;
 };
+
+struct kv_pool pool_of(uint32_t parked, uint32_t streamed) {
+    return {parked, streamed, 3, 1};
+}
 
 class Rig {
   public:
-    Rig(uint32_t boundary, uint32_t host_blocks, uint64_t jitter_ns, uint64_t seed) : host_blocks_(host_blocks) {
+    Rig(uint32_t boundary, uint32_t host_blocks, uint64_t jitter_ns, uint64_t seed, uint32_t stream_blocks = 0)
+        : host_blocks_(host_blocks), stream_blocks_(stream_blocks) {
         struct device_config config = {};
         config.name = "cpu";
         config.threads = 1;
@@ -43,12 +48,14 @@ class Rig {
         check(device_open(&config, &device));
         check(arena_create(device, SLOTS * SLOT_BYTES, SLOT_BYTES, BLOCK_BYTES, boundary, &arena));
         memset(arena.base, 0xee, arena.bytes); // poison: the cpu device's memory is the host's
-        check(kv_create(device, &arena, host_blocks, &kv));
+        const struct kv_pool pool = pool_of(host_blocks, stream_blocks);
+        check(kv_create(device, &arena, &pool, &kv));
         check(stream_create(device, STREAM_COMPUTE, &compute));
         check(stream_create(device, STREAM_COPY, &weights));
         check(event_create(device, &loaded));
         check(device_alloc(device, PATTERNS * BLOCK_BYTES, "patterns", (void **)&patterns));
-        check(device_alloc(device, (size_t)arena.blocks_most * BLOCK_BYTES, "what was seen", (void **)&seen));
+        check(device_alloc(device, ((size_t)arena.blocks_most + stream_blocks) * BLOCK_BYTES, "what was seen",
+                           (void **)&seen));
         for (size_t i = 0; i < PATTERNS * BLOCK_BYTES; i++) {
             patterns[i] = (uint8_t)random_hash(i / BLOCK_BYTES, i);
         }
@@ -59,6 +66,7 @@ class Rig {
         }
         EXPECT_EQ(arena.taken, 0u);
         EXPECT_EQ(kv_host_free(kv), host_blocks_);
+        EXPECT_EQ(kv_groups(kv)->used, 0u);
         event_destroy(loaded);
         stream_destroy(weights);
         stream_destroy(compute);
@@ -98,8 +106,30 @@ class Rig {
         kv_give(kv, handle);
         blocks.erase(handle);
     }
+    void stream(uint32_t handle) {
+        if (blocks[handle].parked || blocks[handle].streamed) {
+            return;
+        }
+        bool expected = kv_groups(kv)->used < stream_blocks_;
+        ASSERT_EQ(kv_stream(kv, handle, weights), expected);
+        blocks[handle].streamed = blocks[handle].active = expected;
+    }
+    void unstream(uint32_t handle) {
+        if (!blocks[handle].streamed) {
+            return;
+        }
+        bool expected = arena.taken < arena.blocks;
+        ASSERT_EQ(kv_unstream(kv, handle), expected);
+        blocks[handle].streamed = !expected;
+    }
+    void pause(uint32_t handle) {
+        if (blocks[handle].streamed) {
+            blocks[handle].active = below(2) == 0;
+            kv_set_active(kv, handle, blocks[handle].active);
+        }
+    }
     void park(uint32_t handle) {
-        if (blocks[handle].parked) {
+        if (blocks[handle].parked || blocks[handle].streamed) {
             return;
         }
         bool expected = parked() < host_blocks_;
@@ -138,9 +168,16 @@ class Rig {
     void iterate(uint32_t share) {
         std::vector<uint32_t> used;
         for (const auto &each : blocks) {
-            if (!each.second.parked && below(100) < share) {
+            const Block &block = each.second;
+            if (!block.parked && (!block.streamed || block.active) && below(100) < share) {
                 used.push_back(each.first);
             }
+        }
+        bool changed = kv_groups(kv)->changed;
+        uint32_t groups;
+        const struct kv_group *list = kv_groups_list(kv_groups(kv), &groups);
+        if (changed) {
+            kv_fence(kv, weights);
         }
         std::vector<uint64_t> addresses(used.size());
         kv_addresses(kv, used.data(), (uint32_t)used.size(), addresses.data());
@@ -148,6 +185,18 @@ class Rig {
         std::vector<int> expected;
         for (size_t i = 0; i < used.size(); i++) {
             Block &block = blocks[used[i]];
+            if (block.streamed) { // as the pipeline does, but for the ring
+                const uint64_t entry = addresses[i];
+                ASSERT_EQ(entry & 1, 1u);
+                ASSERT_LT(entry >> 1 & 127, groups);
+                const struct kv_group &group = list[entry >> 1 & 127];
+                ASSERT_LT(entry >> 8, group.count * BLOCK_BYTES);
+                expected.push_back(block.pattern);
+                stream_copy(weights, seen + i * BLOCK_BYTES, kv_slot(kv, group.first) + (entry >> 8), BLOCK_BYTES,
+                            COPY_HOST_TO_DEVICE);
+                streamed_bytes += BLOCK_BYTES;
+                continue;
+            }
             void *address = (void *)(uintptr_t)addresses[i];
             ASSERT_GE(address, arena_slot_address(&arena, arena.boundary));
             expected.push_back(block.pattern);
@@ -159,6 +208,7 @@ class Rig {
             }
         }
         check(stream_sync(compute));
+        check(stream_sync(weights));
         for (size_t i = 0; i < used.size(); i++) {
             if (expected[i] >= 0) {
                 ASSERT_EQ(memcmp(seen + i * BLOCK_BYTES, patterns + expected[i] * BLOCK_BYTES, BLOCK_BYTES), 0)
@@ -173,29 +223,36 @@ class Rig {
     struct stream *compute = nullptr, *weights = nullptr;
     struct event *loaded = nullptr;
     uint8_t *patterns = nullptr, *seen = nullptr;
+    uint64_t streamed_bytes = 0; // that iterations read
     struct random_state random;
     std::map<uint32_t, Block> blocks;
 
   private:
-    uint32_t host_blocks_;
+    uint32_t host_blocks_, stream_blocks_;
 };
 
 TEST(Kv, HoldsWhatWasWrittenWhereverItLies) {
     uint64_t moved = 0;
     for (uint64_t seed = 1; seed <= (SANITIZED ? 2 : 8); seed++) {
         SCOPED_TRACE("seed " + std::to_string(seed));
-        Rig rig(20, seed % 4 == 0 ? 3 : 12, seed % 2 ? 20000 : 0, seed);
+        Rig rig(20, seed % 4 == 0 ? 3 : 12, seed % 2 ? 20000 : 0, seed, 10);
         for (int step = 0; step < (SANITIZED ? 60 : 250); step++) {
             for (uint32_t calls = rig.below(12); calls > 0; calls--) {
-                uint32_t what = rig.below(12);
+                uint32_t what = rig.below(18);
                 if (what < 4 || rig.blocks.empty()) {
                     rig.take();
                 } else if (what < 6) {
                     rig.give(rig.any_handle());
                 } else if (what < 9) {
                     rig.park(rig.any_handle());
-                } else {
+                } else if (what < 12) {
                     rig.fetch(rig.any_handle());
+                } else if (what < 14) {
+                    rig.stream(rig.any_handle());
+                } else if (what < 16) {
+                    rig.unstream(rig.any_handle());
+                } else {
+                    rig.pause(rig.any_handle());
                 }
             }
             if (rig.below(4) == 0) {
@@ -214,7 +271,8 @@ TEST(Kv, HoldsWhatWasWrittenWhereverItLies) {
         EXPECT_GT(counts.blocks_in, 0u);
         moved += counts.blocks_moved;
         EXPECT_EQ(counts.bytes_out, link.device_to_host_bytes);
-        EXPECT_EQ(counts.bytes_in, link.host_to_device_bytes);
+        EXPECT_EQ(counts.bytes_in + rig.streamed_bytes, link.host_to_device_bytes);
+        EXPECT_GT(rig.streamed_bytes, 0u);
         EXPECT_EQ(counts.bytes_out, counts.blocks_out * BLOCK_BYTES);
         EXPECT_EQ(counts.bytes_in, counts.blocks_in * BLOCK_BYTES);
     }
@@ -311,9 +369,10 @@ TEST(Kv, SaysWhatHostMemoryIsShort) {
     struct arena arena;
     check(arena_create(device, SLOTS * SLOT_BYTES, SLOT_BYTES, BLOCK_BYTES, 20, &arena));
     struct kv *kv = nullptr;
-    struct status status = kv_create(device, &arena, 4, &kv);
+    const struct kv_pool pool = pool_of(3, 1);
+    struct status status = kv_create(device, &arena, &pool, &kv);
     EXPECT_EQ(status.code, STATUS_NO_MEMORY);
-    EXPECT_NE(strstr(status.message, "parked KV blocks"), nullptr) << status.message;
+    EXPECT_NE(strstr(status.message, "pool of KV blocks"), nullptr) << status.message;
     arena_destroy(&arena);
     device_close(device);
 }

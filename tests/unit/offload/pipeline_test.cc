@@ -3,6 +3,7 @@
 // between the copy thread and the compute thread.
 extern "C" {
 #include "base/random.h"
+#include "kernels/ops.h"
 #include "offload/arena.h"
 #include "offload/pipeline.h"
 }
@@ -18,7 +19,7 @@ extern "C" {
 
 namespace {
 
-const size_t SLAB_BYTES = 64;
+const size_t SLAB_BYTES = 64, KV_BYTES = 16; // a slab; a layer's part of a KV block: a slot holds up to four
 
 void check(struct status status) {
     ASSERT_EQ(status.code, STATUS_OK) << status.message;
@@ -41,10 +42,11 @@ std::vector<uint8_t> spread(uint32_t layers, uint32_t slabs, uint32_t count) {
 class Bench {
   public:
     Bench(struct device *cpu, uint32_t layers, uint32_t slabs, uint32_t staging, const std::vector<uint8_t> &streamed)
-        : device(cpu), shape{layers, slabs, staging} {
+        : device(cpu), shape{layers, slabs, staging, KV_BYTES, layers * KV_BYTES} {
         uint32_t total = layers * slabs;
         check(device_alloc_host(device, total * SLAB_BYTES, "slabs", &host));
         check(device_alloc(device, total * sizeof(uint64_t), "what was seen", &seen));
+        check(device_alloc(device, layers * MOST_BLOCKS * sizeof(uint64_t), "KV that was seen", &seen_kv));
         for (uint32_t i = 0; i < total; i++) {
             uint64_t value = pattern(i / slabs, i % slabs);
             memset((uint8_t *)host + i * SLAB_BYTES, 0, SLAB_BYTES);
@@ -69,9 +71,29 @@ class Bench {
         pipeline_destroy(pipeline);
         arena_destroy(&arena);
         device_free(device, seen);
+        device_free(device, seen_kv);
         device_free_host(device, host);
     }
-    // One iteration: "compute" copies the first word of every slab aside; they must all be right.
+    // KV blocks that every layer streams from now on, in groups of so many; the first word of each layer's part is a
+    // hash of its value, which is new in `changed` groups.
+    void stream_kv(const std::vector<uint32_t> &counts, uint32_t changed) {
+        std::vector<struct pipeline_group> now(counts.size());
+        check(stream_sync(pipeline_copy_stream(pipeline))); // what is rewritten here is not being read
+        kv.resize(counts.size());
+        for (uint32_t i = 0; i < counts.size(); i++) {
+            if (kv[i].empty() || kv[i].size() != counts[i] * shape.layers * KV_BYTES / 8 || i < changed) {
+                kv[i].resize(counts[i] * shape.layers * KV_BYTES / 8);
+                version++;
+                for (uint64_t &word : kv[i]) {
+                    word = random_hash(version, uint64_t(&word - kv[i].data()));
+                }
+                versions[i] = version;
+            }
+            now[i] = {(const uint8_t *)kv[i].data(), counts[i], versions[i]};
+        }
+        pipeline_set_groups(pipeline, now.data(), (uint32_t)now.size());
+    }
+    // One iteration: "compute" copies the first word of every slab and KV part aside; they must all be right.
     void iterate() {
         pipeline_begin(pipeline, compute);
         for (uint32_t layer = 0; layer < shape.layers; layer++) {
@@ -80,9 +102,25 @@ class Bench {
                 stream_copy(compute, (uint64_t *)seen + layer * shape.slabs + slab, slabs[slab], sizeof(uint64_t),
                             COPY_DEVICE_TO_DEVICE);
             }
+            uint64_t *to = (uint64_t *)seen_kv + layer * MOST_BLOCKS;
+            for (uint32_t i = 0; i < kv.size(); i++) {
+                for (uint32_t at = 0; at < kv[i].size() * 8; at += shape.kv_block_bytes, to++) {
+                    uint64_t entry = kv_streamed_entry(i, at / shape.kv_block_bytes * KV_BYTES);
+                    uint64_t address = kv_entry_address(pipeline_groups(pipeline), entry) + layer * KV_BYTES;
+                    stream_copy(compute, to, (const void *)address, sizeof(uint64_t), COPY_DEVICE_TO_DEVICE);
+                }
+            }
             pipeline_release(pipeline, compute, layer);
         }
         check(stream_sync(compute));
+        for (uint32_t layer = 0; layer < shape.layers; layer++) {
+            const uint64_t *from = (const uint64_t *)seen_kv + layer * MOST_BLOCKS;
+            for (const std::vector<uint64_t> &group : kv) {
+                for (size_t at = layer * KV_BYTES / 8; at < group.size(); at += shape.kv_block_bytes / 8) {
+                    ASSERT_EQ(*from++, group[at]) << "KV of layer " << layer << " of " << shape.layers;
+                }
+            }
+        }
         for (uint32_t i = 0; i < shape.layers * shape.slabs; i++) {
             ASSERT_EQ(((uint64_t *)seen)[i], pattern(i / shape.slabs, i % shape.slabs))
                 << "layer " << i / shape.slabs << " slab " << i % shape.slabs << " of " << shape.layers << " x "
@@ -91,7 +129,10 @@ class Bench {
     }
     struct device *device;
     struct pipeline_shape shape;
-    void *host = nullptr, *seen = nullptr;
+    static const uint32_t MOST_BLOCKS = 16;
+    void *host = nullptr, *seen = nullptr, *seen_kv = nullptr;
+    std::vector<std::vector<uint64_t>> kv; // of each group
+    uint64_t versions[4] = {}, version = 0;
     struct arena arena = {};
     struct pipeline *pipeline = nullptr;
     struct stream *compute = nullptr;
@@ -184,6 +225,45 @@ TEST_F(Pipeline, PlacementsThatChangeEveryIteration) {
             bench.iterate();
             ASSERT_FALSE(HasFatalFailure());
         }
+    }
+}
+
+// Groups of KV pass behind the slabs of each layer; they come, go, grow and are rewritten while placements change.
+TEST_F(Pipeline, GroupsOfKvBehindTheSlabs) {
+    open(20000);
+    struct random_state random;
+    random_seed(&random, 10);
+    for (int round = 0; round < (SANITIZED ? 6 : 16); round++) {
+        uint32_t layers = 1 + (uint32_t)random_below(&random, 10), slabs = 1 + (uint32_t)random_below(&random, 3);
+        std::vector<uint8_t> streamed(layers, (uint8_t)slabs);
+        Bench bench(device, layers, slabs, slabs + 4 + (uint32_t)random_below(&random, 4), streamed);
+        std::vector<uint32_t> counts;
+        for (int i = 0; i < 20; i++) {
+            if (random_below(&random, 4) == 0) {
+                streamed[random_below(&random, layers)] = (uint8_t)random_below(&random, slabs + 1);
+                pipeline_place(bench.pipeline, streamed.data());
+            }
+            if (random_below(&random, 2) == 0) {
+                counts.resize(random_below(&random, 5));
+                for (uint32_t &count : counts) {
+                    count = random_below(&random, 2) || count == 0 ? 1 + (uint32_t)random_below(&random, 4) : count;
+                }
+                bench.stream_kv(counts, (uint32_t)random_below(&random, 3));
+            }
+            bench.iterate();
+            ASSERT_FALSE(HasFatalFailure());
+        }
+        struct pipeline_times times;
+        bench.stream_kv({4, 2}, 2);
+        bench.iterate();
+        bench.iterate();
+        pipeline_times(bench.pipeline, nullptr, &times);
+        bench.iterate();
+        pipeline_times(bench.pipeline, nullptr, &times);
+        uint32_t slabs_streamed = pipeline_slots(bench.pipeline, std::vector<uint8_t>(layers, 0).data()) -
+                                  pipeline_slots(bench.pipeline, streamed.data());
+        EXPECT_EQ(times.copies, slabs_streamed + 2 * layers) << "steady: one of each";
+        EXPECT_EQ(times.copied_bytes, slabs_streamed * SLAB_BYTES + 6 * layers * KV_BYTES);
     }
 }
 

@@ -7,6 +7,7 @@ extern "C" {
 #include "offload/pipeline.h"
 #include "offload/plan.h"
 }
+#include <algorithm>
 #include <gtest/gtest.h>
 #include <vector>
 
@@ -70,7 +71,10 @@ TEST_F(Prediction, SteadyIterationsTakeWhatThePlanSays) {
         load.after_ns = cost(size / 2);
         struct plan plan;
         uint32_t count = (uint32_t)random_below(&random, layers * slabs + 1);
-        plan_even(&load, count, slabs + (uint32_t)random_below(&random, 4), &plan);
+        uint32_t groups = random_below(&random, 2) ? (uint32_t)random_below(&random, 4) : 0;
+        plan_even(&load, count, slabs + groups + (uint32_t)random_below(&random, 4), &plan);
+        load.kv_copies = groups; // of KV, each as large as a slab
+        std::fill_n(load.kv_bytes, groups, slab_bytes);
         plan.prefetch_layers = (uint32_t)random_below(&random, layers < 3 ? layers + 1 : 4);
         // The link as the device has it: a copy of one slab alone.
         size_t slots = (size_t)layers * slabs + plan.staging + 1;
@@ -78,10 +82,13 @@ TEST_F(Prediction, SteadyIterationsTakeWhatThePlanSays) {
         check(device_alloc_host(device_, slots * slab_bytes, "slabs", &host));
         struct arena arena;
         check(arena_create(device_, slots * slab_bytes, slab_bytes, slab_bytes, (uint32_t)slots, &arena));
-        struct pipeline_shape shape = {layers, slabs, plan.staging};
+        struct pipeline_shape shape = {layers, slabs, plan.staging, 64, layers * size_t(64)};
         struct pipeline *pipeline;
         check(pipeline_create(device_, &shape, &arena, (const uint8_t *)host, plan.streamed, &pipeline));
         pipeline_set_prefetch(pipeline, plan.prefetch_layers);
+        const struct pipeline_group group = {(const uint8_t *)host, (uint32_t)(slab_bytes / 64), 1};
+        const std::vector<struct pipeline_group> kv(groups, group);
+        pipeline_set_groups(pipeline, kv.data(), groups);
         struct stream *stream;
         struct event *begun, *ended;
         check(stream_create(device_, STREAM_COMPUTE, &stream));
@@ -113,7 +120,7 @@ TEST_F(Prediction, SteadyIterationsTakeWhatThePlanSays) {
         }
         EXPECT_EQ(took, want.iteration_ns)
             << "L " << layers << " u " << slabs << " K " << count << " s " << plan.staging << " p "
-            << plan.prefetch_layers << " c " << load.layer_ns << " copy " << load.copy_ns;
+            << plan.prefetch_layers << " kv " << groups << " c " << load.layer_ns << " copy " << load.copy_ns;
         event_destroy(begun);
         event_destroy(ended);
         stream_destroy(stream);

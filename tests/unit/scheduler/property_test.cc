@@ -79,6 +79,13 @@ struct Case {
         link_changes = one_in(&random, 3);
         stops = one_in(&random, 20);
         neighbour = one_in(&random, 4);
+        if (policy == "metronome" && one_in(&random, 2)) { // much to stream, and a link that has time for KV, too
+            engine.kv_host_memory += 30 * block_bytes();
+            engine.kv_stream_memory = block_bytes() * (1 + below(&random, 30));
+            link_bytes_per_s = one_in(&random, 3) ? 0 : 1e9 * (double)(1 + below(&random, 20));
+            engine.link_bytes_per_s = (uint64_t)link_bytes_per_s;
+            engine.device_memory = one_in(&random, 3) ? 0 : 300000 + below(&random, 300000);
+        }
         engine.order = one_in(&random, 4) ? ORDER_FCFS : ORDER_DEADLINES;
         engine.prefix_cache = !one_in(&random, 4);
         beginnings = (uint32_t)below(&random, 4);
@@ -99,7 +106,7 @@ struct Case {
 
 struct Sums {
     uint64_t refused_cases, cases, requests, busy, cancelled, stopped, preemptions, resumed, recomputed, parked,
-        placements, promised, kept, cached;
+        placements, streamed, promised, kept, cached;
 };
 
 // Prompts share one of so many beginnings, and each length of it.
@@ -342,6 +349,7 @@ struct CaseRun {
         ASSERT_EQ(stats.running + stats.waiting, 0u);
         ASSERT_GT(stats.kv_blocks, 0u);
         ASSERT_EQ(stats.kv_blocks_free, stats.kv_blocks) << "blocks are lost";
+        ASSERT_EQ(stats.offload.kv_streamed, 0u) << "slots of streamed blocks are lost";
         ASSERT_EQ(stats.offload.kv_parked, stats.prefix_parked) << "host slots are lost";
         ASSERT_LE(stats.prefix_hits, stats.prefix_queries);
         ASSERT_TRUE(it.engine.prefix_cache || stats.prefix_queries + stats.prefix_idle + stats.prefix_parked == 0);
@@ -354,7 +362,8 @@ struct CaseRun {
         sums->preemptions += stats.preemptions;
         sums->resumed += stats.resumed;
         sums->recomputed += stats.recomputed_tokens;
-        sums->parked += stats.offload.kv_blocks_out;
+        sums->parked += stats.offload.kv_blocks_out - stats.offload.kv_blocks_streamed;
+        sums->streamed += stats.offload.kv_blocks_streamed;
         sums->placements += stats.offload.placements;
         sums->promised += stats.promised;
         sums->kept += stats.kept;
@@ -407,17 +416,18 @@ TEST(Property, WhateverComesEveryRequestEndsOnceWithItsTokens) {
         }
     }
     printf("%llu cases (%llu refused), %llu requests (%llu busy), %llu cancelled; %llu preemptions, %llu resumed, "
-           "%llu tokens recomputed, %llu blocks parked, %llu placements; %llu promised, %llu kept; %llu prompt tokens "
+           "%llu tokens recomputed, %llu blocks parked, %llu streamed, %llu placements; %llu promised, %llu kept; %llu "
+           "prompt tokens "
            "from the cache\n",
            (unsigned long long)sums.cases, (unsigned long long)sums.refused_cases, (unsigned long long)sums.requests,
            (unsigned long long)sums.busy, (unsigned long long)sums.cancelled, (unsigned long long)sums.preemptions,
            (unsigned long long)sums.resumed, (unsigned long long)sums.recomputed, (unsigned long long)sums.parked,
-           (unsigned long long)sums.placements, (unsigned long long)sums.promised, (unsigned long long)sums.kept,
-           (unsigned long long)sums.cached);
+           (unsigned long long)sums.streamed, (unsigned long long)sums.placements, (unsigned long long)sums.promised,
+           (unsigned long long)sums.kept, (unsigned long long)sums.cached);
     if (count >= 60) { // else the cases show too little
         EXPECT_GT(sums.cases, count / 2);
         for (uint64_t sum : {sums.busy, sums.cancelled, sums.preemptions, sums.resumed, sums.recomputed, sums.parked,
-                             sums.placements, sums.kept, sums.cached}) {
+                             sums.streamed, sums.placements, sums.kept, sums.cached}) {
             EXPECT_GT(sum, 0u);
         }
         EXPECT_LT(sums.kept, sums.promised);

@@ -34,7 +34,7 @@ inline std::string model_path() {
 struct Options {
     uint32_t threads = 2, ranks = 1, context = 256, max_sequences = 16, max_queue = 64, max_batch_tokens = 64,
              prefill_chunk = 0;
-    uint64_t kv_tokens = 4096, kv_host_memory = 0, host_memory = 0;
+    uint64_t kv_tokens = 4096, kv_host_memory = 0, kv_stream_memory = 0, host_memory = 0;
     bool prefix_cache = true;
     std::string policy = "none", bus;
     struct policy_options policy_options = {};
@@ -77,6 +77,7 @@ class Engine {
         config.prefill_chunk = options.prefill_chunk;
         config.kv_tokens = options.kv_tokens;
         config.kv_host_memory = options.kv_host_memory;
+        config.kv_stream_memory = options.kv_stream_memory;
         config.host_memory = options.host_memory;
         config.prefix_cache = options.prefix_cache;
         config.offload_policy = options.policy.c_str();
