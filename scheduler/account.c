@@ -62,6 +62,23 @@ static void learn_normal(struct engine *engine) {
     *normal = (uint64_t)((int64_t)*normal + (change < most ? change : most));
 }
 
+/* The sequence's part of the iteration that has ended on the device. */
+static void note_rows(struct engine *engine, const struct sequence *sequence, uint64_t now) {
+    const uint32_t prompt = prompt_rows_of(sequence);
+    struct span span = {.begin_ns = sequence->account.until_ns, .end_ns = now, .request = sequence->request->id};
+    if (sequence->scheduled == 0) {
+        span.kind = SPAN_HELD;
+    } else if (prompt > 0) {
+        span.kind = SPAN_PREFILL;
+        span.count = prompt;
+        span.detail = sequence->computed;
+    } else {
+        span.kind = SPAN_DECODE;
+        span.count = sequence_generated(sequence);
+    }
+    timeline_add(&engine->timeline, &span);
+}
+
 /* The time before the iteration's first op was the host's, or that of whoever was to take the events. */
 static void spend_iteration(struct engine *engine, struct sequence *sequence, uint64_t now) {
     struct account *account = &sequence->account;
@@ -71,6 +88,7 @@ static void spend_iteration(struct engine *engine, struct sequence *sequence, ui
     account->spent.ns[CAUSE_HOST_TIME] += before - blocked;
     causes_of_iteration(&engine->cost, prompt_rows_of(sequence), sequence->scheduled > 0,
                         sequence->computed < sequence->reached, &account->spent);
+    note_rows(engine, sequence, now);
     account->until_ns = now;
 }
 
@@ -87,14 +105,67 @@ void account_end(struct engine *engine) {
     if (!engine->recorded) {
         learn_normal(engine);
     }
+    pthread_mutex_lock(&engine->stats_lock);
     for (uint32_t i = 0; i < engine->running_count; i++) {
         spend_iteration(engine, engine->running[i], now);
     }
+    pthread_mutex_unlock(&engine->stats_lock);
     engine->blocked_ns = 0;
+    engine->ended_ns = now;
 }
 
-void account_admit(struct sequence *sequence, uint64_t now) {
+void account_iteration(struct engine *engine, uint64_t begin_ns) {
+    if (!engine->timeline.spans) {
+        return;
+    }
+    const struct iteration_cost *cost = &engine->cost;
+    const uint64_t forward = engine->forward_ns, ended = engine->ended_ns, now = device_now_ns(engine->device);
+    const uint64_t stalled = forward + (cost->stall_ns < cost->device_ns ? cost->stall_ns : cost->device_ns);
+    const uint64_t kv_stalled = stalled + cost->kv_stall_ns < ended ? stalled + cost->kv_stall_ns : ended;
+    const struct span spans[] = {{begin_ns, now, 0, SPAN_ITERATION, cost->decode_rows + cost->prompt_rows,
+                                  cost->prompt_rows, engine->running_count},
+                                 {begin_ns, forward, 0, SPAN_COMPOSE, 0, 0, 0},
+                                 {forward, ended, 0, SPAN_DEVICE, cost->copied_bytes, 0, 0},
+                                 {forward, stalled, 0, SPAN_STALL, 0, 0, 0},
+                                 {stalled, kv_stalled, 0, SPAN_KV_STALL, 0, 0, 0},
+                                 {ended, now, 0, SPAN_COMMIT, 0, 0, 0}};
+    pthread_mutex_lock(&engine->stats_lock);
+    for (size_t i = 0; i < sizeof spans / sizeof spans[0]; i++) {
+        bool stall = spans[i].kind == SPAN_STALL || spans[i].kind == SPAN_KV_STALL;
+        if (!stall || spans[i].begin_ns < spans[i].end_ns) {
+            timeline_add(&engine->timeline, &spans[i]);
+        }
+    }
+    pthread_mutex_unlock(&engine->stats_lock);
+}
+
+static void note(struct engine *engine, const struct sequence *sequence, enum span_kind kind, uint64_t begin_ns,
+                 uint64_t end_ns) {
+    const struct request_outcome *outcome = &sequence->request->outcome;
+    struct span span = {.begin_ns = begin_ns,
+                        .end_ns = end_ns,
+                        .request = sequence->request->id,
+                        .kind = kind,
+                        .count = outcome->tokens,
+                        .detail = outcome->late_tokens};
+    pthread_mutex_lock(&engine->stats_lock);
+    timeline_add(&engine->timeline, &span);
+    pthread_mutex_unlock(&engine->stats_lock);
+}
+
+void account_finish(struct engine *engine, struct sequence *sequence) {
+    struct request_outcome *outcome = &sequence->request->outcome;
+    outcome->admitted_ns = sequence->admitted_ns;
+    outcome->first_token_ns = sequence->first_token_ns;
+    outcome->last_token_ns = sequence->last_token_ns;
+    outcome->tokens = sequence_generated(sequence);
+    note(engine, sequence, SPAN_REQUEST, sequence->request->arrival_ns, device_now_ns(engine->device));
+}
+
+void account_admit(struct engine *engine, struct sequence *sequence) {
     struct account *account = &sequence->account;
+    const uint64_t now = device_now_ns(engine->device);
+    note(engine, sequence, sequence->preempted ? SPAN_PREEMPTED : SPAN_WAIT, account->until_ns, now);
     uint64_t waited = now > account->until_ns ? now - account->until_ns : 0;
     account->spent.ns[sequence->preempted ? CAUSE_KV_PREEMPTION : CAUSE_QUEUE] += waited;
     account->until_ns = now > account->until_ns ? now : account->until_ns;
@@ -130,6 +201,7 @@ void account_token(struct engine *engine, struct sequence *sequence, uint64_t la
     struct late_run token = late_token(engine, sequence, late_ns);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.late_tokens[token.cause]++;
+    engine->class_stats[sequence->request->class_index].late_tokens[token.cause]++;
     late_ring_note(&engine->late, &token, &account->run);
     pthread_mutex_unlock(&engine->stats_lock);
     outcome->late_tokens++;
@@ -139,6 +211,16 @@ void account_token(struct engine *engine, struct sequence *sequence, uint64_t la
         outcome->cause = token.cause;
         outcome->spent = token.spent;
     }
+}
+
+uint32_t engine_timeline(struct engine *engine, struct span *out, uint32_t capacity, uint64_t *dropped) {
+    pthread_mutex_lock(&engine->stats_lock);
+    uint32_t count = timeline_take(&engine->timeline, out, capacity);
+    if (dropped) {
+        *dropped = engine->timeline.dropped;
+    }
+    pthread_mutex_unlock(&engine->stats_lock);
+    return count;
 }
 
 uint32_t engine_late_runs(const struct engine *engine, struct late_run *out, uint32_t capacity) {

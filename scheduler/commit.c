@@ -171,10 +171,7 @@ void finish_sequence(struct engine *engine, struct sequence *sequence, enum fini
     }
     release_blocks(engine, sequence, 0);
     uint64_t now = device_now_ns(engine->device);
-    request->outcome.admitted_ns = sequence->admitted_ns;
-    request->outcome.first_token_ns = sequence->first_token_ns;
-    request->outcome.last_token_ns = sequence->last_token_ns;
-    request->outcome.tokens = sequence_generated(sequence);
+    account_finish(engine, sequence);
     struct class_stats *own = &engine->class_stats[request->class_index];
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.finished[reason]++;

@@ -277,7 +277,7 @@ static bool admit(struct engine *engine, struct sequence_queue *line) {
         sequence->cached_tokens = sequence->computed;
     }
     bool resumed = sequence->preempted && sequence->computed > 0 && sequence->computed == sequence->preempted_at;
-    account_admit(sequence, device_now_ns(engine->device));
+    account_admit(engine, sequence);
     sequence->preempted = false;
     add_running(engine, sequence);
     pthread_mutex_lock(&engine->lock);

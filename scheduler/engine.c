@@ -186,6 +186,7 @@ static struct status create_queues(struct engine *engine) {
     if (!engine->events || !engine->running || !engine->logits_wanted) {
         return status_error(STATUS_NO_MEMORY, "no memory for the engine's queues");
     }
+    TRY(timeline_create(config->timeline_spans, &engine->timeline));
     TRY(queue_create(&engine->submitted, config->max_queue));
     TRY(queue_create(&engine->waiting, requests));
     TRY(queue_create(&engine->behind, requests));
@@ -411,6 +412,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
         account_end(engine);
         commit_iteration(engine);
         offload_end(engine->offload, device_now_ns(engine->device) - begin);
+        account_iteration(engine, begin);
     }
     publish_stats(engine, device_now_ns(engine->device) - begin);
     return STATUS_SUCCESS;
@@ -504,6 +506,7 @@ void engine_destroy(struct engine *engine) {
     offload_destroy(engine->offload);
     prefix_destroy(engine->prefix);
     sampler_destroy(&engine->sampler);
+    timeline_destroy(&engine->timeline);
     queue_destroy(&engine->submitted);
     queue_destroy(&engine->waiting);
     queue_destroy(&engine->behind);

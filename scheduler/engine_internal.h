@@ -49,7 +49,8 @@ struct engine {
     bool crowded;                  /* KV blocks or places for sequences are short, or soon will be */
     uint32_t room_blocks;          /* KV blocks that sequences hold, or that they and those to come could take */
     struct iteration_cost cost;    /* of the iteration in hand */
-    uint64_t forward_ns;           /* when its work was given to the device */
+    uint64_t forward_ns;           /* when its work was given to the device, */
+    uint64_t ended_ns;             /* and when that was done */
     uint64_t blocked_ns;           /* since the last one: waiting for room in the ring of events */
     uint64_t normal_ns[32];        /* what iterations without prompts take, by powers of two of their rows */
     bool *logits_wanted;           /* (limits.logit_rows) */
@@ -78,6 +79,7 @@ struct engine {
     pthread_mutex_t stats_lock;
     struct engine_stats stats;
     struct late_ring late;
+    struct timeline timeline;
     struct class_stats class_stats[SLO_MAX_CLASSES];
 };
 
@@ -179,8 +181,12 @@ bool cache_reclaim_host(struct engine *engine);
 /* Before the iteration's work is given to the device, and after it has ended: the time of those that run. */
 void account_begin(struct engine *engine, const struct offload_demand *demand);
 void account_end(struct engine *engine);
+/* The whole iteration, which began at `begin_ns`, is over. */
+void account_iteration(struct engine *engine, uint64_t begin_ns);
 /* A waiting sequence's turn has come; `preempted` still says whether it waited to go on. */
-void account_admit(struct sequence *sequence, uint64_t now);
+void account_admit(struct engine *engine, struct sequence *sequence);
+/* The sequence ends now. */
+void account_finish(struct engine *engine, struct sequence *sequence);
 /* The token that was generated last came `late_ns` after it was due. */
 void account_token(struct engine *engine, struct sequence *sequence, uint64_t late_ns);
 

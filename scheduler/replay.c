@@ -84,6 +84,12 @@ static void free_request(struct live *live) {
     free(live);
 }
 
+static void tell_end(const struct replay *replay, const struct request *request, enum finish_reason finish) {
+    if (replay->config->watch.ended) {
+        replay->config->watch.ended(replay->config->watch.context, request, finish);
+    }
+}
+
 /* Submits every request that has come by now. */
 static struct status submit_due(struct replay *replay) {
     const struct trace *trace = replay->config->trace;
@@ -99,6 +105,9 @@ static struct status submit_due(struct replay *replay) {
         struct live *live = NULL;
         TRY(make_request(replay, index, &live));
         struct status status = engine_submit(replay->engine, &live->request);
+        if (status.code == STATUS_BUSY) {
+            tell_end(replay, &live->request, FINISH_NONE);
+        }
         if (status_failed(&status)) {
             free_request(live);
             if (status.code != STATUS_BUSY) {
@@ -140,6 +149,7 @@ static struct status take_events(struct replay *replay) {
             if (event->finish != FINISH_NONE) {
                 outcome->finish = event->finish;
                 replay->ended++;
+                tell_end(replay, &live->request, event->finish);
                 free_request(live);
                 if (event->finish == FINISH_ERROR) {
                     fault = event->status;
@@ -285,6 +295,10 @@ static struct status run(struct replay *replay) {
     const struct trace *trace = replay->config->trace;
     while (replay->ended < trace->count) {
         TRY(submit_due(replay));
+        if (replay->config->watch.before_step) {
+            replay->config->watch.before_step(replay->config->watch.context, replay->engine,
+                                              device_now_ns(replay->device) - replay->begin_ns);
+        }
         bool idle = false;
         TRY(engine_step(replay->engine, &idle));
         TRY(take_events(replay));

@@ -10,14 +10,23 @@
 #include "scheduler/engine.h"
 #include "scheduler/trace.h"
 
+/* Somebody who looks on. */
+struct replay_watch {
+    void *context;
+    void (*before_step)(void *context, struct engine *engine, uint64_t since_ns); /* since the begin; NULL: nothing */
+    /* A request has ended, or with FINISH_NONE was refused. NULL: nothing. */
+    void (*ended)(void *context, const struct request *request, enum finish_reason finish);
+};
+
 struct replay_config {
     const struct trace *trace;
     double stretch;            /* of the times between arrivals: 1 as they are, 0.5 twice the load */
     uint64_t ttft_ns, tpot_ns; /* promised: the first token is due at arrival + ttft, token n at the first + n * tpot;
                                   0: no promise */
     uint32_t vocabulary;       /* of the model: prompts' ids are below it */
-    uint32_t longest;     /* prompt and answer together, tokens; the prompts of longer ones lose their beginnings */
-    const bool *dropped;  /* (trace->count) requests that are never sent; NULL: none */
+    uint32_t longest;    /* prompt and answer together, tokens; the prompts of longer ones lose their beginnings */
+    const bool *dropped; /* (trace->count) requests that are never sent; NULL: none */
+    struct replay_watch watch;
     struct progress *bar; /* updated with the requests that have ended; NULL: none */
 };
 

@@ -216,6 +216,15 @@ static struct status read_hardware(struct order *order) {
     return STATUS_SUCCESS;
 }
 
+/* Files of what happened are of one run. */
+static struct status check_files(const struct order *order) {
+    bool one = order->policy_count * order->rate_count == 1 && order->find == FIND_NOTHING && !order->loads;
+    return one || !*order->config->trace_file
+               ? STATUS_SUCCESS
+               : status_error(STATUS_INVALID, "--trace_file is of one run: one --policy at one --rate, and neither "
+                                              "--find nor --compare");
+}
+
 static struct status read_order(const struct arguments *arguments, struct order *order) {
     TRY(read_hardware(order));
     TRY(read_trace(arguments, order));
@@ -223,6 +232,7 @@ static struct status read_order(const struct arguments *arguments, struct order 
     TRY(read_policies(arguments, order));
     TRY(read_search(arguments, order));
     TRY(read_comparison(arguments, order));
+    TRY(check_files(order));
     order->runs = calloc(MAX_RUNS, sizeof *order->runs);
     return order->runs ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for the runs' reports");
 }

@@ -154,6 +154,8 @@ static const struct option options[] = {
      "a response that is not streamed"},
     {"stream_buffer", OPTION_BYTES, "bytes", "1MiB", 4 * KIB, GIB, NULL, FIELD(stream_buffer),
      "how far a client may be behind with reading before it loses its request"},
+    {"trace_file", OPTION_PATH, "", "", 0, 0, NULL, FIELD(trace_file),
+     "file of what happened when, for Perfetto or chrome://tracing; at most 256 MiB; empty: none"},
     {"log_level", OPTION_CHOICE, "", "info", 0, 0, log_levels, FIELD(log_level), "least level that is logged"},
 };
 

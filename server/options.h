@@ -42,7 +42,7 @@ struct config {
     uint64_t offload_slabs, offload_group, offload_group_streamed, offload_prefetch, offload_kv_host_memory,
         offload_kv_stream_memory;
     /* server */
-    char *host, *port_file, *api_key, *api_key_file, *log_level;
+    char *host, *port_file, *api_key, *api_key_file, *log_level, *trace_file;
     uint64_t port, max_connections, max_header, max_body, max_response, stream_buffer;
     double request_timeout_s, idle_timeout_s, drain_timeout_s;
 

@@ -5,6 +5,7 @@
 #include "server/described.h"
 #include "server/record_file.h"
 #include "server/slo_config.h"
+#include "server/trace_file.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -126,6 +127,7 @@ static struct status create_engine(const struct config *config, struct runtime *
         .link_bytes_per_s = (uint64_t)(config->link_gbps * 1e9),
         .classes = &classes,
         .seed = config->seed,
+        .timeline_spans = *config->trace_file ? TRACE_FILE_SPANS : 0,
     };
     struct record_file file;
     TRY(record_file_open(config, runtime->model, runtime->device, &file));

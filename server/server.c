@@ -7,6 +7,7 @@
 #include "server/link_schedule.h"
 #include "server/service.h"
 #include "server/slo_config.h"
+#include "server/trace_file.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -22,11 +23,13 @@
 
 #define SPARE_DESCRIPTORS 64 /* beside those of connections */
 #define DRAIN_LOOK_MS 10
+#define TRACE_MS 100 /* between two looks at what is to be written into trace_file */
 
 struct server {
     struct service service;
     struct event_base *base;
-    struct event *on_terminate, *on_interrupt, *on_loaded, *on_engine, *drain_look, *on_link;
+    struct event *on_terminate, *on_interrupt, *on_loaded, *on_engine, *drain_look, *on_link, *on_trace;
+    struct trace_file *trace; /* NULL: none */
     struct link_schedule schedule;
     size_t link_step; /* the next of its steps */
     uint64_t ready_ns;
@@ -100,6 +103,20 @@ static void on_link(evutil_socket_t fd, short events, void *argument) {
     }
 }
 
+static void on_trace(evutil_socket_t fd, short events, void *argument) {
+    (void)fd;
+    (void)events;
+    struct server *server = argument;
+    trace_file_drain(server->trace, server->service.runtime.engine);
+}
+
+static struct status begin_trace(struct server *server) {
+    struct timeval every = {.tv_usec = TRACE_MS * 1000};
+    return !server->trace || event_add(server->on_trace, &every) == 0
+               ? STATUS_SUCCESS
+               : status_error(STATUS_NO_MEMORY, "no memory to wait for trace_file's turn");
+}
+
 static void on_loaded(evutil_socket_t fd, short events, void *argument) {
     (void)fd;
     (void)events;
@@ -126,6 +143,9 @@ static void on_loaded(evutil_socket_t fd, short events, void *argument) {
     service->state = SERVICE_READY;
     server->ready_ns = clock_now_ns();
     status = await_link_step(server);
+    if (status.code == STATUS_OK) {
+        status = begin_trace(server);
+    }
     if (status_failed(&status)) {
         fail(server, status);
         return;
@@ -183,12 +203,16 @@ static void stop(struct server *server) {
         engine_stop(service->runtime.engine);
         service_poll_all(service); /* whoever still waits is told */
         event_base_loop(server->base, EVLOOP_NONBLOCK);
+        if (server->trace) {
+            trace_file_drain(server->trace, service->runtime.engine);
+        }
     }
     http_server_destroy(service->http);
     CHECK(!service->completions);
     runtime_close(&service->runtime);
-    struct event *events[] = {server->on_terminate, server->on_interrupt, server->on_loaded,
-                              server->on_engine,    server->drain_look,   server->on_link};
+    trace_file_close(server->trace);
+    struct event *events[] = {server->on_terminate, server->on_interrupt, server->on_loaded, server->on_engine,
+                              server->drain_look,   server->on_link,      server->on_trace};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
         if (events[i]) {
             event_free(events[i]);
@@ -288,8 +312,9 @@ static struct status watch(struct server *server) {
     server->on_loaded = event_new(server->base, server->loaded_fd, EV_READ, on_loaded, server);
     server->drain_look = event_new(server->base, -1, EV_PERSIST, on_drain_look, server);
     server->on_link = event_new(server->base, -1, 0, on_link, server);
-    bool made =
-        server->on_terminate && server->on_interrupt && server->on_loaded && server->drain_look && server->on_link;
+    server->on_trace = event_new(server->base, -1, EV_PERSIST, on_trace, server);
+    bool made = server->on_terminate && server->on_interrupt && server->on_loaded && server->drain_look &&
+                server->on_link && server->on_trace;
     if (!made || event_add(server->on_terminate, NULL) || event_add(server->on_interrupt, NULL) ||
         event_add(server->on_loaded, NULL)) {
         return status_error(STATUS_NO_MEMORY, "no memory for the event loop");
@@ -310,6 +335,9 @@ static struct status begin(struct server *server) {
     TRY(link_schedule_parse(service->config->link_schedule, &server->schedule));
     TRY(slo_config_read(service->config, &service->classes));
     TRY(read_api_key(service->config, &service->api_key));
+    if (*service->config->trace_file) {
+        TRY(trace_file_open(service->config->trace_file, &server->trace));
+    }
     TRY(watch(server));
     TRY(listen_for_requests(server));
     server->load_began_ns = clock_now_ns();

@@ -1,12 +1,51 @@
 #include "server/simulate_run.h"
 
+#include "server/link_schedule.h"
 #include "server/runtime.h"
+#include "server/trace_file.h"
 
 #include <stdio.h>
+
+#define STEPS_A_DRAIN 16
+
+/* Who looks on at a run: the link changes by its schedule, the files get what happened. */
+struct onlooker {
+    struct link_schedule schedule;
+    size_t link_step; /* the next of its steps */
+    struct trace_file *trace;
+    uint32_t steps;
+};
+
+static void before_step(void *context, struct engine *engine, uint64_t since_ns) {
+    struct onlooker *onlooker = context;
+    const struct link_schedule *schedule = &onlooker->schedule;
+    while (onlooker->link_step < schedule->count &&
+           schedule->steps[onlooker->link_step].at_s * 1e9 <= (double)since_ns) {
+        engine_set_link(engine, schedule->steps[onlooker->link_step++].bytes_per_s);
+    }
+    if (onlooker->trace && ++onlooker->steps % STEPS_A_DRAIN == 0) {
+        trace_file_drain(onlooker->trace, engine);
+    }
+}
+
+static struct status onlooker_open(const struct config *config, struct onlooker *out) {
+    *out = (struct onlooker){0};
+    TRY(link_schedule_parse(config->link_schedule, &out->schedule));
+    return *config->trace_file ? trace_file_open(config->trace_file, &out->trace) : STATUS_SUCCESS;
+}
+
+static void onlooker_close(struct onlooker *onlooker, struct engine *engine) {
+    if (onlooker->trace) {
+        trace_file_drain(onlooker->trace, engine);
+        trace_file_close(onlooker->trace);
+    }
+}
 
 static struct status replay_on(const struct config *config, const struct trace *trace, const bool *dropped,
                                struct replay_outcome *outcomes, struct runtime *runtime, struct simulated_run *run) {
     char label[64];
+    struct onlooker onlooker;
+    TRY(onlooker_open(config, &onlooker));
     struct progress bar;
     struct engine_stats stats;
     engine_stats(runtime->engine, &stats);
@@ -21,11 +60,13 @@ static struct status replay_on(const struct config *config, const struct trace *
                                    .longest = runtime->context < runtime->kv_tokens ? runtime->context
                                                                                     : (uint32_t)runtime->kv_tokens,
                                    .dropped = dropped,
+                                   .watch = {.context = &onlooker, .before_step = before_step},
                                    .bar = &bar};
     snprintf(label, sizeof label, "%s, %.3f requests/s", run->policy, run->rate);
     progress_begin(&bar, label, trace->count);
     struct status status = replay_run(runtime->engine, runtime->device, &replay, outcomes, &run->report);
     progress_end(&bar);
+    onlooker_close(&onlooker, runtime->engine);
     return status;
 }
 

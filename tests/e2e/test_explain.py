@@ -4,6 +4,7 @@
 import json
 import os
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -21,6 +22,29 @@ def explain(server, *arguments):
     return result.stdout
 
 
+def read_trace(path):
+    """{(process, track): its spans by begin}, after a check that a trace viewer can draw them: on each track, any two
+    spans lie apart or one in the other."""
+    with open(path, encoding="utf-8") as file:
+        events = json.load(file)
+    tracks = {}
+    for event in events:
+        assert event["ph"] in "XMC" and event["pid"] in (1, 2), event
+        if event["ph"] == "X":
+            assert event["ts"] >= 0 and event["dur"] >= 0, event
+            tracks.setdefault((event["pid"], event["tid"]), []).append(event)
+    for spans in tracks.values():
+        spans.sort(key=lambda span: (span["ts"], -span["dur"]))
+        around = []
+        for span in spans:
+            end = span["ts"] + span["dur"]
+            while around and around[-1] <= span["ts"] + 0.002:  # times have three digits
+                around.pop()
+            assert not around or end <= around[-1] + 0.002, span
+            around.append(end)
+    return tracks
+
+
 class OfAServer(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -29,11 +53,20 @@ class OfAServer(unittest.TestCase):
         # tenth right after the start. The promise leaves time for a slow machine, and not for that.
         cls.server = harness.Server(context=512, kv_tokens=1024, max_sequences=4, max_batch_tokens=64, link_gbps=1,
                                     link_schedule="0.01:0.03", offload={"policy": "flexgen", "percent": 50},
-                                    slo={"tpot_ms": 400})
+                                    slo={"tpot_ms": 400}, trace_file=cls.trace_path())
 
     @classmethod
     def tearDownClass(cls):
         cls.server.stop()
+        tracks = read_trace(cls.trace_path())
+        os.unlink(cls.trace_path())
+        names = [span["name"] for span in tracks[(2, 1)]]
+        assert names == ["request", "waits", "prefill", "decode", "decode", "decode"], names
+        assert sum(span["name"] == "waits for weights" for span in tracks[(1, 1)]) >= 3
+
+    @classmethod
+    def trace_path(cls):
+        return os.path.join(tempfile.gettempdir(), f"metronome-e2e-trace-{os.getpid()}.json")
 
     def test_the_cause_and_the_mend_are_named(self):
         harness.eventually(lambda: any("link_schedule" in line for line in self.server.log))
@@ -53,7 +86,53 @@ class OfAServer(unittest.TestCase):
         self.assertIn("try --offload.policy metronome", text)
         metrics = self.server.metrics()
         for cause in CAUSES:
-            self.assertEqual(metrics[f'slo_late_total{{cause="{cause}"}}'], report["late_tokens"][cause])
+            self.assertEqual(metrics[f'slo_late_total{{class="default",cause="{cause}"}}'], report["late_tokens"][cause])
+
+
+CASE = ("--hardware", "a10", "--model", "opt-6.7b", "--prompt", "128", "--output", "32", "--policy", "metronome")
+
+
+class Simulated(unittest.TestCase):
+    def setUp(self):
+        if not os.path.exists(harness.PROGRAM):
+            raise unittest.SkipTest(f"{harness.PROGRAM} is not built")
+        os.chdir(harness.ROOT)
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def simulate(self, *arguments, status=0):
+        result = run_command("simulate", *CASE, *arguments, "--json", "-")
+        self.assertEqual(result.returncode, status, result.stdout + result.stderr)
+        return result
+
+    def test_a_trace_file_of_everything(self):
+        path = os.path.join(self.folder.name, "trace.json")
+        report = json.loads(self.simulate("--requests", "40", "--rate", "20", "--context", "256", "--kv_tokens", "512",
+                                          "--device_memory", "13GiB", "--slo.tpot_ms", "200", "--max_sequences", "32",
+                                          "--trace_file", path).stdout)["runs"][0]
+        tracks = read_trace(path)
+        requests = [track for process, track in tracks if process == 2]
+        self.assertEqual(sorted(requests), list(range(1, 41)))
+        kinds = [span["name"] for spans in tracks.values() for span in spans]
+        self.assertEqual(kinds.count("iteration"), report["iterations"])
+        self.assertEqual(kinds.count("device"), report["iterations"])
+        self.assertGreater(report["preemptions"], 0)
+        self.assertEqual(kinds.count("preempted"), report["preemptions"])
+        for track in requests:
+            spans = tracks[(2, track)]
+            whole = spans[0]
+            self.assertEqual(whole["name"], "request")
+            # What happened to it fills its time.
+            self.assertAlmostEqual(sum(span["dur"] for span in spans[1:]), whole["dur"], delta=0.01 * len(spans))
+            drawn = sum(span["name"] == "decode" for span in spans)
+            self.assertGreaterEqual(drawn, whole["args"]["tokens"] - 1)
+
+    def test_a_trace_file_is_of_one_run(self):
+        for several in (("--rate", "1,2"), ("--find", "rate", "--slo.tpot_ms", "200")):
+            result = self.simulate("--trace_file", os.path.join(self.folder.name, "no"), *several, status=2)
+            self.assertIn("--trace_file is of one run", result.stderr)
+        result = self.simulate("--rate", "1", "--trace_file", "/nowhere/trace", status=1)
+        self.assertIn("trace_file /nowhere/trace: No such file", result.stderr)
 
 
 class Refused(unittest.TestCase):
