@@ -1,6 +1,7 @@
 /* An iteration: the plan that is chosen for it, the change from the plan before, and what was measured. */
 #include "offload/offload_internal.h"
 
+#include "base/bytes.h"
 #include "base/check.h"
 #include "base/log.h"
 
@@ -244,6 +245,29 @@ static struct status place_again(struct offload *offload, uint64_t deadline_ns) 
     return STATUS_SUCCESS;
 }
 
+/* Says what a token takes once all is streamed of KV that can be: a promise may be out of reach of long contexts. */
+static void foretell_stream(const struct offload *offload, uint64_t deadline_ns) {
+    if (offload->kv_stream == 0) {
+        return;
+    }
+    uint32_t counts[KV_MAX_GROUPS], positions = (offload->kv_least + offload->kv_stream) * KV_BLOCK_TOKENS;
+    struct plan_load load = offload_load_of(offload, 1, positions);
+    struct plan plan;
+    load.kv_copies = kv_groups_with(kv_groups(offload->kv), offload->kv_stream, counts);
+    for (uint32_t i = 0; i < load.kv_copies; i++) {
+        load.kv_bytes[i] = counts[i] * offload_kv_layer_bytes(&offload->config);
+    }
+    uint32_t most = load.layers * (offload->plan.staging - load.kv_copies), all = load.layers * load.slabs;
+    plan_nested(&load, all < most ? all : most, offload->plan.staging, &plan);
+    struct plan_prediction prediction = plan_predict(&load, &plan);
+    char bytes[16];
+    bool late = prediction.iteration_ns > deadline_ns;
+    log_line(late ? LOG_WARN : LOG_INFO,
+             "with every layer and %u KV blocks streamed a token takes %s over the link and %.1f ms%s",
+             offload->kv_stream, bytes_format(prediction.bytes_streamed, bytes, sizeof bytes),
+             (double)prediction.iteration_ns / 1e6, late ? ": later than slo.tpot_ms promises" : "");
+}
+
 struct status offload_set_record(struct offload *offload, const struct record *record, uint64_t deadline_ns) {
     offload->record = *record;
     offload->recorded = true;
@@ -254,6 +278,7 @@ struct status offload_set_record(struct offload *offload, const struct record *r
         TRY(place_again(offload, deadline_ns));
     }
     tuner_init(&offload->tuner, offload->plan.streamed_slabs); /* what it learnt before was of guesses */
+    foretell_stream(offload, deadline_ns);
     return STATUS_SUCCESS;
 }
 

@@ -65,7 +65,7 @@ static struct status refuse_budget(const struct offload *offload, size_t weights
                         bytes_format(weights, of_weights, sizeof of_weights),
                         bytes_format(ring, of_ring, sizeof of_ring), bytes_format(kv, of_kv, sizeof of_kv),
                         bytes_format(needed - config->device_memory, lacks, sizeof lacks),
-                        streams ? ", or offload.kv_host_memory to stream what it lacks of a context" : "");
+                        streams ? " or offload.kv_host_memory" : "");
 }
 
 /* ---- KV that is streamed ---- */
