@@ -29,6 +29,7 @@ struct plan_limits {
     uint32_t bus_slabs;  /* that may be streamed per iteration at most, by the bus grant; UINT32_MAX: no grant */
     uint32_t staging;    /* slots in the ring, which are there whatever is streamed; 0: as many as pay */
     uint32_t near;       /* streamed slabs at which to look first, of a plan found before; 0: none */
+    uint32_t soon_slabs; /* the tuner's alone: so many will have to leave anyway, and a rise up to them does not wait */
 };
 #define PLAN_UNLIMITED \
     ((struct plan_limits){.floor_slabs = INT32_MIN, .max_slabs = UINT32_MAX, .bus_slabs = UINT32_MAX})

@@ -106,24 +106,19 @@ static uint32_t slabs_that_blocks_take(const struct offload *offload, uint32_t b
  * and f bytes of weights gone from the device, and the link the bound of an iteration, tokens a second go as (k + f) /
  * f. As long as all weights fit the device besides some KV cache (k > 0), streaming more than compute hides costs more
  * time than it gives memory; if they do not fit (k < 0), it is the other way about, for as much room as sequences make
- * use of: where it is places that are short, memory gives nothing. */
-static uint32_t most_when_crowded(const struct offload *offload, const struct plan_load *load, uint32_t room_blocks) {
-    uint32_t total = offload_total_slabs(&offload->config), most = total;
-    uint64_t hidden = plan_compute_ns(load) / plan_slab_ns(load);
-    if (hidden < total) {
-        most = (uint32_t)hidden;
-        if ((uint64_t)total * load->slab_bytes >= offload->arena.bytes) {
-            uint32_t room = slabs_that_blocks_take(offload, room_blocks);
-            most = room > most ? room : most;
-        }
-    }
-    return most < total ? most : total;
+ * use of: where it is places that are short, memory gives nothing. `room`: slabs that must leave for it; 0 if k > 0. */
+static uint32_t most_when_crowded(const struct offload *offload, const struct plan_load *load, uint32_t room) {
+    uint32_t total = offload_total_slabs(&offload->config);
+    uint64_t hidden = plan_compute_ns(load) / plan_slab_ns(load), most = hidden > room ? hidden : room;
+    return most < total ? (uint32_t)most : total;
 }
 
 /* Room is short: no more leaves than that, but what the blocks that are there force out, until they are given up. */
 static void limit_when_crowded(struct offload *offload, const struct plan_load *load, uint32_t least,
-                               uint32_t room_blocks, struct plan_limits *limits) {
-    uint32_t most = most_when_crowded(offload, load, room_blocks);
+                               const struct offload_demand *demand, struct plan_limits *limits) {
+    bool fits = (uint64_t)offload_total_slabs(&offload->config) * load->slab_bytes < offload->arena.bytes;
+    limits->soon_slabs = fits ? 0 : slabs_that_blocks_take(offload, demand->soon_blocks);
+    uint32_t most = most_when_crowded(offload, load, fits ? 0 : slabs_that_blocks_take(offload, demand->room_blocks));
     if (least > most) {
         uint32_t slots = least - most < CLEARED_SLOTS ? least - most : CLEARED_SLOTS;
         offload->kv_idle_excess = blocks_of_slots(&offload->arena, slots);
@@ -200,7 +195,7 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     }
     offload->kv_idle_excess = 0;
     if (demand->crowded) {
-        limit_when_crowded(offload, &load, least, demand->room_blocks, &limits);
+        limit_when_crowded(offload, &load, least, demand, &limits);
     }
     if (offload->bus) {
         limits.bus_slabs = granted_slabs(offload, &load, &limits, demand->deadline_ns);

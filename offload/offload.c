@@ -118,8 +118,8 @@ static struct status plan_kv_stream(struct offload *offload) {
 }
 
 /* The ring for a plan that moves in every iteration. It takes room from the KV cache whatever is streamed, so it is no
- * longer than it can be of use: two of the most slabs that a layer will stream, by what the budget forces out and by
- * what the link carries in the time between tokens. Where that is not known, any plan can live with it. */
+ * longer than it can be of use: one more than two of the most slabs that a layer will stream, by what the budget forces
+ * out and by what the link carries in the time between tokens. Where that is not known, any plan can live with it. */
 static uint32_t ring_of_any_plan(const struct offload *offload, uint32_t forced) {
     const struct offload_config *config = &offload->config;
     uint32_t most = config->slabs + (config->slabs > 2 ? config->slabs / 2 : 1);
@@ -131,7 +131,7 @@ static uint32_t ring_of_any_plan(const struct offload *offload, uint32_t forced)
     double carried = (double)link * (double)config->tpot_ns / 1e9 / (double)config->slab_bytes;
     double slabs = carried > forced ? carried : forced;
     double fullest = ceil(slabs / config->layers);
-    return 2 * fullest < most ? 2 * (uint32_t)fullest : most;
+    return 2 * fullest + 1 < most ? 2 * (uint32_t)fullest + 1 : most;
 }
 
 /* The first placement: what the policy makes of the budget, before anything was measured. Without a budget nothing has

@@ -217,7 +217,7 @@ static uint32_t refill_slots(const struct plan *from, const struct plan *to) {
 }
 
 /* The most slabs up to `wanted` with which the very iteration that changes the plan is in time, though it fills the
- * ring anew. If there is no such number, and more than WORTH_LATE to gain: `wanted`, and one iteration is late. */
+ * ring anew. */
 static uint32_t most_in_time(const struct tuner *tuner, uint32_t wanted, const struct plan_load *load, double due_ns,
                              uint32_t staging) {
     struct plan now, plan;
@@ -230,7 +230,15 @@ static uint32_t most_in_time(const struct tuner *tuner, uint32_t wanted, const s
             return slabs;
         }
     }
-    return wanted - tuner->slabs > tuner->slabs / WORTH_LATE ? wanted : tuner->slabs;
+    return tuner->slabs;
+}
+
+/* The same; but if there is no such number, and more than WORTH_LATE to gain: `wanted`, and one iteration is late. */
+static uint32_t most_worth_it(const struct tuner *tuner, uint32_t wanted, const struct plan_load *load, double due_ns,
+                              uint32_t staging) {
+    uint32_t slabs = most_in_time(tuner, wanted, load, due_ns, staging);
+    bool worth_late = wanted - tuner->slabs > tuner->slabs / WORTH_LATE;
+    return slabs == tuner->slabs && worth_late ? wanted : slabs;
 }
 
 /* A rise to `wanted` slabs is possible: how many to take now. What is left of it follows at once, in rises that get
@@ -245,7 +253,7 @@ static uint32_t rise(struct tuner *tuner, uint32_t wanted, const struct plan_loa
     if (++tuner->rise_for < tuner->patience) {
         return tuner->slabs;
     }
-    uint32_t slabs = most_in_time(tuner, tuner->rise_to, load, due_ns, staging);
+    uint32_t slabs = most_worth_it(tuner, tuner->rise_to, load, due_ns, staging);
     if (slabs == tuner->slabs || slabs == tuner->rise_to) {
         tuner->rise_for = 0;
     }
@@ -294,8 +302,10 @@ struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const s
     if (tuner->slabs < least && best > tuner->slabs) {
         slabs = best < least ? best : (uint32_t)least;
     } else if (best > tuner->slabs) {
-        double change_due_ns = due_ns + (double)tuner->lent_ns / bias;
-        slabs = rise(tuner, best, &load, change_due_ns / (1 + margin / 2), limits->staging);
+        double change_due_ns = (due_ns + (double)tuner->lent_ns / bias) / (1 + margin / 2);
+        uint32_t soon = best < limits->soon_slabs ? best : limits->soon_slabs;
+        slabs = soon > tuner->slabs ? most_in_time(tuner, soon, &load, change_due_ns, limits->staging)
+                                    : rise(tuner, best, &load, change_due_ns, limits->staging);
         tuner->rise_due_ns = slabs > tuner->slabs ? deadline_ns : tuner->rise_due_ns;
     } else if (best < tuner->slabs) {
         /* Half of the margin may be used up first: estimates waver. */

@@ -10,9 +10,6 @@
 /* Room is short when less than one part in so many is left of the places for sequences, or of the KV cache. */
 #define CROWD 4
 
-/* Blocks that a running sequence may come to need before the placement of weights has made room for them. */
-#define GROWTH 4
-
 /* A new sequence whose beginning is parked waits for it to come back beside others for at most so many iterations: then
  * it computes what has not come. */
 #define FETCH_PATIENCE 4
@@ -291,22 +288,26 @@ static bool admit(struct engine *engine, struct sequence_queue *line) {
     return true;
 }
 
-/* How short room is, for the placement of weights: who runs grows, who is next comes, and whoever takes a place that is
- * free will want as much as those that run. Room is not made in a moment, and the first token does not wait for it. */
+/* How short room is, for the placement of weights. Soon, each that runs may take a block, and the next in line those of
+ * its prompt; and whoever takes a place that is free will want as much as those that run. */
 static void look_at_room(struct engine *engine) {
     const struct sequence_queue *line = engine->waiting.count > 0 ? &engine->waiting : &engine->behind;
     uint32_t blocks = offload_kv_blocks(engine->offload), available = available_blocks(engine);
     uint32_t held = blocks - available, places = engine->config.max_sequences - engine->running_count;
-    uint64_t room = held + GROWTH * engine->running_count;
-    if (line->count > 0 && places > 0) {
-        room += blocks_needed(engine, queue_at(line, 0)) + engine->running_count;
-    }
-    if (engine->running_count > 0) {
-        room += (uint64_t)places * (1 + held / engine->running_count);
-    }
-    engine->room_blocks = room < UINT32_MAX ? (uint32_t)room : UINT32_MAX;
+    uint64_t room = 0;
+    engine->soon_blocks = held + engine->running_count;
     engine->crowded =
         engine->running_count > engine->config.max_sequences / CROWD * (CROWD - 1) || available < blocks / CROWD;
+    if (line->count > 0 && places > 0) {
+        const struct sequence *next = queue_at(line, 0);
+        engine->soon_blocks += blocks_needed(engine, next) + engine->running_count;
+        engine->crowded = engine->crowded || !has_room(engine, next, 0);
+    }
+    if (engine->running_count > 0) {
+        room = (uint64_t)places * (1 + held / engine->running_count);
+    }
+    room += engine->soon_blocks;
+    engine->room_blocks = room < UINT32_MAX ? (uint32_t)room : UINT32_MAX;
 }
 
 /* Admits from the front of the line. Parked blocks come back while others run, and the sequence is admitted after that;

@@ -82,6 +82,7 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
     struct offload_demand demand = {.deadline_ns = NEVER,
                                     .rows = engine->inputs->rows,
                                     .crowded = engine->crowded,
+                                    .soon_blocks = engine->soon_blocks,
                                     .room_blocks = engine->room_blocks};
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];

@@ -47,7 +47,8 @@ struct engine {
     struct sequence_queue behind;  /* whose first token is not promised, or cannot come in time any more */
     uint32_t admissions;           /* so far, modulo BEHIND_SHARE */
     bool crowded;                  /* KV blocks or places for sequences are short, or soon will be */
-    uint32_t room_blocks;          /* KV blocks that sequences hold, or that they and those to come could take */
+    uint32_t soon_blocks;          /* KV blocks that sequences hold, or that they and the next in line may soon take */
+    uint32_t room_blocks;          /* the same, if every place were taken */
     struct iteration_cost cost;    /* of the iteration in hand */
     uint64_t forward_ns;           /* when its work was given to the device, */
     uint64_t ended_ns;             /* and when that was done */

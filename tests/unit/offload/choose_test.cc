@@ -9,7 +9,7 @@ extern "C" {
 
 namespace {
 
-const plan_limits UNLIMITED = {INT32_MIN, UINT32_MAX, UINT32_MAX, 0, 0};
+const plan_limits UNLIMITED = {INT32_MIN, UINT32_MAX, UINT32_MAX, 0, 0, 0};
 
 // Every plan of the family with rings as long as are looked at when `cap` slabs may be streamed.
 template <class Visit>

@@ -18,7 +18,7 @@ class PolicyTest : public testing::Test {
         request = {};
         request.load = &load;
         request.deadline_ns = 48000000; // half as much again
-        request.limits = {INT32_MIN, UINT32_MAX, UINT32_MAX, 0, 0};
+        request.limits = {INT32_MIN, UINT32_MAX, UINT32_MAX, 0, 0, 0};
     }
     plan_choice place(const char *name) {
         plan_choice choice;

@@ -99,7 +99,7 @@ class TunerTest : public testing::Test {
         load = make_load(48, 16, 1000000, 500000); // r = 8
         load.after_ns = 1500000;
         deadline = 74250000; // half as much again
-        limits = {INT32_MIN, UINT32_MAX, UINT32_MAX, plan_staging(&load, 148), 0};
+        limits = {INT32_MIN, UINT32_MAX, UINT32_MAX, plan_staging(&load, 148), 0, 0};
         best = most(load);
         refill = limits.staging * plan_slab_ns(&load);
         tuner_init(&tuner_, 0);
