@@ -214,8 +214,10 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     bool mended = decision.expected_ns > demand->deadline_ns && decision.expected_ns <= demand->deadline_ns + stall_ns;
     bool kept_away = stall_ns > 0 && decision.plan.streamed_slabs <= least; /* by memory alone */
     offload->kv_excess = mended && least > 0 ? blocks_in_the_way(offload) : 0;
-    if (kept_away && least > 0 && offload->kv_idle_excess < blocks_in_the_way(offload)) {
-        offload->kv_idle_excess = blocks_in_the_way(offload);
+    if (kept_away && least > 0) {
+        uint64_t slots = stall_ns / plan_slab_ns(&load) + 1;
+        uint32_t blocks = blocks_of_slots(&offload->arena, slots < total ? (uint32_t)slots : total);
+        offload->kv_idle_excess = offload->kv_idle_excess > blocks ? offload->kv_idle_excess : blocks;
     }
     offload->stream_room = stream_room(offload, &load, &decision.plan, demand);
     offload->stream_late = load.kv_copies > 0 && decision.expected_ns > demand->deadline_ns;

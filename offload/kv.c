@@ -37,7 +37,7 @@ struct kv {
 
     uint64_t sent;   /* the last ticket */
     uint64_t needed; /* by the addresses given out */
-    uint64_t waited; /* by compute, for certain */
+    uint64_t waited; /* by compute, for certain, or known to be done */
     uint64_t fenced; /* by the stream of kv_fence() */
     bool busy;       /* `begun` is of copies not yet known to be done */
     bool stalled;    /* `asked` and `had` have not been looked at */
@@ -377,6 +377,7 @@ bool kv_traffic(struct kv *kv, uint64_t *begin_ns, uint64_t *end_ns) {
     if (event_query(end)) {
         *end_ns = event_time_ns(end);
         kv->busy = false;
+        kv->waited = kv->sent; /* or an older ticket's wait would be for a younger one that has its event */
     }
     return true;
 }

@@ -387,7 +387,7 @@ static void write_rows(struct engine *engine, struct sequence *sequence) {
 }
 
 uint32_t compose_iteration(struct engine *engine) {
-    engine->parks = offload_kv_spare_idle(engine->offload);
+    engine->parks = engine->parks_idle ? offload_kv_spare_idle(engine->offload) : 0;
     struct room room = {.rows = engine->limits.rows, .logit_rows = engine->limits.logit_rows};
     for (uint32_t i = 0; i < engine->running_count; i++) {
         engine->running[i]->scheduled = engine->running[i]->logit_count = 0;

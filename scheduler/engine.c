@@ -13,6 +13,10 @@
 #define DEFAULT_KV_BYTES ((uint64_t)1 << 29) /* without device_memory or kv_tokens; one context at least */
 #define EVENT_ROOM 1024
 
+/* Blocks that nobody holds park in a pool of at least one part in so many of the KV cache: in a smaller one they would
+ * give way again before anybody asked for them, who did not ask in all the time that they were on the device. */
+#define POOL_SHARE 8
+
 const char *finish_reason_name(enum finish_reason reason) {
     switch (reason) {
     case FINISH_NONE:
@@ -153,6 +157,7 @@ static struct status create_offload(struct engine *engine) {
     const struct offload_report report = offload_report(engine->offload);
     engine->kv_blocks = report.kv_blocks;
     engine->kv_streams = report.kv_stream_blocks > 0;
+    engine->parks_idle = (uint64_t)report.kv_host_blocks * POOL_SHARE >= report.kv_blocks;
     return STATUS_SUCCESS;
 }
 

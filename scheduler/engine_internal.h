@@ -42,7 +42,8 @@ struct engine {
 
     struct sequence **running; /* (running_count), in order of admission, those on sufferance last; max_sequences */
     uint32_t running_count;
-    uint32_t parks;                /* that cache_reclaim() may still do before the next iteration */
+    bool parks_idle;               /* blocks that nobody holds do park, ... */
+    uint32_t parks;                /* ... and so many more before the next iteration */
     struct sequence_queue waiting; /* preempted ones at the front, then by when their first token is due */
     struct sequence_queue behind;  /* whose first token is not promised, or cannot come in time any more */
     uint32_t admissions;           /* so far, modulo BEHIND_SHARE */

@@ -26,7 +26,7 @@ struct replay {
     uint32_t submitted; /* requests of the trace that have come, refused ones too */
     uint32_t ended;     /* of them, those that are done with */
     struct live *live;  /* lent to the engine */
-    uint64_t iterations_before, late_before, preemptions_before, streamed_before;
+    uint64_t iterations_before, late_before, preemptions_before, streamed_before, queries_before, hits_before;
     double host_bytes_sum;
     double *errors; /* (error_capacity) of predictions, as shares: a ring of the latest */
     uint32_t error_count;
@@ -268,6 +268,8 @@ static void report_run(struct replay *replay, double *values) {
     report->iterations = stats.iterations - replay->iterations_before;
     report->late_iterations = stats.offload.total_late - replay->late_before;
     report->preemptions = stats.preemptions - replay->preemptions_before;
+    report->prefix_queries = stats.prefix_queries - replay->queries_before;
+    report->prefix_hits = stats.prefix_hits - replay->hits_before;
     report->bytes_streamed = device_link_count(replay->device).host_to_device_bytes - replay->streamed_before;
     report->host_bytes_mean = report->iterations > 0 ? replay->host_bytes_sum / (double)report->iterations : 0;
     uint32_t errors = replay->error_count < ERROR_CAPACITY ? replay->error_count : ERROR_CAPACITY;
@@ -317,6 +319,8 @@ static struct status begin_and_run(struct replay *replay, double *values) {
     replay->iterations_before = stats.iterations;
     replay->late_before = stats.offload.total_late;
     replay->preemptions_before = stats.preemptions;
+    replay->queries_before = stats.prefix_queries;
+    replay->hits_before = stats.prefix_hits;
     replay->streamed_before = device_link_count(replay->device).host_to_device_bytes;
     replay->begin_ns = device_now_ns(replay->device);
     struct status status = run(replay);

@@ -55,8 +55,9 @@ struct replay_report {
     double seconds;                                     /* from the first arrival to the last token */
     struct replay_times ttft, tpot, e2e;                /* tpot: of a request's tokens after the first, their mean */
     uint64_t iterations, late_iterations, preemptions;
-    uint64_t bytes_streamed; /* host to device, at the copy calls, KV and inputs included */
-    double host_bytes_mean;  /* weights in host memory, over iterations */
+    uint64_t prefix_queries, prefix_hits; /* prompt tokens looked for in the prefix cache, and found */
+    uint64_t bytes_streamed;              /* host to device, at the copy calls, KV and inputs included */
+    double host_bytes_mean;               /* weights in host memory, over iterations */
     double predicted_error_median;
     uint32_t running_most;
 };
@@ -73,6 +74,11 @@ static inline double replay_goodput(const struct replay_report *report) {
 /* Did a request keep all of its promises? */
 static inline bool replay_kept(const struct replay_outcome *outcome) {
     return (outcome->finish == FINISH_LENGTH || outcome->finish == FINISH_STOP) && outcome->late_tokens == 0;
+}
+
+/* Of the prompts' tokens, those found in the prefix cache. */
+static inline double replay_cached(const struct replay_report *report) {
+    return report->prefix_queries > 0 ? (double)report->prefix_hits / (double)report->prefix_queries : 0;
 }
 
 /* Of all requests, those that kept all of their promises. */

@@ -53,12 +53,12 @@ static void add_run(const struct simulated_run *run, struct text *out) {
         text_addf(out, "  %s\n", run->status.message);
         return;
     }
-    text_addf(out, " %10s %7.2f %7.2f %7.2f %8.3f %8.1f %9.0f %9.0f %8.1f %8.1f %7u %7llu\n",
+    text_addf(out, " %10s %7.2f %7.2f %7.2f %8.3f %8.1f %9.0f %9.0f %8.1f %8.1f %7u %7llu %6.1f\n",
               bytes_format((uint64_t)report->host_bytes_mean, host, sizeof host), 100 * replay_attainment(report),
               percent(report->kept_ttft, report->requests), percent(report->kept_tpot, report->requests),
               replay_goodput(report), report->seconds > 0 ? (double)report->output_tokens / report->seconds : 0,
               report->ttft.p50_ms, report->ttft.p99_ms, report->tpot.p50_ms, report->tpot.p99_ms, report->refused,
-              (unsigned long long)report->preemptions);
+              (unsigned long long)report->preemptions, 100 * replay_cached(report));
 }
 
 static void add_answer(const struct simulated *simulated, const char *policy, struct text *out) {
@@ -84,14 +84,14 @@ static void add_answer(const struct simulated *simulated, const char *policy, st
 void simulate_report_text(const struct simulated *simulated, struct text *out) {
     add_promise(simulated, out);
     text_adds(out, "                                        weights    % of requests that kept        output "
-                   "  TTFT p50       p99 TPOT p50      p99           pre-\n"
+                   "  TTFT p50       p99 TPOT p50      p99           pre-   % of\n"
                    "policy           requests     device    in host     all    TTFT    TPOT  goodput tokens/s "
-                   "       ms        ms       ms       ms refused empted\n");
+                   "       ms        ms       ms       ms refused empted cached\n");
     for (uint32_t i = 0; i < simulated->run_count; i++) {
         add_run(&simulated->runs[i], out);
     }
     text_adds(out, "requests and goodput are a second; a request keeps its promise when it ends and none of its tokens "
-                   "is late\n");
+                   "is late; cached: of the prompts' tokens, from the prefix cache\n");
     for (uint32_t i = 0; i < simulated->policy_count && simulated->find != FIND_NOTHING; i++) {
         add_answer(simulated, simulated->policies[i], out);
     }
@@ -146,6 +146,8 @@ static void add_run_json(const struct simulated_run *run, struct text *out) {
     add_number("iterations", (double)report->iterations, out);
     add_number("late_iterations", (double)report->late_iterations, out);
     add_number("preemptions", (double)report->preemptions, out);
+    add_number("prefix_queries", (double)report->prefix_queries, out);
+    add_number("prefix_hits", (double)report->prefix_hits, out);
     add_number("running_most", report->running_most, out);
     add_number("host_bytes_mean", report->host_bytes_mean, out);
     add_number("bytes_streamed", (double)report->bytes_streamed, out);

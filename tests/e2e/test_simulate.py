@@ -115,6 +115,21 @@ class Simulate(unittest.TestCase):
             self.assertGreater(run["seconds"], 19)
             xml.etree.ElementTree.parse(picture)
 
+    def test_a_trace_with_shared_beginnings(self):
+        with tempfile.TemporaryDirectory() as folder:
+            trace = os.path.join(folder, "trace.jsonl")
+            with open(trace, "w", encoding="utf-8") as file:
+                for turn in range(4):  # of one conversation, each the one before and a part of its own
+                    file.write(json.dumps({"timestamp": 10000 * turn, "input_length": 512 * (turn + 1),
+                                           "output_length": 10, "hash_ids": list(range(turn + 1))}) + "\n")
+            case = ("--hardware", "a10", "--model", "llama-2-7b", "--trace", trace, *PROMISE, "--policy", "none")
+            run = self.simulate(*case)["runs"][0]
+            self.assertEqual(run["prefix_queries"], 512 * (1 + 2 + 3 + 4))
+            self.assertEqual(run["prefix_hits"], 512 * (1 + 2 + 3))
+            off = self.simulate(*case, "--prefix_cache", "off")["runs"][0]
+            self.assertEqual(off["prefix_hits"], 0)
+            self.assertLess(run["ttft_ms"]["mean"], off["ttft_ms"]["mean"])
+
     def test_refusals(self):
         for arguments, words, status in (
                 (("--hardware", "a10"), "simulate takes --hardware NAME and --model NAME", 2),

@@ -15,6 +15,8 @@ struct Options {
     uint32_t max_queue = 1000, max_sequences = 8;
     const char *policy = "none";
     uint64_t device_memory = 0;
+    uint32_t context = 128;
+    bool prefix_cache = false;
 };
 
 // A tiny model on a device of round figures, and its engine.
@@ -22,6 +24,7 @@ struct Simulated {
     explicit Simulated(const Options &options = Options()) : rig(SimOptions{.launch_ns = 10000}) {
         log_set_level(LOG_WARN);
         tiny.layers = 4;
+        tiny.context = options.context;
         tiny.make();
         must(model_open_weights(tiny.write().c_str(), &model));
         struct engine_config config = {};
@@ -29,6 +32,7 @@ struct Simulated {
         config.max_queue = options.max_queue;
         config.max_batch_tokens = 64;
         config.kv_tokens = options.kv_tokens;
+        config.prefix_cache = options.prefix_cache;
         config.promise.ttft_ns = options.ttft_ns;
         config.promise.tpot_ns = options.tpot_ns;
         config.offload_policy = options.policy;
@@ -246,6 +250,37 @@ TEST(Replay, LostFirstTokensHurryNobody) {
     EXPECT_EQ(reports[1].host_bytes_mean, reports[0].host_bytes_mean);
     EXPECT_EQ(reports[1].kept_tpot, reports[0].kept_tpot);
     EXPECT_GT(reports[0].host_bytes_mean, 0.0);
+}
+
+// Prompts of equal parts share what is computed of them, as Mooncake's traces have it.
+TEST(Replay, EqualPartsOfPromptsAreComputedOnce) {
+    const char *lines = "{\"timestamp\": 0, \"input_length\": 600, \"output_length\": 5, \"hash_ids\": [7, 8]}\n"
+                        "{\"timestamp\": 1000, \"input_length\": 700, \"output_length\": 5, \"hash_ids\": [7, 9]}\n"
+                        "{\"timestamp\": 2000, \"input_length\": 700, \"output_length\": 5, \"hash_ids\": [9, 7]}\n"
+                        "{\"timestamp\": 3000, \"input_length\": 600, \"output_length\": 5, \"hash_ids\": [7, 8]}\n";
+    struct trace trace;
+    must(trace_read(lines, strlen(lines), &trace));
+    struct replay_config config = {};
+    config.trace = &trace;
+    config.stretch = 1;
+    config.vocabulary = 80;
+    config.longest = 1024;
+    for (bool cache : {true, false}) {
+        Options options;
+        options.context = 1024;
+        options.kv_tokens = 4096;
+        options.prefix_cache = cache;
+        Simulated simulated(options);
+        std::vector<struct replay_outcome> outcomes;
+        struct replay_report report = simulated.run(config, &outcomes);
+        EXPECT_EQ(report.kept, 4u);
+        EXPECT_EQ(report.prefix_queries, cache ? 2600u : 0u);
+        EXPECT_EQ(report.prefix_hits, cache ? 512u + 592u : 0u); // of the last all but the block of its last token
+        uint64_t first = outcomes[0].first_token_ns - outcomes[0].arrival_ns;
+        uint64_t again = outcomes[3].first_token_ns - outcomes[3].arrival_ns;
+        EXPECT_EQ(again < first / 2, cache);
+    }
+    trace_free(&trace);
 }
 
 TEST(Replay, WhatIsRefusedOtherwiseEndsTheRun) {
