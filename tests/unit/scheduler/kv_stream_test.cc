@@ -22,10 +22,11 @@ uint64_t block_bytes() {
     return (uint64_t)2 * KV_BLOCK_TOKENS * tiny().kv_heads * tiny().head_dim * 2 * tiny().layers;
 }
 
-Options options_with(uint64_t device_memory) {
+Options options_with(uint64_t device_memory, uint32_t ranks = 1) {
     static const std::string path = const_cast<TinyModel &>(tiny()).write();
     Options options;
     options.weights = path;
+    options.ranks = ranks;
     options.context = CONTEXT;
     options.max_batch_tokens = 32;
     options.max_sequences = 6;
@@ -180,6 +181,24 @@ TEST(KvStream, MoreSequencesAtOnceWithTheSameTokens) {
         EXPECT_TRUE(engine.all_blocks_free());
     }
     EXPECT_GT(most[1], most[0]);
+}
+
+// With half of the heads on each of two ranks blocks are half as large, and each rank streams its own.
+TEST(KvStream, OnTwoRanks) {
+    Options whole = options_with(0, 2);
+    whole.policy = "none";
+    const std::vector<uint32_t> prompt = prompt_of(3, 200);
+    Engine with_all(whole);
+    const std::vector<uint32_t> want = generate(with_all, prompt, 60);
+    Engine resident(options_with(0, 2));
+    const struct offload_report sizes = report_of(resident);
+    const uint64_t rest = device_info(resident.device).device_used - sizes.arena_bytes;
+    Options options = options_with(rest + sizes.staging_bytes + 12 * block_bytes() / 2, 2);
+    options.copy_jitter_ns = 20000;
+    Engine engine(options);
+    EXPECT_EQ(generate(engine, prompt, 60), want);
+    EXPECT_GT(report_of(engine).kv_blocks_streamed, 0u);
+    EXPECT_TRUE(engine.all_blocks_free());
 }
 
 TEST(KvStream, WhatIsShortIsSaid) {
