@@ -17,7 +17,7 @@ struct backend {
     const char *name;
 
     /* To be a rank of a team: how ranks add up (collective.h), and what makes the calls that follow on this thread meet
-     * this device. NULL: cannot be one; nothing is needed. */
+     * this device. NULL: open() sees to ranks itself; nothing is needed. */
     const struct collective_kind *collective;
     void (*select)(const struct device *device);
 
@@ -82,7 +82,7 @@ struct backend {
     void (*gather)(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
     void (*argmax)(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
 
-    /* NULL: a device of this kind is one rank. */
+    /* NULL: what op_matmul() is, and nothing. */
     void (*matmul_partial)(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x,
                            size_t x_stride, uint32_t n);
     void (*all_reduce)(struct stream *stream, float *x, uint32_t n, uint32_t dim);

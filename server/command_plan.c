@@ -90,6 +90,10 @@ static struct status read_case(const struct config *config, const struct argumen
         return status_error(STATUS_INVALID, "plan takes --hardware NAME and --model NAME, such as --hardware a10 "
                                             "--model opt-6.7b");
     }
+    if (config->tensor_parallel_size > 1) {
+        return status_error(STATUS_INVALID, "tensor_parallel_size %llu: plan is for one device; simulate takes several",
+                            (unsigned long long)config->tensor_parallel_size);
+    }
     TRY(read_phase(arguments, &out->phase));
     TRY(read_count(arguments, BATCH, 65536, &out->batch));
     TRY(read_count(arguments, CONTEXT, 1 << 24, &out->context));

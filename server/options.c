@@ -58,8 +58,7 @@ static const struct option options[] = {
     {"threads", OPTION_INT, "", "0", 0, 4096, NULL, FIELD(threads), "compute threads on cpu; 0: one for each core"},
     {"tensor_parallel_size", OPTION_INT, "", "1", 1, DEVICE_MOST_RANKS, NULL, FIELD(tensor_parallel_size),
      "devices that share every layer, each with some of its heads and columns: GPUs 0 to n-1 on cuda, parts of the "
-     "threads "
-     "on cpu; device_memory, host_memory and link_gbps are of each"},
+     "threads on cpu; device_memory, host_memory and link_gbps are of each"},
     {"isa", OPTION_CHOICE, "", "auto", 0, 0, isas, FIELD(isa), "instruction set on cpu"},
     {"compute", OPTION_CHOICE, "", "int8", 0, 0, computes, FIELD(compute),
      "products with quantized weights: int8 is fast, f32 is exact"},

@@ -21,7 +21,9 @@ struct cost_model cost_model(const struct hardware *hardware, enum compute_mode 
         .ns_per_f16_flop = compute_s / hardware->f16_flops_per_s,
         .ns_per_int8_op = compute_s / hardware->int8_ops_per_s,
         .ns_per_f32_flop = compute_s / hardware->f32_flops_per_s,
+        .ns_per_peer_byte = 1e9 / hardware->peer_bytes_per_s,
         .launch_ns = hardware->op_launch_ns,
+        .peer_ns = hardware->peer_latency_ns,
         .compute = compute,
     };
 }
@@ -142,6 +144,11 @@ uint64_t cost_gather_ns(const struct cost_model *model, uint32_t n, uint32_t dim
 
 uint64_t cost_argmax_ns(const struct cost_model *model, uint32_t n, uint32_t vocabulary) {
     return cost_bytes_ns(model, F32 * n * vocabulary);
+}
+
+uint64_t cost_all_reduce_ns(const struct cost_model *model, uint32_t ranks, uint32_t n, uint32_t dim) {
+    double bytes = 2.0 * (ranks - 1) / ranks * F32 * n * dim;
+    return model->launch_ns + model->peer_ns + whole_ns(bytes * model->ns_per_peer_byte);
 }
 
 uint64_t cost_transfer_ns(double bytes, double bytes_per_s) {

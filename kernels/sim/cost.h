@@ -20,7 +20,8 @@
 struct cost_model {
     double ns_per_byte; /* of device memory */
     double ns_per_f16_flop, ns_per_int8_op, ns_per_f32_flop;
-    uint64_t launch_ns;
+    double ns_per_peer_byte; /* from one device to another */
+    uint64_t launch_ns, peer_ns;
     enum compute_mode compute;
 };
 
@@ -57,6 +58,10 @@ uint64_t cost_gated_ns(const struct cost_model *model, uint32_t n, uint32_t dim)
 uint64_t cost_activate_ns(const struct cost_model *model, uint32_t n, uint32_t dim); /* scale, too */
 uint64_t cost_gather_ns(const struct cost_model *model, uint32_t n, uint32_t dim);
 uint64_t cost_argmax_ns(const struct cost_model *model, uint32_t n, uint32_t vocabulary);
+
+/* A sum over `ranks` devices as a ring makes it, Patarasuk and Yuan 2009: each gives its neighbour 2 (ranks - 1) /
+ * ranks of the bytes. It has the devices' links to each other to itself, even where those are the link to the host. */
+uint64_t cost_all_reduce_ns(const struct cost_model *model, uint32_t ranks, uint32_t n, uint32_t dim);
 
 /* ---- copies ---- */
 

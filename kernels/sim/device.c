@@ -58,6 +58,7 @@ static struct status sim_open(const struct device_config *config, struct device 
         .budget = config->host_memory ? config->host_memory : HOST_MEMORY,
     };
     device->seed = config->seed;
+    device->ranks = config->ranks > 1 ? config->ranks : 1;
     device->jitter_ns = config->copy_jitter_ns;
     device->time.bus.bytes_per_s = config->link_bytes_per_s > 0 ? config->link_bytes_per_s : hardware.link_bytes_per_s;
     device->time.ready_end = &device->time.ready;
@@ -83,10 +84,12 @@ static struct device_info sim_info(const struct device *base) {
         .host_used = device->host.used,
         .link_bytes_per_s = device->time.bus.bytes_per_s,
         .threads = 1,
-        .ranks = 1,
+        .ranks = device->ranks,
         .invariant = true,
     };
-    snprintf(info.description, sizeof info.description, "%s, simulated", device->hardware.name);
+    char ranks[16] = "";
+    snprintf(ranks, sizeof ranks, device->ranks > 1 ? "%u ranks of " : "", device->ranks);
+    snprintf(info.description, sizeof info.description, "%s%s, simulated", ranks, device->hardware.name);
     return info;
 }
 
@@ -213,4 +216,5 @@ const struct backend sim_backend = {
     .activate = sim_activate,
     .gather = sim_gather,
     .argmax = sim_argmax,
+    .all_reduce = sim_all_reduce,
 };

@@ -21,6 +21,8 @@ static const struct figure figures[] = {
     {"link_nominal_bytes_per_s", FIGURE_F64, PLACE(link_nominal_bytes_per_s), 1e6, 1e13},
     {"link_bytes_per_s", FIGURE_F64, PLACE(link_bytes_per_s), 1e6, 1e13},
     {"link_latency_ns", FIGURE_U64, PLACE(link_latency_ns), 0, 1e9},
+    {"peer_bytes_per_s", FIGURE_F64, PLACE(peer_bytes_per_s), 1e6, 1e13},
+    {"peer_latency_ns", FIGURE_U64, PLACE(peer_latency_ns), 0, 1e9},
 };
 
 static struct status check(const struct hardware *hardware) {

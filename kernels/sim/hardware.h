@@ -29,6 +29,9 @@ struct hardware {
     double link_nominal_bytes_per_s; /* one direction */
     double link_bytes_per_s;         /* one direction, what large copies from pinned memory reach */
     uint64_t link_latency_ns;        /* before a copy's first byte moves */
+
+    double peer_bytes_per_s;  /* one direction, what a device gives another in large sums over several of them */
+    uint64_t peer_latency_ns; /* what the smallest sum over several takes beside the launch */
 };
 
 /* Reads and checks a description; errors name the field. */

@@ -85,6 +85,14 @@ void sim_activate(struct stream *stream, enum activation activation, float *out,
     sim_busy(stream, SIM_ACTIVATE, cost_activate_ns(cost_of(stream), n, dim));
 }
 
+void sim_all_reduce(struct stream *stream, float *x, uint32_t n, uint32_t dim) {
+    (void)x;
+    const uint32_t ranks = sim_of(stream)->ranks;
+    if (ranks > 1) {
+        sim_busy(stream, SIM_ALL_REDUCE, cost_all_reduce_ns(cost_of(stream), ranks, n, dim));
+    }
+}
+
 /* ---- ops that say which rows there are ---- */
 
 /* Whether `batch` is the one that the latest attention, of a layer below, had: segments do not change while an

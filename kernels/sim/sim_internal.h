@@ -37,6 +37,7 @@ enum sim_what {
     SIM_ACTIVATE,
     SIM_GATHER,
     SIM_ARGMAX,
+    SIM_ALL_REDUCE,
     SIM_COPY_TO_DEVICE,
     SIM_COPY_TO_HOST,
     SIM_COPY_ON_DEVICE,
@@ -117,6 +118,7 @@ struct sim_device {
     struct sim_streams time;
     struct sim_tokens tokens;
     uint64_t seed, jitter_ns;
+    uint32_t ranks; /* that it stands for: they are alike, and one is simulated, with what sums over them take */
     _Atomic uint64_t host_to_device_bytes, device_to_host_bytes;
     _Atomic uint64_t host_to_device_copies, device_to_host_copies;
 };
@@ -184,5 +186,6 @@ void sim_activate(struct stream *stream, enum activation activation, float *out,
                   uint32_t dim);
 void sim_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
 void sim_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
+void sim_all_reduce(struct stream *stream, float *x, uint32_t n, uint32_t dim);
 
 #endif

@@ -111,14 +111,6 @@ static struct status open_ranks(const struct backend *kind, const struct device_
 }
 
 struct status team_open(const struct backend *kind, const struct device_config *config, struct device **out) {
-    if (config->ranks > DEVICE_MOST_RANKS) {
-        return status_error(STATUS_INVALID, "tensor_parallel_size %u is more than the most, %u", config->ranks,
-                            DEVICE_MOST_RANKS);
-    }
-    if (!kind->collective) {
-        return status_error(STATUS_UNSUPPORTED, "tensor_parallel_size is %u, and device %s is always one",
-                            config->ranks, kind->name);
-    }
     struct team *team = calloc(1, sizeof *team);
     if (!team) {
         return status_error(STATUS_NO_MEMORY, "no memory for a team of %u ranks", config->ranks);

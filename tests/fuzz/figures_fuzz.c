@@ -15,6 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     if (status.code == STATUS_OK) {
         struct cost_model cost = cost_model(&hardware, COMPUTE_INT8);
         CHECK(cost_bytes_ns(&cost, 1e12) >= hardware.op_launch_ns);
+        CHECK(cost_all_reduce_ns(&cost, 8, 4096, 16384) >= hardware.peer_latency_ns);
         CHECK(cost_copy_ns((size_t)1 << 40, hardware.link_bytes_per_s, hardware.link_latency_ns) < UINT64_MAX);
     }
     status = description_parse((const char *)data, bytes, &model);

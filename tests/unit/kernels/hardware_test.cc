@@ -35,6 +35,8 @@ TEST(Hardware, ReadsEveryFigure) {
     EXPECT_EQ(hardware.link_nominal_bytes_per_s, 1e9);
     EXPECT_EQ(hardware.link_bytes_per_s, 1e9);
     EXPECT_EQ(hardware.link_latency_ns, 10u);
+    EXPECT_EQ(hardware.peer_bytes_per_s, 2e9);
+    EXPECT_EQ(hardware.peer_latency_ns, 5u);
 }
 
 TEST(Hardware, RefusesWithTheFieldsName) {

@@ -26,7 +26,8 @@ inline std::string round_hardware(uint64_t latency_ns, uint64_t launch_ns, uint6
     std::ostringstream text;
     text << R"({"name": "round", "bus": "test", "device_memory_bytes": 17179869184, "memory_bytes_per_s": 1e12,
         "f16_flops_per_s": 1e14, "int8_ops_per_s": 2e14, "f32_flops_per_s": 1e13, "compute_efficiency": 1,
-        "bandwidth_efficiency": 1, "link_nominal_bytes_per_s": 1e9, "link_bytes_per_s": 1e9, "op_launch_ns": )"
+        "bandwidth_efficiency": 1, "link_nominal_bytes_per_s": 1e9, "link_bytes_per_s": 1e9, "peer_bytes_per_s": 2e9,
+        "peer_latency_ns": 5, "op_launch_ns": )"
          << launch_ns << R"(, "host_enqueue_ns": )" << enqueue_ns << R"(, "link_latency_ns": )" << latency_ns
          << R"(, "sources": {"all": "round figures of a test"}})";
     return text.str();
@@ -65,6 +66,7 @@ class TemporaryFile {
 
 struct SimOptions {
     uint64_t latency_ns = 0, launch_ns = 0, enqueue_ns = 0, jitter_ns = 0, seed = 1, device_memory = 0;
+    uint32_t ranks = 1;
     const char *hardware = nullptr; // a description to use instead of the round one
 };
 
@@ -77,6 +79,7 @@ class SimRig {
         config.name = "sim";
         config.hardware = options.hardware ? options.hardware : description.path();
         config.seed = options.seed;
+        config.ranks = options.ranks;
         config.copy_jitter_ns = options.jitter_ns;
         config.device_memory = options.device_memory;
         must(device_open(&config, &device));

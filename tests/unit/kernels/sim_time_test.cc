@@ -21,6 +21,21 @@ TEST(SimTime, OpsTakeTheirTimeOnTheStreamAndNoneOfTheHosts) {
     EXPECT_EQ(event_time_ns(event), 5700u);
 }
 
+// One rank stands for all. Of 4000 bytes a ring of four gives 2 * 3/4 to a neighbour, at 2 bytes a nanosecond.
+TEST(SimTime, SumsOverRanksTakeWhatARingTakes) {
+    for (uint32_t ranks : {1, 2, 4}) {
+        SimOptions options;
+        options.launch_ns = 100;
+        options.ranks = ranks;
+        SimRig rig(options);
+        struct stream *stream = rig.stream(STREAM_COMPUTE);
+        EXPECT_EQ(device_info(rig.device).ranks, ranks);
+        op_all_reduce(stream, rig.memory<float>(1000), 2, 500);
+        must(stream_sync(stream));
+        EXPECT_EQ(rig.now(), ranks == 1 ? 0u : 100 + 5 + 4000 * (ranks - 1) / ranks);
+    }
+}
+
 TEST(SimTime, AnOpBeginsNoEarlierThanItWasEnqueued) {
     SimRig rig;
     struct stream *stream = rig.stream(STREAM_COMPUTE);

@@ -143,6 +143,26 @@ TEST(RanksOfAnEngine, ShareTheMemory) {
     EXPECT_EQ(2 * kv[1], kv[0]);
 }
 
+// On sim one rank stands for all, with half of the heads and what sums take.
+TEST(RanksOfAnEngine, AreSimulatedByOne) {
+    double tpot[2];
+    for (uint32_t ranks : {1, 2}) {
+        Options options = tiny_options(ranks);
+        options.device = "sim";
+        options.hardware = "configs/hardware/cpu.json";
+        Engine engine(options);
+        std::unique_ptr<Request> request = request_of(1);
+        Engine::check(engine_submit(engine.engine, &request->request));
+        run_until_idle(engine);
+        EXPECT_EQ(request->outcome.finish, FINISH_LENGTH);
+        struct engine_stats stats;
+        engine_stats(engine.engine, &stats);
+        EXPECT_EQ(device_info(engine.device).ranks, ranks);
+        tpot[ranks - 1] = stats.tpot_s.sum / (double)stats.tpot_s.total;
+    }
+    EXPECT_NE(tpot[0], tpot[1]); // of a model as tiny as this the sums are most
+}
+
 // The demo model: 9 heads of queries and 3 of keys for 3 ranks, half of the weights in host memory.
 TEST_F(EngineTest, ThreeRanksGiveTheTokensOfOne) {
     if (SANITIZED) {
