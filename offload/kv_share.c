@@ -17,7 +17,8 @@
 uint64_t offload_link_rate(const struct offload *offload) {
     uint64_t rate = offload->report.link_bytes_per_s, granted = offload->report.bus_bytes_per_s;
     if (rate == 0) {
-        rate = offload->recorded ? offload->record.link_bytes_per_s : offload->config.link_bytes_per_s;
+        bool measured = offload->recorded && offload->record.link_bytes_per_s > 0;
+        rate = measured ? offload->record.link_bytes_per_s : offload->config.link_bytes_per_s;
     }
     return offload->bus && granted > 0 && granted < rate ? granted : rate;
 }

@@ -29,7 +29,9 @@ struct plan_load offload_load_of(const struct offload *offload, double rows, dou
         (void)record_get(&offload->record, rows, context, &cell); /* beyond the grid the tuner's ratios correct it */
         load.layer_ns = cell.layer_ns > 0 ? cell.layer_ns : 1;
         load.after_ns = cell.outside_ns;
-        load.link_bytes_per_s = offload->record.link_bytes_per_s;
+        if (offload->record.link_bytes_per_s > 0) { /* of what cannot be offloaded it is not measured */
+            load.link_bytes_per_s = offload->record.link_bytes_per_s;
+        }
         load.copy_ns = offload->record.copy_ns;
     }
     if (offload->kv) {

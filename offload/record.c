@@ -2,7 +2,7 @@
 
 #include "base/check.h"
 
-/* The pair of points that `value` lies between, and how far; beyond the ends, in proportion to the last point. */
+/* The pair of points that `value` lies between, and how far; beyond the end, in proportion to the last point. */
 struct position {
     uint32_t low, high;
     double share; /* of the way from low to high */
@@ -34,17 +34,34 @@ static double between(double a, double b, double share) {
     return a + (b - a) * share;
 }
 
+/* A layer's time at one of the grid's rows. Attention takes time in proportion to the context and the rest none: beyond
+ * the last context it goes on as between the last two, though no steeper than in proportion. */
+static double layer_at(const struct record *record, uint32_t row, const struct position *c, double context) {
+    const struct record_cell *cells = record->cell[row];
+    double time = between((double)cells[c->low].layer_ns, (double)cells[c->high].layer_ns, c->share);
+    uint32_t last = record->context_count - 1;
+    if (context <= record->contexts[last]) {
+        return time;
+    }
+    double end = record->contexts[last], beyond = context - end, steepest = time / end;
+    double slope = steepest;
+    if (last > 0) {
+        slope = (time - (double)cells[last - 1].layer_ns) / (end - record->contexts[last - 1]);
+        slope = slope < 0 ? 0 : slope > steepest ? steepest : slope;
+    }
+    return time + slope * beyond;
+}
+
 bool record_get(const struct record *record, double rows, double context, struct record_cell *cell) {
     CHECK(record->row_count > 0 && record->context_count > 0);
     struct position r = locate(record->rows, record->row_count, rows);
     struct position c = locate(record->contexts, record->context_count, context);
     const struct record_cell *a = &record->cell[r.low][c.low], *b = &record->cell[r.low][c.high];
     const struct record_cell *d = &record->cell[r.high][c.low], *e = &record->cell[r.high][c.high];
-    double layer = between(between((double)a->layer_ns, (double)b->layer_ns, c.share),
-                           between((double)d->layer_ns, (double)e->layer_ns, c.share), r.share);
+    double layer = between(layer_at(record, r.low, &c, context), layer_at(record, r.high, &c, context), r.share);
     double outside = between(between((double)a->outside_ns, (double)b->outside_ns, c.share),
                              between((double)d->outside_ns, (double)e->outside_ns, c.share), r.share);
-    cell->layer_ns = (uint64_t)(layer * r.scale * c.scale);
+    cell->layer_ns = (uint64_t)(layer * r.scale);
     cell->outside_ns = (uint64_t)(outside * r.scale);
     return r.inside && c.inside;
 }

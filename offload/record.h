@@ -14,7 +14,8 @@
 #define RECORD_MAX_ROWS 12
 #define RECORD_MAX_CONTEXTS 8
 
-/* Beyond the grid's ends a time is scaled in proportion, up to this factor; further out it is refused. */
+/* Beyond the grid's last rows a time is scaled in proportion, up to this factor; beyond its last context it goes on as
+ * between the last two. What is more than this factor beyond either is said to be. */
 #define RECORD_MARGIN 2.0
 
 struct record_cell {
@@ -31,7 +32,7 @@ struct record {
 };
 
 /* The times for `rows` tokens that attend to `context` positions each, linear between points. False if that is more
- * than RECORD_MARGIN beyond the grid; *cell is then the grid's end. */
+ * than RECORD_MARGIN beyond the grid; *cell is then a guess. */
 bool record_get(const struct record *record, double rows, double context, struct record_cell *cell);
 
 #endif

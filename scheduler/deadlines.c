@@ -8,6 +8,13 @@
 #define NEVER UINT64_MAX
 #define LEAST_PROMPT_ROWS 16
 #define CATCH_UP 8
+#define RESERVE 10 /* of the time of a token, one part in so many */
+
+/* What iterations of tokens and prompts take of what the record says is followed quickly when it rises, for a token is
+ * late at once, and slowly when it falls. */
+#define RATIO_RISE 2
+#define RATIO_FALL 16
+#define MOST_RATIO 4.0
 
 uint64_t deadlines_first_token(const struct sequence *sequence) {
     const struct request *request = sequence->request;
@@ -107,11 +114,31 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
     return demand;
 }
 
+/* Is an iteration of tokens and prompts over in `share_ns`? What the device computes in it, by the record and by what
+ * such iterations have taken of it, leaves a reserve against what is not foreseen. */
+static bool is_in_time(const struct engine *engine, uint32_t rows, double context, uint64_t share_ns) {
+    double least_ns = (double)offload_least_ns(engine->offload, rows, context) * engine->mixed_ratio;
+    return least_ns <= (double)(share_ns - share_ns / RESERVE) &&
+           offload_predict(engine->offload, rows, context).iteration_ns <= share_ns;
+}
+
+/* Where the prompt that is next for rows has come to: the first that runs, else the first in line. */
+static uint32_t prompt_context(const struct engine *engine) {
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        if (sequence->scheduled == 0) {
+            return sequence->computed;
+        }
+    }
+    return engine->waiting.count > 0 ? queue_at(&engine->waiting, 0)->computed : 0;
+}
+
 uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now) {
     if (decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded || engine->config.order == ORDER_FCFS) {
         return most;
     }
-    uint64_t share = NEVER, context = 0;
+    uint64_t share = NEVER;
+    double context = 0, begin = prompt_context(engine);
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
@@ -123,15 +150,30 @@ uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows
     if (share == NEVER) {
         return most;
     }
-    double mean = (double)context / decode_rows;
     uint32_t good = LEAST_PROMPT_ROWS, bad = most + 1;
     while (good + LEAST_PROMPT_ROWS < bad) { /* to the nearest few: an iteration is not worth more of our own time */
         uint32_t rows = good + (bad - good) / 2;
-        if (offload_predict(engine->offload, decode_rows + rows, mean).iteration_ns <= share) {
+        double mean = (context + rows * (begin + rows / 2.0)) / (decode_rows + rows);
+        if (is_in_time(engine, decode_rows + rows, mean, share)) {
             good = rows;
         } else {
             bad = rows;
         }
     }
     return bad > most ? most : good;
+}
+
+void deadlines_expect(struct engine *engine, const struct offload_demand *demand) {
+    bool mixed = demand->decode_rows > 0 && demand->rows > demand->decode_rows;
+    double context = (double)demand->context_tokens / demand->rows;
+    engine->mixed_ns = mixed ? offload_least_ns(engine->offload, demand->rows, context) : 0;
+}
+
+void deadlines_learn(struct engine *engine) {
+    if (engine->mixed_ns > 0) {
+        const struct offload_report report = offload_report(engine->offload);
+        double ratio = (double)(report.measured_ns - report.stall_ns) / (double)engine->mixed_ns;
+        ratio = ratio < 1 / MOST_RATIO ? 1 / MOST_RATIO : ratio > MOST_RATIO ? MOST_RATIO : ratio;
+        engine->mixed_ratio += (ratio - engine->mixed_ratio) / (ratio > engine->mixed_ratio ? RATIO_RISE : RATIO_FALL);
+    }
 }

@@ -253,6 +253,16 @@ static struct status check_promise(const struct engine *engine) {
     return STATUS_SUCCESS;
 }
 
+/* Does anything depend on what iterations take? What may be offloaded, and what is promised. */
+static bool wants_record(const struct engine *engine) {
+    bool promised = false;
+    for (uint32_t i = 0; i < engine->classes.count; i++) {
+        const struct promise *promise = &engine->classes.items[i].promise;
+        promised = promised || promise->ttft_ns > 0 || promise->tpot_ns > 0;
+    }
+    return promised || offload_wants_record(engine->offload);
+}
+
 static struct status prepare(struct engine *engine) {
     TRY(resolve_config(engine));
     TRY(model_split(engine->model, device_info(engine->device).ranks));
@@ -262,7 +272,7 @@ static struct status prepare(struct engine *engine) {
     TRY(forward_create(engine->model, engine->device, engine->offload, &engine->limits, engine->config.kv_type,
                        &engine->forward));
     engine->inputs = forward_inputs(engine->forward);
-    if (offload_wants_record(engine->offload)) {
+    if (wants_record(engine)) {
         if (engine->config.record) {
             engine->record = *engine->config.record;
         } else {
@@ -295,6 +305,7 @@ struct status engine_create(const struct engine_config *config, struct model *mo
     engine->device = device;
     engine->wake_fd = -1;
     engine->next_id = 1;
+    engine->mixed_ratio = 1;
     pthread_mutex_init(&engine->lock, NULL);
     pthread_mutex_init(&engine->stats_lock, NULL);
     pthread_cond_init(&engine->work, NULL);
@@ -310,7 +321,7 @@ struct status engine_create(const struct engine_config *config, struct model *mo
 }
 
 const struct record *engine_record(const struct engine *engine) {
-    return engine->recorded ? &engine->record : NULL;
+    return engine->recorded && offload_wants_record(engine->offload) ? &engine->record : NULL;
 }
 
 /* ---- the loop ---- */
@@ -406,6 +417,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
         offload_begin(engine->offload, forward_stream(engine->forward), &demand);
         compose_block_table(engine);
         account_begin(engine, &demand);
+        deadlines_expect(engine, &demand);
         forward_run(engine->forward, engine->logits_wanted);
         engine->fault = forward_wait(engine->forward);
         if (engine->fault.code != STATUS_OK) {
@@ -418,6 +430,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
         commit_iteration(engine);
         offload_end(engine->offload, device_now_ns(engine->device) - begin);
         account_iteration(engine, begin);
+        deadlines_learn(engine);
     }
     publish_stats(engine, device_now_ns(engine->device) - begin);
     return STATUS_SUCCESS;

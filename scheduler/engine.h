@@ -180,7 +180,8 @@ int engine_wake_fd(const struct engine *engine);
 struct status engine_create(const struct engine_config *config, struct model *model, struct device *device,
                             struct engine **out);
 
-/* What iterations cost here, as given or as measured at the start; NULL if the policy needs no record. */
+/* What iterations cost here and what the link gives, as given or as measured at the start; NULL if nothing may be
+ * offloaded, which leaves the link out. */
 const struct record *engine_record(const struct engine *engine);
 
 /* The engine's own thread: start it, ask it to finish what is admitted and refuse the rest, wait for its end. */

@@ -50,6 +50,8 @@ struct engine {
     bool crowded;                  /* KV blocks or places for sequences are short, or soon will be */
     uint32_t soon_blocks;          /* KV blocks that sequences hold, or that they and the next in line may soon take */
     uint32_t room_blocks;          /* the same, if every place were taken */
+    double mixed_ratio;            /* iterations of tokens and prompts: measured over recorded, lately */
+    uint64_t mixed_ns;             /* the record's for the iteration in hand, if it is one; else 0 */
     struct iteration_cost cost;    /* of the iteration in hand */
     uint64_t forward_ns;           /* when its work was given to the device, */
     uint64_t ended_ns;             /* and when that was done */
@@ -115,6 +117,9 @@ bool deadlines_lost(const struct engine *engine, const struct sequence *sequence
 /* How many of `most` prompt tokens may join `decode_rows` scheduled tokens without making one of these late: 16 or
  * more, so that prompts move on whatever the load. */
 uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now);
+/* Before and after an iteration: what those of tokens and prompts take, for deadlines_prompt_rows(). */
+void deadlines_expect(struct engine *engine, const struct offload_demand *demand);
+void deadlines_learn(struct engine *engine);
 /* What the composed iteration asks of the offload engine. */
 struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now);
 
