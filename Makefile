@@ -232,6 +232,13 @@ $(BUILD)/parking-bench: $(BUILD)/bench/programs/parking_bench.o $(LIBS_scheduler
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+.PHONY: prefix-bench
+prefix-bench: $(BUILD)/prefix-bench ## what the prefix cache costs and what it saves
+	$(Q)$< '$(MODEL)'
+$(BUILD)/prefix-bench: $(BUILD)/bench/programs/prefix_bench.o $(LIBS_scheduler)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
 .PHONY: engine-bench
 engine-bench: $(BUILD)/engine-bench ## start, prefill, decode and memory of the whole engine here
 	$(Q)$< '$(MODEL)'

@@ -116,7 +116,8 @@ static const struct option options[] = {
      "pieces that a layer is cut into, each of which may be in host memory; 0: chosen"},
     {"offload.kv_host_memory", OPTION_BYTES, "bytes", "256MiB", 0, 1024 * TIB, NULL, FIELD(offload_kv_host_memory),
      "pinned host memory for KV blocks: those of preempted sequences park there, and with policy metronome those of a "
-     "context that is longer than device_memory has room for live there and are streamed; 0: none"},
+     "context that is longer than device_memory has room for live there and are streamed; with an eighth of the KV "
+     "cache's room or more those of the prefix cache park there, too; 0: none"},
     {"offload.kv_stream_memory", OPTION_BYTES, "bytes", "0", 0, 1024 * TIB, NULL, FIELD(offload_kv_stream_memory),
      "part of offload.kv_host_memory for KV blocks in use, which every layer streams as far as the promises allow, so "
      "that more sequences run at once (metronome); 0: no more than one context needs"},
