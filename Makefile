@@ -264,10 +264,12 @@ SVG ?= $(BUILD)/offload-drop.svg
 offload-show: $(BUILD)/metronome ## the demo model with half of its weights in host memory, and a link that slows
 	$(Q)$(PYTHON) scripts/offload_show.py --program $(BUILD)/metronome --svg '$(SVG)'
 
-# On a machine with a GPU: make CUDA=1 gpu-bench. QUICK=quick shows that it runs, on the emulator too.
+# On a machine with a GPU: make CUDA=1 gpu-bench. QUICK=quick shows that its kernels run, on the emulator
+# too, and leaves the other systems out. PEERS is for scripts/peers.py: PEERS='--model DIRECTORY --batch 16'.
 .PHONY: gpu-bench
-gpu-bench: $(BUILD)/gpu-bench ## the cuda device's kernels against memory's rate and cuBLAS
+gpu-bench: $(BUILD)/gpu-bench $(if $(QUICK),,$(BUILD)/metronome) ## the cuda device's kernels, and other systems: docs/peers.md
 	$(Q)$< $(QUICK)
+	$(if $(QUICK),,$(Q)$(PYTHON) scripts/peers.py --program $(BUILD)/metronome $(PEERS))
 $(BUILD)/gpu-bench: $(BUILD)/bench/programs/gpu_bench.o $(LIBS_kernels)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@

@@ -64,7 +64,7 @@ struct status target_parse(const char *url, struct target *target) {
     if (strncmp(url, scheme, sizeof scheme - 1) != 0) {
         return bad_url(url);
     }
-    const char *host = url + sizeof scheme - 1, *path = host + strcspn(host, "/"), *end = path;
+    const char *host = url + sizeof scheme - 1, *path = host + strcspn(host, "/"), *end;
     if (*host == '[') {
         const char *bracket = memchr(host, ']', (size_t)(path - host));
         if (!bracket || (bracket + 1 != path && bracket[1] != ':')) {

@@ -159,12 +159,14 @@ static void on_input(evutil_socket_t file, short what, void *context) {
     }
 }
 
-static bool write_port(const char *path, const struct evconnlistener *listener) {
+static bool write_port(const char *path, struct evconnlistener *listener) {
     struct sockaddr_in bound;
     socklen_t size = sizeof bound;
+    if (getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&bound, &size) != 0) {
+        return false;
+    }
     FILE *file = fopen(path, "w");
-    if (!file ||
-        getsockname(evconnlistener_get_fd((struct evconnlistener *)listener), (struct sockaddr *)&bound, &size)) {
+    if (!file) {
         return false;
     }
     fprintf(file, "%u\n", ntohs(bound.sin_port));
