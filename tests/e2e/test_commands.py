@@ -173,6 +173,12 @@ class Generate(CommandTest):
         self.assertEqual(draw("1"), draw("1"))
         self.assertNotEqual(draw("1"), draw("2"))
 
+    def test_ranks_give_the_text_of_one(self):
+        arguments = ("generate", "--model", MODEL, "--prompt", "The capital of France is", "--max-tokens", "6", *SMALL)
+        split = self.expect(*arguments, "--tensor-parallel-size", "3")
+        self.assertEqual(split.stdout, self.expect(*arguments).stdout)
+        self.refuse(*arguments, "--tensor-parallel-size", "2", words=["tensor_parallel_size 2", "1, 3, 9"])
+
     def test_refusals(self):
         self.refuse("generate", "--model", MODEL, "--prompt", "x", "--max-tokens", "many", words=["--max-tokens"])
         self.refuse("generate", "--model", MODEL, "--prompt", "x " * 300, *SMALL, words=["256"])

@@ -4,6 +4,7 @@
   ops        the op tables, every kernel against its scalar reference, and the device's own tests
   models     the forward pass of every family against Hugging Face transformers; the demo model's logits and tokens
   offload    every offload policy gives the tokens of none, for every family
+  ranks      where there are several GPUs: sums over them, every family split, and what a sum takes beside copies
   sanitizer  compute-sanitizer's memcheck and racecheck over the kernels' tests
   http       the demo model over HTTP from the release program
 
@@ -31,6 +32,7 @@ CUDA_HOME = os.environ.get("CUDA_HOME", "/usr/local/cuda")
 OPS = ("kernels/cuda_test", "kernels/ops_test", "kernels/matmul_test", "kernels/attention_test")
 MODELS = ("models/tiny_forward_test", "models/family_test", "models/forward_test")
 OFFLOAD = ("scheduler/family_offload_test",)
+RANKS = ("kernels/team_test", "models/shard_test")
 START_SECONDS = 60
 
 
@@ -60,8 +62,8 @@ def outcome(name, state, seconds=0.0, detail=""):
     return {"name": name, "state": state, "seconds": round(seconds, 1), "detail": detail}
 
 
-def gtest(program, limit=300):
-    status, output, seconds = run([f"{BUILD}/tests/{program}", "--gtest_color=no"], limit,
+def gtest(program, limit=300, cases="*"):
+    status, output, seconds = run([f"{BUILD}/tests/{program}", "--gtest_color=no", f"--gtest_filter={cases}"], limit,
                                   METRONOME_TEST_DEVICE="cuda", METRONOME_TEST_MODEL=os.path.join(ROOT, MODEL))
     passed = re.search(r"\[  PASSED  \] (\d+) test", output)
     if status != 0 or not passed:
@@ -82,6 +84,18 @@ def sanitize(tool, program, cases):
     summary = re.findall(r"ERROR SUMMARY: (.*)|RACECHECK SUMMARY: (.*)", output)
     detail = " ".join("".join(match) for match in summary) or output[-300:]
     return outcome(name, "passed" if status == 0 else "failed", seconds, detail)
+
+
+def ranks(count):
+    if count < 2:
+        return [outcome(program, "skipped", 0, "there is one GPU") for program in RANKS]
+    outcomes = [gtest(program, 300) if program == "kernels/team_test" else gtest(program, 300, "Ranks*")
+                for program in RANKS]
+    for size in (size for size in (2, 4, 8) if size <= count):
+        status, output, seconds = run([f"{BUILD}/ranks-bench", "cuda", str(size)], 120)
+        print(output)
+        outcomes.append(outcome(f"ranks-bench cuda {size}", "passed" if status == 0 else "failed", seconds, output))
+    return outcomes
 
 
 def ask(url, body=None):
@@ -135,7 +149,7 @@ def main():
         print("gpu-check: there is no GPU here (nvidia-smi finds none); nothing was checked")
         return 1
     print("\n".join(found))
-    programs = [f"{BUILD}/tests/{program}" for program in OPS + MODELS + OFFLOAD]
+    programs = [f"{BUILD}/tests/{program}" for program in OPS + MODELS + OFFLOAD + RANKS] + [f"{BUILD}/ranks-bench"]
     status, output, seconds = run(["make", f"-j{os.cpu_count()}", "CUDA=1", "all", *programs], 1800)
     if status != 0:
         print(output[-3000:])
@@ -143,6 +157,7 @@ def main():
     results = [outcome("make CUDA=1", "passed", seconds)]
     for program in OPS + MODELS + OFFLOAD:
         results.append(gtest(program))
+    results += ranks(len(found))
     for tool in ("memcheck", "racecheck"):
         for program, cases in (("kernels/ops_test", "*"), ("kernels/matmul_test", "*int8*:*Embed*"),
                                ("kernels/attention_test", "*MatchesTheReference*")):

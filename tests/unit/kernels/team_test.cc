@@ -14,6 +14,15 @@ struct device_config team_config(uint32_t ranks) {
     return config;
 }
 
+// Whether there are so many devices here: on a machine with fewer GPUs the test is for the ranks that there are.
+bool can_open(uint32_t ranks) {
+    struct device_config config = team_config(ranks);
+    struct device *device = nullptr;
+    const bool opens = device_open(&config, &device).code == STATUS_OK;
+    device_close(device);
+    return opens;
+}
+
 float *floats_of(struct device *device, size_t count) {
     void *address = nullptr;
     EXPECT_OK(device_alloc(device, count * sizeof(float), "a test's buffer", &address));
@@ -62,7 +71,9 @@ TEST(Team, SaysWhatItIs) {
     EXPECT_EQ(info.ranks, 2u);
     EXPECT_EQ(info.threads, 1u); // of each
     EXPECT_TRUE(info.invariant);
-    EXPECT_EQ(device_info(Device(team_config(3)).device).invariant, strcmp(info.name, "cpu") == 0);
+    if (can_open(3)) {
+        EXPECT_EQ(device_info(Device(team_config(3)).device).invariant, strcmp(info.name, "cpu") == 0);
+    }
     EXPECT_NE(std::string(info.description).find("2 ranks of "), std::string::npos) << info.description;
     struct device *device = nullptr;
     struct device_config many = team_config(DEVICE_MOST_RANKS + 1);
@@ -74,6 +85,9 @@ TEST(Team, SaysWhatItIs) {
 // On cpu sums go in the order of ranks; everywhere all ranks have the same bits.
 TEST(Team, AddsUpTheSameBitsOnEveryRank) {
     for (uint32_t ranks : {2, 3, 8}) {
+        if (!can_open(ranks)) {
+            continue;
+        }
         for (size_t count : {1u, 2u, 7u, 1000u}) {
             Team team(ranks, count);
             std::vector<float> want(count, 0);
@@ -102,17 +116,18 @@ TEST(Team, AddsUpTheSameBitsOnEveryRank) {
 
 // Many of them, back to back, with other work between: nobody overtakes anybody.
 TEST(Team, AddsUpAgainAndAgain) {
-    Team team(4, 256);
-    for (uint32_t rank = 0; rank < 4; rank++) {
+    const uint32_t ranks = can_open(4) ? 4 : 2;
+    Team team(ranks, 256);
+    for (uint32_t rank = 0; rank < ranks; rank++) {
         std::fill(team.host_of(rank), team.host_of(rank) + 256, 1.0f);
     }
     team.send();
     for (int i = 0; i < 200; i++) {
         op_all_reduce(team.stream, team.values, 16, 16);
-        op_scale(team.stream, team.values, 0.25f, 16, 16);
+        op_scale(team.stream, team.values, 1.0f / (float)ranks, 16, 16);
     }
     ASSERT_OK(team.receive());
-    for (uint32_t rank = 0; rank < 4; rank++) {
+    for (uint32_t rank = 0; rank < ranks; rank++) {
         for (size_t i = 0; i < 256; i++) {
             ASSERT_EQ(team.host_of(rank)[i], 1.0f);
         }
@@ -122,7 +137,8 @@ TEST(Team, AddsUpAgainAndAgain) {
 // What the host writes is rank 0's until it is shared; a table's addresses become each rank's own, its other entries
 // stay.
 TEST(Team, SharesWhatTheHostWrites) {
-    Team team(3, 64);
+    const uint32_t ranks = can_open(3) ? 3 : 2;
+    Team team(ranks, 64);
     uint64_t *table = reinterpret_cast<uint64_t *>(team.host);
     const uint64_t first = (uint64_t)(uintptr_t)team.values;
     table[0] = kv_streamed_entry(3, 4096);
@@ -132,7 +148,7 @@ TEST(Team, SharesWhatTheHostWrites) {
     device_share_table(team.d.device, table, 4);
     team.host[32] = 5;
     device_share(team.d.device, team.host + 32, sizeof(float));
-    for (uint32_t rank = 1; rank < 3; rank++) {
+    for (uint32_t rank = 1; rank < ranks; rank++) {
         const uint64_t *own = reinterpret_cast<uint64_t *>(team.host_of(rank));
         EXPECT_EQ(own[0], table[0]);
         EXPECT_NE(own[1], table[1]);
@@ -199,11 +215,12 @@ TEST(Team, AddsUpPartialProducts) {
 
 // One rank is given an id that its table does not have: the others learn of it where they would wait for it.
 TEST(Team, NobodyWaitsForARankThatHasFailed) {
-    Team team(3, 64);
+    const uint32_t ranks = can_open(3) ? 3 : 2;
+    Team team(ranks, 64);
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        memset(team.host_of(rank), 0, 64 * sizeof(float));
+    }
     uint32_t *ids = reinterpret_cast<uint32_t *>(team.host_of(1));
-    memset(team.host, 0, 64 * sizeof(float));
-    memset(team.host_of(2), 0, 64 * sizeof(float));
-    memset(ids, 0, 64 * sizeof(float));
     ids[0] = 1000;
     team.send();
     op_add_rows(team.stream, team.values + 32, team.values + 16, 4, reinterpret_cast<uint32_t *>(team.values), 1, 4);
