@@ -258,6 +258,11 @@ $(BUILD)/offload-bench: $(BUILD)/bench/programs/offload_bench.o $(LIBS_bench)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+# What a test compares: bytes, copies, plans and simulated times that must not change unseen.
+.PHONY: bench-baseline
+bench-baseline: $(BUILD)/metronome ## renews bench/baseline.json, after a change that is meant to change it
+	$(Q)$< bench counts --json bench/baseline.json
+
 # SVG says where to draw the link that slows.
 SVG ?= $(BUILD)/offload-drop.svg
 .PHONY: offload-show

@@ -190,14 +190,15 @@ static void write_text_table(struct book *book, const char *words) {
     }
     text_adds(&book->text, "\n");
     for (uint32_t j = 0; j < columns; j++) {
-        add_padded(&book->text, book->table.column[j], width[j] + 2, book->table.cell[j].number);
+        text_adds(&book->text, "  ");
+        add_padded(&book->text, book->table.column[j], width[j], book->table.cell[j].number);
     }
     for (uint32_t i = 0; i < book->table.rows; i++) {
         text_adds(&book->text, "\n");
         for (uint32_t j = 0; j < columns; j++) {
             const struct book_cell *cell = &book->table.cell[i * columns + j];
-            text_adds(&book->text, cell->number ? "" : "  ");
-            add_padded(&book->text, words + cell->shown, width[j] + (cell->number ? 2 : 0), cell->number);
+            text_adds(&book->text, "  ");
+            add_padded(&book->text, words + cell->shown, width[j], cell->number);
         }
     }
     text_adds(&book->text, "\n");

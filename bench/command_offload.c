@@ -1,0 +1,88 @@
+/* `metronome bench offload`: every policy at its best, and the frontiers. Threads: main's. */
+#include "base/log.h"
+#include "bench/about.h"
+#include "bench/commands.h"
+#include "bench/frontier.h"
+#include "bench/grid_report.h"
+#include "bench/output.h"
+#include "bench/paper.h"
+#include "server/command.h"
+
+#include <stdlib.h>
+
+#define MOST_CELLS 64
+
+static const struct flag flags[] = {
+    {"hardware", "NAME", "the description to simulate; a10 if not given"},
+    {"model", "NAME", "the described model that the frontiers are of; opt-13b if not given"},
+    {"seed", "N", "of the loads; 1 if not given"},
+    {"quick", NULL, "two cells of the grid and nothing else: to see that it runs"},
+    {"paper", NULL, "the figures of the Select-N paper first"},
+    {"svg", "FOLDER", "writes the frontiers as files, too: frontier-memory.svg and so on"},
+    OUTPUT_FLAGS,
+};
+enum { HARDWARE, MODEL, SEED, QUICK, PAPER, SVG, OUTPUT };
+#define FLAGS (sizeof flags / sizeof flags[0])
+
+static void show_help(FILE *file) {
+    fprintf(file,
+            "usage: metronome bench offload [--quick] [--paper] [--json FILE] [--html FILE] [--markdown FILE]\n\n"
+            "Every offload policy over a grid of models, memories, loads and promises on simulated hardware, each "
+            "with\nthe options that are best for it, and the frontiers between promise and memory, throughput "
+            "and context.\nThe same command gives the same figures; some minutes.\n\n");
+    arguments_help(file, flags, FLAGS, false);
+}
+
+static struct status write_grid(const char *hardware, uint64_t seed, bool quick, struct book *book) {
+    struct grid_cell *cells = calloc(MOST_CELLS, sizeof *cells);
+    struct progress bar;
+    struct status status =
+        cells ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for the cells of the grid");
+    uint32_t count = cells ? grid_cells(quick, cells, MOST_CELLS) : 0;
+    progress_begin(&bar, "policies", count);
+    for (uint32_t i = 0; i < count && !status_failed(&status); i++) {
+        status = status_context(grid_fill(hardware, seed, &cells[i]), "%s", cells[i].model);
+        progress_update(&bar, i + 1);
+    }
+    progress_end(&bar);
+    if (!status_failed(&status)) {
+        grid_report(cells, count, hardware, book);
+    }
+    free(cells);
+    return status;
+}
+
+static struct status write_paper(const char *hardware, struct book *book) {
+    struct paper *paper = malloc(sizeof *paper);
+    if (!paper) {
+        return status_error(STATUS_NO_MEMORY, "no memory for the paper's cases");
+    }
+    struct status status = paper_compute(hardware, paper);
+    if (!status_failed(&status)) {
+        paper_write(paper, book);
+    }
+    free(paper);
+    return status;
+}
+
+static struct status write_all(const struct arguments *arguments, struct book *book) {
+    const char *const *values = arguments->values;
+    const char *hardware = values[HARDWARE] ? values[HARDWARE] : "a10";
+    double seed = 1;
+    if (values[SEED]) {
+        TRY(arguments_number("seed", values[SEED], 0, 1e15, &seed));
+    }
+    log_set_level(LOG_ERROR);
+    about_write(hardware, (uint64_t)seed, book);
+    if (values[PAPER]) {
+        TRY(write_paper("a10", book));
+    }
+    TRY(write_grid(hardware, (uint64_t)seed, values[QUICK] != NULL, book));
+    return values[QUICK]
+               ? STATUS_SUCCESS
+               : frontier_write(hardware, values[MODEL] ? values[MODEL] : "opt-13b", (uint64_t)seed, values[SVG], book);
+}
+
+int bench_offload(int argc, const char **argv) {
+    return output_run(argc, argv, flags, FLAGS, OUTPUT, show_help, "What offloading gives", write_all);
+}

@@ -1,0 +1,115 @@
+#include "bench/grid_report.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#define GIB 0x1p30
+
+/* Ratios of metronome to another over the cells. */
+struct ratios {
+    double least, most, log_sum;
+    uint32_t count;      /* cells where both keep the promise */
+    uint32_t only_ours;  /* cells where metronome alone does */
+    uint32_t only_other; /* and the other alone */
+    uint32_t below;      /* cells where the other is better by more than a hundredth */
+};
+
+static struct ratios ratios_to(const struct grid_cell *cells, uint32_t count, enum grid_policy other) {
+    struct ratios ratios = {.least = INFINITY};
+    for (uint32_t i = 0; i < count; i++) {
+        double ours = cells[i].answer[GRID_METRONOME].tokens_per_s, theirs = cells[i].answer[other].tokens_per_s;
+        ratios.only_ours += ours > 0 && theirs == 0;
+        ratios.only_other += ours == 0 && theirs > 0;
+        ratios.below += ours < 0.99 * theirs;
+        if (ours > 0 && theirs > 0) {
+            ratios.least = fmin(ratios.least, ours / theirs);
+            ratios.most = fmax(ratios.most, ours / theirs);
+            ratios.log_sum += log(ours / theirs);
+            ratios.count++;
+        }
+    }
+    return ratios;
+}
+
+static void write_ratios(const struct grid_cell *cells, uint32_t count, struct book *book) {
+    book_say(
+        book,
+        "Tokens a second of metronome to each other policy's, over the %u cells. `alone`: cells in which only "
+        "metronome, or only the other, finds a setting that keeps the promise for %.0f %% of requests; they have no "
+        "ratio and are in no mean.",
+        count, 100 * GRID_ATTAINMENT);
+    book_table(book, "offload_ratios");
+    for (int policy = 0; policy < GRID_METRONOME; policy++) {
+        struct ratios ratios = ratios_to(cells, count, (enum grid_policy)policy);
+        bool any = ratios.count > 0;
+        book_text(book, "metronome to", grid_policy_name((enum grid_policy)policy));
+        book_number(book, "cells", 0, ratios.count);
+        book_number(book, "geometric mean", 2, any ? exp(ratios.log_sum / ratios.count) : NAN);
+        book_number(book, "least", 2, any ? ratios.least : NAN);
+        book_number(book, "most", 2, any ? ratios.most : NAN);
+        book_number(book, "metronome alone", 0, ratios.only_ours);
+        book_number(book, "the other alone", 0, ratios.only_other);
+        book_number(book, "below 0.99", 0, ratios.below);
+        book_end_row(book);
+    }
+    book_end_table(book);
+}
+
+static void write_link(const struct grid_cell *cells, uint32_t count, struct book *book) {
+    uint32_t reached = 0, could = 0;
+    double least = INFINITY, sum = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        double use = cells[i].answer[GRID_METRONOME].link_use;
+        if (use > 0) {
+            could++;
+            reached += use >= 0.95;
+            least = fmin(least, use);
+            sum += use;
+        }
+    }
+    book_say(book,
+             "Bytes that metronome streams, counted at the copy calls, to what the link carries in the promised time, "
+             "with four sequences decoding and nobody waiting: at least 0.95 in %u of %u cells; the mean is %.3f, the "
+             "least %.3f.",
+             reached, could, could > 0 ? sum / could : 0, could > 0 ? least : 0);
+}
+
+static void write_cells(const struct grid_cell *cells, uint32_t count, struct book *book) {
+    book_table(book, "offload");
+    for (uint32_t i = 0; i < count; i++) {
+        char load[32];
+        snprintf(load, sizeof load, "%u + %u", cells[i].prompt_tokens, cells[i].output_tokens);
+        for (int policy = 0; policy < GRID_POLICIES; policy++) {
+            const struct grid_answer *answer = &cells[i].answer[policy];
+            bool serves = answer->tokens_per_s > 0, saves = answer->link_use > 0;
+            book_text(book, "model", cells[i].model);
+            book_number(book, "device GiB", 0, cells[i].memory_gib);
+            book_text(book, "load", load);
+            book_number(book, "promise ms", 1, (double)cells[i].tpot_ns / 1e6);
+            book_text(book, "policy", grid_policy_name((enum grid_policy)policy));
+            book_text(book, "set by hand", answer->options);
+            book_number(book, "places", 0, serves ? answer->places : NAN);
+            book_number(book, "tok/s", 1, serves ? answer->tokens_per_s : NAN);
+            book_number(book, "kept %", 0, serves ? 100 * answer->attainment : NAN);
+            book_number(book, "saved GiB", 2, saves ? answer->saved_bytes / GIB : NAN);
+            book_number(book, "link use", 3, saves ? answer->link_use : NAN);
+            book_end_row(book);
+        }
+    }
+    book_end_table(book);
+}
+
+void grid_report(const struct grid_cell *cells, uint32_t count, const char *hardware, struct book *book) {
+    book_section(book, "Every policy, at its best");
+    book_say(
+        book,
+        "Whole engines on sim (%s), the same model, promise and load for all policies; each is run with every number "
+        "of places and with every setting of its own options that can be in time, and its best counts: a dash is a "
+        "policy for which no setting keeps the promise. 100 requests come at once, so that room saved is turned "
+        "into batch. tok/s: of requests of which no token was late, as long as others wait. saved and link use: the "
+        "setting that saves the most, with four sequences decoding and nobody waiting.",
+        hardware);
+    write_ratios(cells, count, book);
+    write_link(cells, count, book);
+    write_cells(cells, count, book);
+}
