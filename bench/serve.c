@@ -237,15 +237,16 @@ static struct status read_trace(struct order *order) {
 static struct status read_requests(struct order *order) {
     const struct arguments *arguments = order->arguments;
     const char *const *values = arguments->values;
-    double requests = values[SECONDS] ? MOST_REQUESTS : 100;
+    double requests = 100;
     order->prompt = values[PROMPT] ? values[PROMPT] : "128";
     order->output = values[OUTPUT] ? values[OUTPUT] : "64";
     if (values[TRACE]) {
         return read_trace(order);
     }
     TRY(number(arguments, REQUESTS, 1, MOST_REQUESTS, true, &requests));
-    if (values[SECONDS] && order->rate > 0 && !values[REQUESTS]) { /* as many as come in that time, and some */
-        requests = fmin(MOST_REQUESTS, ceil(order->load.seconds * order->rate * 2 + 1000));
+    if (values[SECONDS] && !values[REQUESTS]) { /* more than come in that time, or than any server answers in it */
+        double most_rate = order->rate > 0 ? 2 * order->rate : 10000;
+        requests = fmin(MOST_REQUESTS, ceil(order->load.seconds * most_rate + 1000));
     }
     return draw_requests(order, (uint32_t)requests, order->seed, &order->trace);
 }
@@ -319,7 +320,7 @@ static struct status run_order(struct order *order) {
     if (order->warmup > 0) {
         TRY(warm_up(order));
     }
-    progress_begin(&bar, "bench serve", order->trace.count);
+    progress_begin(&bar, "bench serve", load_work(&order->load));
     struct status status = load_run(&order->load, &report);
     progress_end(&bar);
     if (status.code == STATUS_OK) {

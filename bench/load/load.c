@@ -39,6 +39,10 @@ struct load {
     struct status status; /* that stopped it */
 };
 
+uint64_t load_work(const struct load_config *config) {
+    return config->seconds > 0 ? (uint64_t)(config->seconds * 1000) : config->trace->count;
+}
+
 static uint64_t since_start(const struct load *load) {
     return clock_now_ns() - load->room.start_ns;
 }
@@ -121,9 +125,6 @@ static void count_end(struct load *load, struct client *client, const struct out
         snprintf(report->example[outcome->kind], sizeof report->example[0], "%s", lane_note(client->lane));
     }
     load->ended++;
-    if (load->config->bar) {
-        progress_update(load->config->bar, load->ended);
-    }
 }
 
 static void on_ended(void *context, struct lane *lane) {
@@ -231,6 +232,9 @@ static void on_lag(evutil_socket_t unused, short what, void *context) {
     (void)what;
     samples_add(&load->report->lag_ms, now > load->lag_at_ns ? (double)(now - load->lag_at_ns) / (double)NS_PER_MS : 0);
     load->lag_at_ns = now + LAG_PERIOD_NS;
+    if (load->config->bar) {
+        progress_update(load->config->bar, load->config->seconds > 0 ? since_start(load) / NS_PER_MS : load->ended);
+    }
     set_timer(load->lag, (double)LAG_PERIOD_NS / (double)NS_PER_S);
 }
 

@@ -36,6 +36,9 @@ struct load_report {
     bool interrupted;                 /* by SIGINT: what was under way was given up */
 };
 
+/* How far the bar goes: requests, or milliseconds where the time ends the load. */
+uint64_t load_work(const struct load_config *config);
+
 /* Runs until every request has ended. The report is the caller's to free. */
 struct status load_run(const struct load_config *config, struct load_report *out);
 void load_report_free(struct load_report *report);

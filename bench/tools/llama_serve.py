@@ -98,6 +98,12 @@ class Child:
         with open(self.log, encoding="utf-8", errors="replace") as file:
             fail(f"{self.name} did not start: {file.read()[-600:]}")
 
+    def cpu_seconds(self):
+        """That the process has had so far, of all its threads."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def pause(self):
         self.process.send_signal(signal.SIGSTOP)
 
@@ -167,6 +173,7 @@ def free_port():
 
 
 def measure(options, child, clients, seed):
+    before = child.cpu_seconds()
     done = subprocess.run([options.program, "bench", "serve", "--url", child.url, "--clients", str(clients), "--requests",
                            str(options.each * clients), "--prompt", str(options.prompt), "--output", str(options.output),
                            "--ignore-eos", "--warmup", "1", "--seed", str(seed), "--json", "-", "--timeout", "3600"],
@@ -177,6 +184,7 @@ def measure(options, child, clients, seed):
     return {"output_tok_s": report["output_tokens_per_s"], "requests_s": report["requests_per_s"],
             "ttft_p50_ms": report["ttft_ms"]["p50"], "ttft_p99_ms": report["ttft_ms"]["p99"],
             "tpot_p50_ms": report["tpot_ms"]["p50"], "tpot_p99_ms": report["tpot_ms"]["p99"],
+            "cpu_ms_per_token": 1000 * (child.cpu_seconds() - before) / max(1, report["output_tokens"]),
             "output_tokens": report["output_tokens"], "prompt_tokens": report["prompt_tokens"],
             "failed": report["requests"] - report["whole"], "load_average": os.getloadavg()[0]}
 
@@ -202,17 +210,18 @@ def median(runs, key):
 
 
 def show(options, points):
-    print(f"{'clients':>7}  {'tokens/s':^26}  {'TTFT p50, ms':^26}  {'TPOT p50, ms':^26}  load")
-    print(f"{'':>7}" + 3 * f"  {'metronome':>9}{'llama.cpp':>10}{'ratio':>7}")
+    print(f"{'clients':>7}  {'tokens/s':^26}  {'TTFT p50, ms':^26}  {'TPOT p50, ms':^26}  {'processor ms a token':^26}  load")
+    print(f"{'':>7}" + 4 * f"  {'metronome':>9}{'llama.cpp':>10}{'ratio':>7}")
     for clients in options.clients:
         row = f"{clients:>7}"
-        for key, decimals in (("output_tok_s", 1), ("ttft_p50_ms", 1), ("tpot_p50_ms", 2)):
+        for key, decimals in (("output_tok_s", 1), ("ttft_p50_ms", 1), ("tpot_p50_ms", 2), ("cpu_ms_per_token", 2)):
             ours, theirs = (median(points[side, clients], key) for side in SIDES)
             ratio = ours / theirs if key == "output_tok_s" else theirs / ours if ours else 0
             row += f"  {ours:>9.{decimals}f}{theirs:>10.{decimals}f}{ratio:>7.2f}"
         load = max(run["load_average"] for side in SIDES for run in points[side, clients])
         print(f"{row}  {load:.1f}")
-    print("ratios above 1: metronome is faster; load: the machine's load average, largest seen")
+    print("ratios above 1: metronome is faster; processor: the server's own time, prompts and warm-up in it, whatever else\n"
+          "the machine does; load: its load average, the largest seen")
     failed = {side: sum(run["failed"] for clients in options.clients for run in points[side, clients]) for side in SIDES}
     for side, count in failed.items():
         if count:

@@ -3,7 +3,9 @@
 
 import json
 import os
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -301,6 +303,32 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(report["outcomes"]["ok"], 20)
         self.assertEqual(len(server.connections), 21, "nobody waited for another")
         self.assertEqual(report["self"]["late_ms"]["count"], 20)
+
+    def test_a_load_of_so_many_seconds(self):
+        with FakeServer(GOOD) as server:
+            for loop in (("--clients", "2"), ("--rate", "20")):
+                command = ["bench", "serve", "--url", server.url, "--model", "m", "--seconds", "0.5", "--json", "-"]
+                result = run_command(*command, *loop)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                report = json.loads(result.stdout)
+                self.assertGreater(report["whole"], 0)
+                self.assertEqual(report["whole"], report["requests"])
+
+    def test_interrupted(self):
+        with FakeServer(GOOD, sends(CHUNKED + chunk(ROLE), hold=60)) as server:
+            process = subprocess.Popen([PROGRAM, "bench", "serve", "--url", server.url, "--model", "m", "--clients", "1",
+                                        "--json", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            try:
+                harness.eventually(lambda: len(server.bodies) == 2, what="no second request came")
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate(timeout=60)
+            finally:
+                process.kill()
+                process.wait()
+        self.assertEqual(process.returncode, 0)
+        report = json.loads(output)
+        self.assertTrue(report["interrupted"])
+        self.assertEqual((report["requests"], report["whole"], report["outcomes"]["cancelled"]), (2, 1, 1))
 
     def test_a_trace_is_played(self):
         with tempfile.TemporaryDirectory() as folder, FakeServer(GOOD) as server:
