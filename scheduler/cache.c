@@ -5,6 +5,11 @@
  * whole beginnings, and a sequence that has its own copy of a block which another entered first takes that one. */
 #include "scheduler/engine_internal.h"
 
+#include <string.h>
+
+/* Tokens that are worth waiting an iteration for. */
+#define COMING_LEAST (4 * KV_BLOCK_TOKENS)
+
 /* The blocks that `sequence` may take from others: the last token that is known has to be computed for the sake of the
  * next, and of a prompt to be scored every row that is not yet reported. */
 static uint32_t most_blocks(const struct sequence *sequence) {
@@ -49,6 +54,39 @@ uint32_t cache_pinned(const struct engine *engine, const struct sequence *sequen
         pinned++;
     }
     return pinned;
+}
+
+/* Tokens that two sequences begin with alike, in full blocks. */
+static uint32_t alike(const struct sequence *one, const struct sequence *other) {
+    const struct cache_salt *salt = &one->request->salt, *other_salt = &other->request->salt;
+    uint32_t most = one->count < other->count ? one->count : other->count, tokens = 0;
+    if (salt->bytes != other_salt->bytes || memcmp(salt->text, other_salt->text, salt->bytes) != 0) {
+        return 0;
+    }
+    while (tokens + KV_BLOCK_TOKENS <= most &&
+           memcmp(one->tokens + tokens, other->tokens + tokens, KV_BLOCK_TOKENS * sizeof *one->tokens) == 0) {
+        tokens += KV_BLOCK_TOKENS;
+    }
+    return tokens;
+}
+
+bool cache_is_coming(const struct engine *engine, const struct sequence *sequence) {
+    const uint32_t found = sequence->computed + sequence->found * KV_BLOCK_TOKENS;
+    const uint32_t most = most_blocks(sequence) * KV_BLOCK_TOKENS;
+    if (!engine->config.prefix_cache || most < found + COMING_LEAST) {
+        return false;
+    }
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *other = engine->running[i];
+        if (other->scheduled >= KV_BLOCK_TOKENS && other->computed + other->scheduled >= found + COMING_LEAST) {
+            uint32_t common = alike(sequence, other), done = other->computed + other->scheduled;
+            common = common < done ? common : done;
+            if ((common < most ? common : most) >= found + COMING_LEAST) {
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 void cache_take(struct engine *engine, struct sequence *sequence, bool parked) {

@@ -320,7 +320,7 @@ static void admit_waiting(struct engine *engine, struct room *room) {
         if (line == &engine->waiting) {
             make_way(engine, sequence, room);
         }
-        if (!has_room(engine, sequence, 0)) {
+        if (!has_room(engine, sequence, 0) || cache_is_coming(engine, sequence)) {
             break;
         }
         if (sequence->preempted || engine->running_count == 0) {

@@ -172,6 +172,9 @@ uint32_t cache_pinned(const struct engine *engine, const struct sequence *sequen
 void cache_take(struct engine *engine, struct sequence *sequence, bool parked);
 /* Are all of these on the device? */
 bool cache_is_here(const struct engine *engine, const struct sequence *sequence);
+/* Will an iteration that is being composed compute a good deal more of what a waiting sequence begins with, for
+ * another? Then it is found in the next. */
+bool cache_is_coming(const struct engine *engine, const struct sequence *sequence);
 /* Brings up to `most` of them back to it, held by nobody as they are; first they become the last to be given up. */
 void cache_fetch(struct engine *engine, struct sequence *sequence, uint32_t most);
 /* What an iteration has filled of a running sequence's blocks can be found by others from now on; a block that is known

@@ -159,7 +159,27 @@ TEST(Cache, ScoredPromptsAreComputed) {
     EXPECT_EQ(request->outcome.tokens, outcomes[0].tokens);
 }
 
-// Equal prompts that come at once are computed side by side, and then held once.
+// Long prompts that come at once, with a beginning in common: it is computed once, and the others wait for it.
+TEST(Cache, ABeginningThatIsBeingComputedIsWaitedFor) {
+    Engine engine(tiny_options());
+    std::vector<std::unique_ptr<Request>> requests;
+    for (uint32_t i = 0; i < 6; i++) {
+        std::vector<uint32_t> prompt = prompt_of(6, 100);
+        prompt.resize(i == 5 ? 60 : 100); // of the last too little is in common to be waited for
+        prompt.push_back(i);
+        requests.push_back(request_of(prompt, 10));
+        Engine::check(engine_submit(engine.engine, &requests.back()->request));
+    }
+    run_until_idle(engine);
+    for (uint32_t i = 0; i < 6; i++) {
+        const Outcome &got = requests[i]->outcome;
+        expect_same(got, alone_of(requests[i]->prompt, 10));
+        EXPECT_GE(got.cached_tokens, i == 0 ? 0u : i == 5 ? 48u : 96u) << i;
+        EXPECT_EQ(got.cached_tokens == 0, i == 0);
+    }
+}
+
+// Equal prompts that come at once, too short to be waited for, are computed side by side, and then held once.
 TEST(Cache, EqualPromptsAtOnceEndUpInOneCopy) {
     Engine engine(tiny_options());
     std::vector<uint32_t> prompt = prompt_of(5, 40);
