@@ -32,7 +32,7 @@ CUDA_HOME = os.environ.get("CUDA_HOME", "/usr/local/cuda")
 OPS = ("kernels/cuda_test", "kernels/ops_test", "kernels/matmul_test", "kernels/attention_test")
 MODELS = ("models/tiny_forward_test", "models/family_test", "models/forward_test")
 OFFLOAD = ("scheduler/family_offload_test",)
-RANKS = ("kernels/team_test", "models/shard_test")
+RANKS = {"kernels/team_test": "*", "models/shard_test": "Ranks*", "scheduler/ranks_test": "Ranks*Alike"}
 START_SECONDS = 60
 
 
@@ -89,8 +89,7 @@ def sanitize(tool, program, cases):
 def ranks(count):
     if count < 2:
         return [outcome(program, "skipped", 0, "there is one GPU") for program in RANKS]
-    outcomes = [gtest(program, 300) if program == "kernels/team_test" else gtest(program, 300, "Ranks*")
-                for program in RANKS]
+    outcomes = [gtest(program, 300, cases) for program, cases in RANKS.items()]
     for size in (size for size in (2, 4, 8) if size <= count):
         status, output, seconds = run([f"{BUILD}/ranks-bench", "cuda", str(size)], 120)
         print(output)
@@ -149,7 +148,7 @@ def main():
         print("gpu-check: there is no GPU here (nvidia-smi finds none); nothing was checked")
         return 1
     print("\n".join(found))
-    programs = [f"{BUILD}/tests/{program}" for program in OPS + MODELS + OFFLOAD + RANKS] + [f"{BUILD}/ranks-bench"]
+    programs = [f"{BUILD}/tests/{program}" for program in (*OPS, *MODELS, *OFFLOAD, *RANKS)] + [f"{BUILD}/ranks-bench"]
     status, output, seconds = run(["make", f"-j{os.cpu_count()}", "CUDA=1", "all", *programs], 1800)
     if status != 0:
         print(output[-3000:])

@@ -1,5 +1,6 @@
-// Tensor parallelism under a whole engine: one decides, the ranks follow. Weights that leave and come back, KV blocks
-// that park, sequences that come and go: the same bits as without all that, and the tokens of the model in one piece.
+// Tensor parallelism under a whole engine, on cpu or on the device that METRONOME_TEST_DEVICE names: one decides, the
+// ranks follow. Weights that leave and come back, KV blocks that park, sequences that come and go: the same bits as
+// without all that, and the tokens of the model in one piece.
 #include "tests/unit/models/tiny_model.h"
 #include "tests/unit/scheduler/running_engine.h"
 
@@ -7,7 +8,17 @@
 
 namespace {
 
-const uint32_t CONTEXT = 96, KINDS = 8;
+const uint32_t CONTEXT = 96;
+
+// The device that METRONOME_TEST_DEVICE names, cpu if it names none; where it is emulated, fewer requests.
+const char *device_name() {
+    const char *named = getenv("METRONOME_TEST_DEVICE");
+    return named ? named : "cpu";
+}
+bool on_cpu() {
+    return strcmp(device_name(), "cpu") == 0;
+}
+const uint32_t KINDS = on_cpu() ? 8 : 3;
 
 TinyModel &tiny() {
     static TinyModel *model = [] {
@@ -24,6 +35,7 @@ Options tiny_options(uint32_t ranks) {
     static std::string path = tiny().write();
     Options options;
     options.weights = path;
+    options.device = device_name();
     options.threads = ranks;
     options.ranks = ranks;
     options.context = CONTEXT;
@@ -104,13 +116,13 @@ TEST(RanksOfAnEngine, OffloadAlike) {
     Options options = tiny_options(2);
     options.policy = "metronome";
     options.tpot_ms = 10000;
-    options.copy_jitter_ns = 20000;
-    options.link_gbps = 0.05;
+    options.copy_jitter_ns = on_cpu() ? 20000 : 0;
+    options.link_gbps = on_cpu() ? 0.05 : 0;
     struct random_state random;
     random_seed(&random, 3);
     const struct engine_stats stats = crowd(options, want, [&](struct device *device) {
         static const double rates[] = {5e9, 5e8, 5e7};
-        device_set_link(device, rates[random_below(&random, 3)]);
+        device_set_link(device, on_cpu() ? rates[random_below(&random, 3)] : 0);
     });
     EXPECT_GT(stats.offload.total_bytes_streamed, 0u) << "a test of offloading with nothing offloaded";
 }
@@ -121,7 +133,7 @@ TEST(RanksOfAnEngine, ParkAlike) {
     Options options = tiny_options(2);
     options.kv_tokens = CONTEXT;
     options.kv_host_memory = 1 << 30;
-    options.copy_jitter_ns = 20000;
+    options.copy_jitter_ns = on_cpu() ? 20000 : 0;
     const struct engine_stats stats = crowd(options, want, [](struct device *) {});
     EXPECT_GT(stats.resumed, 0u);
     EXPECT_GT(stats.offload.kv_blocks_in, 0u);
