@@ -221,36 +221,61 @@ static uint32_t matrix_rows(const struct layer *layer, enum layer_tensor i) {
     return layer->layout->tensor[i].rows;
 }
 
+#define MOST_PRODUCTS 3 /* matrices that share an input */
+
+/* The product of a layer's matrix with a whole row, written or added to rows of its own width. */
+struct product {
+    enum layer_tensor matrix;
+    const float *bias;
+    float *out;
+    bool accumulate;
+};
+
 /* Products of one input on their way into an op. */
 struct products {
-    struct matmul_part parts[MATMUL_MAX_PARTS];
+    struct product product[MOST_PRODUCTS];
     uint32_t count;
 };
 
-/* The product of a layer's matrix `i` with a whole row, slab by slab, written or added to rows of its own width. */
-static void add_product(struct products *products, const struct forward *forward, const struct layer *layer,
-                        enum layer_tensor i, const float *bias, float *out, bool accumulate) {
-    const struct model_tensor *tensor = &layer->layout->tensor[i];
-    const uint32_t rows = matrix_rows(layer, i), slabs = forward->model->slabs;
-    for (uint32_t slab = 0; slab < slabs; slab++) {
-        const struct row_range range = layout_slab_rows(rows, slabs, slab);
-        if (range.count == 0) {
-            continue;
-        }
-        CHECK(products->count < MATMUL_MAX_PARTS);
-        const uint8_t *data = layer->slabs[slab] + layer->layout->offset[slab * LAYER_TENSORS + i];
-        products->parts[products->count++] = (struct matmul_part){.weight = layout_weight(tensor, range.count, data),
-                                                                  .bias = bias ? bias + range.first : NULL,
-                                                                  .out = out + range.first,
-                                                                  .out_stride = rows,
-                                                                  .accumulate = accumulate};
-    }
+static void add_product(struct products *products, const struct layer *layer, enum layer_tensor matrix,
+                        enum layer_tensor bias, float *out, bool accumulate) {
+    CHECK(products->count < MOST_PRODUCTS);
+    products->product[products->count++] =
+        (struct product){.matrix = matrix, .bias = layer_vector(layer, bias), .out = out, .accumulate = accumulate};
 }
 
-static void multiply(const struct forward *forward, const struct products *products, const float *x, uint32_t n) {
-    if (products->count > 0) {
-        const uint32_t columns = products->parts[0].weight.columns;
-        op_matmul(forward->stream, products->parts, products->count, x, columns, n);
+/* The parts of the products, slab by slab, for so they lie in memory; returns how many. */
+static uint32_t parts_of(const struct forward *forward, const struct layer *layer, const struct products *products,
+                         struct matmul_part parts[MATMUL_MAX_PARTS]) {
+    const uint32_t slabs = forward->model->slabs;
+    uint32_t count = 0;
+    for (uint32_t slab = 0; slab < slabs; slab++) {
+        for (uint32_t i = 0; i < products->count; i++) {
+            const struct product *product = &products->product[i];
+            const uint32_t rows = matrix_rows(layer, product->matrix);
+            const struct row_range range = layout_slab_rows(rows, slabs, slab);
+            if (range.count == 0) {
+                continue;
+            }
+            CHECK(count < MATMUL_MAX_PARTS);
+            const struct model_tensor *tensor = &layer->layout->tensor[product->matrix];
+            const uint8_t *data = layer->slabs[slab] + layer->layout->offset[slab * LAYER_TENSORS + product->matrix];
+            parts[count++] = (struct matmul_part){.weight = layout_weight(tensor, range.count, data),
+                                                  .bias = product->bias ? product->bias + range.first : NULL,
+                                                  .out = product->out + range.first,
+                                                  .out_stride = rows,
+                                                  .accumulate = product->accumulate};
+        }
+    }
+    return count;
+}
+
+static void multiply(const struct forward *forward, const struct layer *layer, const struct products *products,
+                     const float *x, uint32_t n) {
+    struct matmul_part parts[MATMUL_MAX_PARTS];
+    const uint32_t count = parts_of(forward, layer, products, parts);
+    if (count > 0) {
+        op_matmul(forward->stream, parts, count, x, parts[0].weight.columns, n);
     }
 }
 
@@ -309,15 +334,18 @@ static void run_queries_keys_values(struct forward *forward, const struct layer 
     products.count = 0;
     normalize(forward, all->normed, all->residual, layer_vector(layer, LAYER_ATTENTION_NORM),
               layer_vector(layer, LAYER_ATTENTION_NORM_BIAS), all->count);
-    add_product(&products, forward, layer, LAYER_KEY, layer_vector(layer, LAYER_KEY_BIAS), key, false);
-    add_product(&products, forward, layer, LAYER_VALUE, layer_vector(layer, LAYER_VALUE_BIAS), value, false);
+    if (wanted == all) {
+        add_product(&products, layer, LAYER_QUERY, LAYER_QUERY_BIAS, query, false);
+    }
+    add_product(&products, layer, LAYER_KEY, LAYER_KEY_BIAS, key, false);
+    add_product(&products, layer, LAYER_VALUE, LAYER_VALUE_BIAS, value, false);
+    multiply(forward, layer, &products, all->normed, all->count);
     if (wanted != all) {
-        multiply(forward, &products, all->normed, all->count);
         gather_wanted(forward, layer, all, wanted);
         products.count = 0;
+        add_product(&products, layer, LAYER_QUERY, LAYER_QUERY_BIAS, query, false);
+        multiply(forward, layer, &products, wanted->normed, wanted->count);
     }
-    add_product(&products, forward, layer, LAYER_QUERY, layer_vector(layer, LAYER_QUERY_BIAS), query, false);
-    multiply(forward, &products, wanted->normed, wanted->count);
     finish_heads(forward, layer, LAYER_QUERY, LAYER_QUERY_NORM, wanted, query, shape->query_heads);
     finish_heads(forward, layer, LAYER_KEY, LAYER_KEY_NORM, all, key, shape->kv_heads);
     op_kv_store(forward->stream, &all->batch, layer->index, key, matrix_rows(layer, LAYER_KEY), value,
@@ -335,9 +363,10 @@ static void add_to_residual(struct forward *forward, const struct layer *layer, 
     float *out = gain ? rows->normed : rows->residual;
     struct products product;
     product.count = 0;
-    add_product(&product, forward, layer, matrix, layer_vector(layer, bias), out, gain == NULL);
-    const uint32_t columns = layer->layout->tensor[matrix].columns;
-    op_matmul_partial(forward->stream, product.parts, product.count, x, columns, rows->count);
+    add_product(&product, layer, matrix, bias, out, gain == NULL);
+    struct matmul_part parts[MATMUL_MAX_PARTS];
+    const uint32_t columns = layer->layout->tensor[matrix].columns, count = parts_of(forward, layer, &product, parts);
+    op_matmul_partial(forward->stream, parts, count, x, columns, rows->count);
     op_all_reduce(forward->stream, out, rows->count, shape->width);
     if (gain != NULL) {
         op_rmsnorm_add(forward->stream, rows->residual, rows->normed, gain, shape->norm_epsilon, rows->count,
@@ -368,10 +397,10 @@ static void run_feed_forward(struct forward *forward, const struct layer *layer,
     normalize(forward, rows->normed, rows->residual, layer_vector(layer, LAYER_FEED_FORWARD_NORM),
               layer_vector(layer, LAYER_FEED_FORWARD_NORM_BIAS), rows->count);
     if (gated) {
-        add_product(&products, forward, layer, LAYER_GATE, layer_vector(layer, LAYER_GATE_BIAS), gate, false);
+        add_product(&products, layer, LAYER_GATE, LAYER_GATE_BIAS, gate, false);
     }
-    add_product(&products, forward, layer, LAYER_UP, layer_vector(layer, LAYER_UP_BIAS), up, false);
-    multiply(forward, &products, rows->normed, rows->count);
+    add_product(&products, layer, LAYER_UP, LAYER_UP_BIAS, up, false);
+    multiply(forward, layer, &products, rows->normed, rows->count);
     if (gated) {
         op_gated(forward->stream, model->family->activation, up, gate, up, rows->count, model->share.feed_forward);
     } else {
