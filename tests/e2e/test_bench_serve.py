@@ -60,6 +60,7 @@ class FakeServer:
         self.answers = answers
         self.bodies = []
         self.paths = []
+        self.heads = []
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -97,6 +98,7 @@ class FakeServer:
                 with self.lock:
                     number = len(self.bodies)
                     self.bodies.append(json.loads(buffered[:length] or b"{}"))
+                    self.heads.append(head.decode())
                     self.paths.append(head.split(b" ")[1].decode())
                 buffered = buffered[length:]
                 answer = self.answers[min(number, len(self.answers) - 1)]
@@ -183,6 +185,19 @@ class BenchTest(unittest.TestCase):
         with FakeServer(GOOD) as other:
             self.bench(other, "--endpoint", "completions", "--seed", "1", requests=5)
             self.assertNotEqual([body["prompt"] for body in other.bodies], [body["prompt"] for body in server.bodies])
+
+    def test_a_key_comes_from_the_environment(self):
+        with FakeServer(plain("200 OK", '{"data": [{"id": "m"}]}'), GOOD) as server:
+            done = subprocess.run([PROGRAM, "bench", "serve", "--url", server.url, "--requests", "1", "--key-env", "SOME_KEY"],
+                                  env=dict(os.environ, SOME_KEY="open sesame"), capture_output=True, text=True, timeout=60,
+                                  check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(len(server.heads), 2)
+            for head in server.heads:
+                self.assertIn("\r\nAuthorization: Bearer open sesame", head)
+        with FakeServer(GOOD) as server:
+            self.bench(server)
+            self.assertNotIn("Authorization", server.heads[0])
 
     def test_the_model_is_asked_for(self):
         models = plain("200 OK", json.dumps({"object": "list", "data": [{"id": "the-model"}]}))
