@@ -238,6 +238,13 @@ prefix-bench: $(BUILD)/prefix-bench ## what the prefix cache costs and what it s
 $(BUILD)/prefix-bench: $(BUILD)/bench/programs/prefix_bench.o $(LIBS_scheduler)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+# SEQUENCES is how many run at once, 256 if not given.
+.PHONY: scheduler-bench
+scheduler-bench: $(BUILD)/scheduler-bench ## the host's own time an iteration, with hundreds of sequences
+	$(Q)$< $(SEQUENCES)
+$(BUILD)/scheduler-bench: $(BUILD)/bench/programs/scheduler_bench.o $(LIBS_scheduler)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $(addprefix -Wl$(comma)--wrap=,forward_run forward_wait offload_begin offload_end) $^ $(LDLIBS) -o $@
 
 .PHONY: engine-bench
 engine-bench: $(BUILD)/engine-bench ## start, prefill, decode and memory of the whole engine here

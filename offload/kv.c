@@ -231,16 +231,26 @@ void kv_give(struct kv *kv, uint32_t handle) {
     kv->free_handle = handle;
 }
 
+/* Asked in every iteration for every block of all that run, thousands of them: what does not change is read once. */
 void kv_addresses(struct kv *kv, const uint32_t *handles, uint32_t count, uint64_t *out) {
+    const uint32_t *const place = kv->place, *const owner = kv->owner;
+    const uint64_t *const last = kv->sent > kv->waited ? kv->last : NULL; /* else nobody has to wait for any */
+    const uint32_t known = kv_handles(kv), blocks = kv->arena->blocks;
+    const uint64_t bytes = kv->arena->block_bytes, end = (uint64_t)(uintptr_t)kv->arena->base + kv->arena->bytes;
+    uint64_t needed = kv->needed;
     for (uint32_t i = 0; i < count; i++) {
-        if (kv_is_streamed(kv, handles[i])) {
-            out[i] = kv_groups_entry(&kv->groups, streamed_slot(kv, handles[i]), kv->layer_bytes);
-            continue;
+        const uint32_t handle = handles[i];
+        CHECK(handle < known);
+        const uint32_t block = place[handle];
+        if (block < blocks && owner[block] == handle) {
+            needed = last && last[block] > needed ? last[block] : needed;
+            out[i] = end - (block + UINT64_C(1)) * bytes;
+        } else {
+            CHECK(kv_is_streamed(kv, handle)); /* else it is parked, or was given back */
+            out[i] = kv_groups_entry(&kv->groups, streamed_slot(kv, handle), kv->layer_bytes);
         }
-        uint32_t block = block_of(kv, handles[i]);
-        kv->needed = kv->last[block] > kv->needed ? kv->last[block] : kv->needed;
-        out[i] = (uint64_t)(uintptr_t)arena_block_address(kv->arena, block);
     }
+    kv->needed = needed;
 }
 
 bool kv_park(struct kv *kv, uint32_t handle) {

@@ -190,6 +190,17 @@ bool engine_take_submitted(struct engine *engine) {
     return cancelling;
 }
 
+/* Copies what there is of an event: most of one is room for text and alternatives that few have. */
+static void copy_event(struct engine_event *to, const struct engine_event *from) {
+    memcpy(to, from, offsetof(struct engine_event, text) + from->text_bytes);
+    to->top_count = from->top_count;
+    memcpy(to->top, from->top, from->top_count * sizeof *to->top);
+    to->completion_tokens = from->completion_tokens;
+    to->cached_tokens = from->cached_tokens;
+    to->status.code = from->status.code;
+    memcpy(to->status.message, from->status.message, from->status.code == STATUS_OK ? 1 : sizeof to->status.message);
+}
+
 void engine_push_event(struct engine *engine, const struct engine_event *event) {
     pthread_mutex_lock(&engine->lock);
     if (event->finish == FINISH_NONE) {
@@ -209,7 +220,7 @@ void engine_push_event(struct engine *engine, const struct engine_event *event) 
     }
     CHECK(engine->event_count < engine->event_capacity);
     uint32_t at = (engine->event_head + engine->event_count) % engine->event_capacity;
-    engine->events[at] = *event;
+    copy_event(&engine->events[at], event);
     bool first = engine->event_count++ == 0;
     pthread_mutex_unlock(&engine->lock);
     if (first) {
@@ -226,7 +237,7 @@ uint32_t engine_poll(struct engine *engine, struct engine_event *events, uint32_
     pthread_mutex_lock(&engine->lock);
     uint32_t taken = engine->event_count < capacity ? engine->event_count : capacity;
     for (uint32_t i = 0; i < taken; i++) {
-        events[i] = engine->events[engine->event_head];
+        copy_event(&events[i], &engine->events[engine->event_head]);
         engine->event_head = (engine->event_head + 1) % engine->event_capacity;
     }
     engine->event_count -= taken;
