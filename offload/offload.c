@@ -344,6 +344,16 @@ struct plan_prediction offload_predict(const struct offload *offload, double row
     return plan_predict(&load, &offload->plan);
 }
 
+void offload_copy_plan(const struct offload *offload, struct plan *plan) {
+    *plan = offload->plan;
+}
+
+struct plan_prediction offload_predict_plan(const struct offload *offload, const struct plan *plan, double rows,
+                                            double context) {
+    struct plan_load load = offload_load_of(offload, rows, context);
+    return plan_predict(&load, plan);
+}
+
 uint64_t offload_least_ns(const struct offload *offload, double rows, double context) {
     struct plan_load load = offload_load_of(offload, rows, context);
     return offload->recorded ? plan_compute_ns(&load) : 0;
@@ -354,6 +364,11 @@ bool offload_wants_record(const struct offload *offload) {
 }
 
 struct status offload_measure_link(struct offload *offload, uint64_t *bytes_per_s, uint64_t *copy_ns) {
+    if (!offload->host) {
+        *bytes_per_s = offload_load_of(offload, 1, 1).link_bytes_per_s;
+        *copy_ns = 0;
+        return STATUS_SUCCESS;
+    }
     return pipeline_measure_link(offload->pipeline, bytes_per_s, copy_ns);
 }
 

@@ -51,7 +51,8 @@ uint32_t offload_slabs(const struct offload *offload);
 /* Puts a rank's share of a packed layer (host memory, slabs * slab_bytes) in its place; returns when it is there. */
 struct status offload_store_layer(struct offload *offload, uint32_t layer, uint32_t rank, const void *packed);
 
-/* What the link gives alone: copies of a slab, and of little, into the ring. Between iterations. */
+/* What the link gives alone: copies of a slab, and of little, into the ring; the nominal rate where nothing is ever
+ * offloaded. Between iterations. */
 struct status offload_measure_link(struct offload *offload, uint64_t *bytes_per_s, uint64_t *copy_ns);
 
 /* Is anything offloaded, or may it be: does it take a record to choose well? */
@@ -59,6 +60,12 @@ bool offload_wants_record(const struct offload *offload);
 
 /* The placement in force, for `rows` tokens that attend to `context` positions each. */
 struct plan_prediction offload_predict(const struct offload *offload, double rows, double context);
+
+/* The placement in force; what another would take. From any thread once the record is set: the load is of the record.
+ */
+void offload_copy_plan(const struct offload *offload, struct plan *plan);
+struct plan_prediction offload_predict_plan(const struct offload *offload, const struct plan *plan, double rows,
+                                            double context);
 
 /* The same with nothing to wait for: no deadline before it can be kept. 0 without a record. */
 uint64_t offload_least_ns(const struct offload *offload, double rows, double context);

@@ -23,7 +23,7 @@ struct promise {
 
 /* What becomes of a request whose promise is predicted to be broken. */
 enum on_miss {
-    ON_MISS_BEST_EFFORT, /* it is served behind those that can be in time */
+    ON_MISS_BEST_EFFORT, /* it is served, as soon as it is lost behind those that can be in time */
     ON_MISS_REFUSE,      /* it is refused at once */
     ON_MISS_DOWNGRADE,   /* it gets another class's promise, and what that class does if it cannot be kept either */
 };

@@ -120,6 +120,9 @@ static void note_token_time(struct engine *engine, struct sequence *sequence, ui
     }
     engine->stats.generation_tokens++;
     pthread_mutex_unlock(&engine->stats_lock);
+    if (sequence_generated(sequence) == 1) {
+        admission_first_token(engine, sequence, now);
+    }
     sequence->last_token_ns = now;
 }
 
@@ -172,6 +175,9 @@ void finish_sequence(struct engine *engine, struct sequence *sequence, enum fini
     release_blocks(engine, sequence, 0);
     uint64_t now = device_now_ns(engine->device);
     account_finish(engine, sequence);
+    if (reason == FINISH_STOP || reason == FINISH_LENGTH) {
+        admission_ended(engine, sequence);
+    }
     struct class_stats *own = &engine->class_stats[request->class_index];
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.finished[reason]++;

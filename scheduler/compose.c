@@ -4,9 +4,6 @@
  * it has lost when its turn comes again is computed again, to the same bits. */
 #include "scheduler/engine_internal.h"
 
-/* One admission in so many is of a sequence that waits behind, if there is one. */
-#define BEHIND_SHARE 8
-
 /* Room is short when less than one part in so many is left of the places for sequences, or of the KV cache. */
 #define CROWD 4
 

@@ -192,6 +192,7 @@ static struct status create_queues(struct engine *engine) {
         return status_error(STATUS_NO_MEMORY, "no memory for the engine's queues");
     }
     TRY(timeline_create(config->timeline_spans, &engine->timeline));
+    TRY(admission_create(engine));
     TRY(queue_create(&engine->submitted, config->max_queue));
     TRY(queue_create(&engine->waiting, requests));
     TRY(queue_create(&engine->behind, requests));
@@ -204,6 +205,7 @@ static void init_stats(struct engine *engine) {
     static const double tpot[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15,
                                   0.2,   0.3,    0.4,   0.5,  0.75,  1,    2.5,   5,   10};
     static const double whole[] = {0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480};
+    static const double ratio[] = {0.25, 0.5, 0.75, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 1.5, 2, 4, 8};
     static const double tokens[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
     histogram_init(&engine->stats.ttft_s, ttft, sizeof ttft / sizeof ttft[0]);
     histogram_init(&engine->stats.queue_s, ttft, sizeof ttft / sizeof ttft[0]);
@@ -213,6 +215,8 @@ static void init_stats(struct engine *engine) {
         struct class_stats *own = &engine->class_stats[i];
         histogram_init(&own->ttft_s, ttft, sizeof ttft / sizeof ttft[0]);
         histogram_init(&own->queue_s, ttft, sizeof ttft / sizeof ttft[0]);
+        histogram_init(&own->refused_ttft_s, ttft, sizeof ttft / sizeof ttft[0]);
+        histogram_init(&own->ttft_ratio, ratio, sizeof ratio / sizeof ratio[0]);
         histogram_init(&own->tpot_s, tpot, sizeof tpot / sizeof tpot[0]);
     }
     histogram_init(&engine->stats.iteration_tokens, tokens, sizeof tokens / sizeof tokens[0]);
@@ -232,23 +236,27 @@ static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
     engine->stats.kv_blocks_free = report.kv_blocks_free + engine->stats.prefix_idle;
     engine->stats.iteration_ns = iteration_ns;
     pthread_mutex_unlock(&engine->stats_lock);
+    admission_publish(engine);
 }
 
 /* Can the promise be kept at all: one sequence decoding, with what has to leave the device streamed? Baselines that
  * know no deadlines are not held to it, but it is said. */
-static struct status check_promise(const struct engine *engine) {
-    if (engine->config.promise.tpot_ns == 0) {
-        return STATUS_SUCCESS;
-    }
+static struct status check_promise(const struct engine *engine, const struct slo_classes *classes) {
     struct plan_prediction prediction = offload_predict(engine->offload, 1, 64);
-    if (prediction.iteration_ns > engine->config.promise.tpot_ns) {
+    for (uint32_t i = 0; i < classes->count; i++) {
+        const struct slo_class *each = &classes->items[i];
+        const uint64_t tpot_ns = each->promise.tpot_ns;
+        if (!each->offered || tpot_ns == 0 || prediction.iteration_ns <= tpot_ns) {
+            continue;
+        }
+        bool named = i > 0;
         return status_error(
             STATUS_INVALID,
-            "slo.tpot_ms is %.2f and one token takes %.2f ms here, %.2f of them waiting for weights from "
-            "host memory: %.2f ms short. Raise slo.tpot_ms, device_memory or link_gbps",
-            (double)engine->config.promise.tpot_ns / 1e6, (double)prediction.iteration_ns / 1e6,
-            (double)prediction.stall_ns / 1e6,
-            (double)(prediction.iteration_ns - engine->config.promise.tpot_ns) / 1e6);
+            "slo.%s%s%stpot_ms is %.2f and one token takes %.2f ms here, %.2f of them waiting for weights from "
+            "host memory: %.2f ms short. Raise it, device_memory or link_gbps",
+            named ? "classes." : "", named ? each->name : "", named ? "." : "", (double)tpot_ns / 1e6,
+            (double)prediction.iteration_ns / 1e6, (double)prediction.stall_ns / 1e6,
+            (double)(prediction.iteration_ns - tpot_ns) / 1e6);
     }
     return STATUS_SUCCESS;
 }
@@ -282,7 +290,7 @@ static struct status prepare(struct engine *engine) {
         uint64_t deadline_ns = engine->config.promise.tpot_ns > 0 ? engine->config.promise.tpot_ns : UINT64_MAX;
         TRY(offload_set_record(engine->offload, &engine->record, deadline_ns));
         engine->least_token_ns = offload_least_ns(engine->offload, 1, 64);
-        TRY(check_promise(engine));
+        TRY(check_promise(engine, &engine->classes));
     }
     TRY(find_end_tokens(engine));
     TRY(create_queues(engine));
@@ -525,6 +533,7 @@ void engine_destroy(struct engine *engine) {
     prefix_destroy(engine->prefix);
     sampler_destroy(&engine->sampler);
     timeline_destroy(&engine->timeline);
+    admission_destroy(engine);
     queue_destroy(&engine->submitted);
     queue_destroy(&engine->waiting);
     queue_destroy(&engine->behind);

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "scheduler/engine.h"
+#include "scheduler/foresee.h"
 #include "scheduler/sampler.h"
 #include "scheduler/sequence.h"
 
@@ -17,6 +18,27 @@ struct sequence_queue {
     struct sequence **items; /* (capacity) */
     uint32_t capacity, head, count;
 };
+
+/* What admission knows of the engine (admission.c), from the end of its last iteration. */
+struct admission_view {
+    uint64_t now_ns;
+    struct foreseen *running, *waiting;
+    uint32_t running_count, waiting_count, behind_count, behind_left, admissions;
+    uint32_t blocks_free, blocks_lent;
+    double context, typical; /* positions of a running sequence, tokens of an answer, in the mean */
+    struct plan plan;
+};
+
+struct admission_state {
+    double typical;                              /* the engine thread's */
+    double margin[SLO_MAX_CLASSES];              /* under the engine's lock: of the promised time, to be left */
+    struct admission_view view;                  /* so is this */
+    struct plan plan;                            /* the submitter's: what it has copied */
+    struct foreseen *running, *waiting, *played; /* the submitter's, too */
+};
+
+/* One admission in so many is of a sequence that waits behind, if there is one. */
+#define BEHIND_SHARE 8
 
 struct engine {
     struct engine_config config;
@@ -66,9 +88,10 @@ struct engine {
     pthread_cond_t room; /* events were polled */
     struct sequence_queue submitted;
     struct slo_classes classes;
-    uint32_t pending;            /* submitted or waiting: what max_queue bounds */
-    struct engine_event *events; /* (event_capacity) a ring */
-    uint32_t event_capacity;     /* last events always find room: one for each request there can be is kept free */
+    struct admission_state admission; /* but for what it says */
+    uint32_t pending;                 /* submitted or waiting: what max_queue bounds */
+    struct engine_event *events;      /* (event_capacity) a ring */
+    uint32_t event_capacity;          /* last events always find room: one for each request there can be is kept free */
     uint32_t event_reserve;
     uint32_t event_head, event_count;
     uint64_t next_id;
@@ -122,6 +145,21 @@ void deadlines_expect(struct engine *engine, const struct offload_demand *demand
 void deadlines_learn(struct engine *engine);
 /* What the composed iteration asks of the offload engine. */
 struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now);
+
+/* admission.c */
+struct status admission_create(struct engine *engine);
+void admission_destroy(struct engine *engine);
+/* The engine's: after an iteration, when a first token has come, when a sequence has ended. */
+void admission_publish(struct engine *engine);
+void admission_first_token(struct engine *engine, const struct sequence *sequence, uint64_t now);
+void admission_ended(struct engine *engine, const struct sequence *sequence);
+/* The submitter's: fills request->admission, class_index and promise; says why it is refused; counts what was decided.
+ */
+void admission_decide(struct engine *engine, struct request *request);
+struct status admission_refusal(struct request *request);
+void admission_count(struct engine *engine, const struct request *request);
+/* Puts one into line by when it is due; returns where. */
+uint32_t admission_insert(struct foreseen *waiting, uint32_t *count, const struct foreseen *each);
 
 /* blocks.c */
 /* Takes blocks until `tokens` positions fit; if none is free, from those that nobody holds, then from waiting

@@ -118,14 +118,18 @@ static struct status check_room(const struct engine *engine) {
 
 struct status engine_submit(struct engine *engine, struct request *request) {
     TRY(check_request(engine, request));
+    admission_decide(engine, request);
     pthread_mutex_lock(&engine->lock);
-    CHECK(request->class_index < engine->classes.count);
-    request->promise = request->has_promise ? request->promise : engine->classes.items[request->class_index].promise;
     struct status status = check_room(engine);
     request->id = engine->next_id;
     engine->next_id += status.code == STATUS_OK;
     pthread_mutex_unlock(&engine->lock);
     TRY(status);
+    if (request->admission.outcome == ADMISSION_REFUSED) {
+        status = admission_refusal(request);
+        admission_count(engine, request);
+        return status;
+    }
 
     uint64_t seed = request->sampling.seeded ? request->sampling.seed : random_hash(engine->config.seed, request->id);
     struct sequence *sequence = NULL;
@@ -144,8 +148,10 @@ struct status engine_submit(struct engine *engine, struct request *request) {
     if (status.code != STATUS_OK) {
         sequence_destroy(sequence);
         request->engine_private = NULL;
+        return status;
     }
-    return status;
+    admission_count(engine, request);
+    return STATUS_SUCCESS;
 }
 
 void engine_cancel(struct engine *engine, struct request *request) {

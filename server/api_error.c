@@ -63,6 +63,9 @@ static const char *type_of(int code) {
 }
 
 int api_retry_after(const struct api_error *error) {
+    if (error->retry_after_s > 0) {
+        return error->retry_after_s;
+    }
     return error->code == 429 || error->code == 503 ? 1 : 0;
 }
 
@@ -76,8 +79,8 @@ void api_error_write(const struct api_error *error, struct text *out) {
         text_adds(out, "null");
     }
     if (error->slug) {
-        text_addf(out, ",\"code\":\"%s\"}}", error->slug);
+        text_addf(out, ",\"code\":\"%s\"%s}}", error->slug, error->detail);
     } else {
-        text_addf(out, ",\"code\":%d}}", error->code);
+        text_addf(out, ",\"code\":%d%s}}", error->code, error->detail);
     }
 }

@@ -13,6 +13,8 @@ struct api_error {
     const char *slug;            /* OpenAI's "code", static; NULL for null */
     char param[API_PARAM_BYTES]; /* the field's path, "messages[1].content"; "" for null */
     char message[252];
+    int retry_after_s; /* 0: the code's own, see api_retry_after() */
+    char detail[192];  /* further fields of the error object, as JSON that begins with a comma; "" for none */
 };
 
 /* 400, naming the field. */

@@ -225,6 +225,21 @@ static void tell_offload(const struct completion *completion) {
     text_free(&value);
 }
 
+/* Adds the header that tells what became of the promise, if the client asked for one or it is another. */
+static void tell_slo(const struct completion *completion) {
+    const struct request *request = &completion->slots[0].request;
+    enum admission_outcome outcome = request->admission.outcome;
+    struct text value = {0};
+    if (!completion->slo.asked && outcome != ADMITTED_LESSER && outcome != ADMITTED_BEST_EFFORT) {
+        return;
+    }
+    api_slo_write(completion->service, request, &value);
+    if (text_string(&value)) {
+        http_add_header(completion->exchange, SLO_HEADER, value.data);
+    }
+    text_free(&value);
+}
+
 static void end_whole(struct completion *completion) {
     struct reply_usage usage = usage_of(completion);
     for (uint32_t i = 0; i < completion->count; i++) {
@@ -232,6 +247,7 @@ static void end_whole(struct completion *completion) {
     }
     reply_write(&completion->reply, completion->choices, completion->count, &usage, &completion->scratch);
     tell_offload(completion);
+    tell_slo(completion);
     api_respond_json(completion->exchange, &completion->scratch);
 }
 
@@ -484,6 +500,9 @@ static struct api_error submit(struct completion *completion) {
         struct status status = engine_submit(completion->service->runtime.engine, &slot->request);
         if (status.code != STATUS_OK) {
             struct api_error error = api_error_from(&status, status.code == STATUS_INVALID ? param : "");
+            if (slot->request.admission.outcome == ADMISSION_REFUSED && status.code == STATUS_BUSY) {
+                return api_slo_refusal(completion->service, &slot->request, &status);
+            }
             if (slot->request.prompt_count >= completion->service->runtime.context) {
                 error.slug = "context_length_exceeded";
             }
@@ -544,6 +563,7 @@ static void begin(struct service *service, struct http_exchange *exchange, enum 
     if (completion->request.stream) {
         http_add_header(exchange, "Cache-Control", "no-cache");
         tell_offload(completion);
+        tell_slo(completion);
         http_stream_begin(exchange, 200, "text/event-stream; charset=utf-8");
     }
 }

@@ -53,11 +53,19 @@ void api_respond_json(struct http_exchange *exchange, struct text *json);
 struct completion_request;
 struct slo_choice {
     uint32_t class_index;
+    bool asked;       /* the request says something of it */
     bool has_promise; /* other than the class's */
     struct promise promise;
 };
 struct api_error api_choose_slo(const struct service *service, const struct http_head *head,
                                 const struct completion_request *request, struct slo_choice *out);
+
+/* What a request that admission has refused is told: what is short, predicted and promised. */
+struct api_error api_slo_refusal(const struct service *service, const struct request *request,
+                                 const struct status *status);
+
+/* Appends what became of a request's promise at the door, for the header of that name. */
+void api_slo_write(const struct service *service, const struct request *request, struct text *out);
 
 /* ---- api_tokens.c ---- */
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Classes of promises over HTTP: how a request picks one, and what it is told."""
 
+import json
 import os
 import sys
 import unittest
@@ -55,6 +56,59 @@ class Choosing(unittest.TestCase):
         self.assertIn("4 is out of range; this server allows 5 to", error["message"])
         for wrong in (7, {"class": 7}, {"klass": "interactive"}):
             self.server.error("/v1/completions", dict(ASK, slo=wrong))
+
+
+class Admission(unittest.TestCase):
+    LONG = {"prompt": [100 + i % 50 for i in range(400)], "max_tokens": 2, "temperature": 0}
+    CLASSES = {"strict": {"ttft_ms": 2, "on_miss": "refuse"},
+               "soft": {"ttft_ms": 2, "on_miss": "downgrade", "downgrade_to": "patient"},
+               "hopeful": {"ttft_ms": 2},
+               "patient": {"ttft_ms": 100000, "tpot_ms": 100000, "on_miss": "refuse"}}
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = harness.Server(context=512, kv_tokens=2048, max_sequences=4, max_batch_tokens=16,
+                                    slo={"classes": cls.CLASSES})
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.stop()
+
+    def ask(self, name, **more):
+        status, headers, content = self.server.request("POST", "/v1/completions", dict(self.LONG, slo=name, **more))
+        return status, headers, content
+
+    def count(self, labels):
+        return self.server.metrics()["slo_admissions_total{" + labels + "}"]
+
+    def test_refused_with_the_numbers(self):
+        for more in ({}, {"stream": True}, {"n": 2}):
+            status, headers, content = self.ask("strict", **more)
+            self.assertEqual(status, 429, content)
+            self.assertGreaterEqual(int(headers["Retry-After"]), 1)
+            error = json.loads(content)["error"]
+            self.assertEqual((error["type"], error["code"]), ("rate_limit_error", "slo_refused"))
+            said = error["slo"]
+            self.assertEqual((said["class"], said["short"], said["of"], said["promised_ms"]),
+                             ("strict", "ttft", "ttft", 2))
+            self.assertGreater(said["predicted_ms"], 2)
+        self.assertGreaterEqual(self.count('class="strict",outcome="refused",short="ttft"'), 3)
+
+    def test_downgraded_best_effort_and_promised_say_so(self):
+        for name, outcome, got in (("soft", "downgraded", "patient"), ("hopeful", "best_effort", "hopeful"),
+                                   ("patient", "promised", "patient")):
+            status, headers, content = self.ask(name)
+            self.assertEqual(status, 200, content)
+            said = dict(each.split("=") for each in headers["X-Metronome-SLO"].split(", "))
+            self.assertEqual((said["class"], said["outcome"]), (got, outcome), said)
+            self.assertEqual(said.get("asked", name), name)
+            self.assertGreater(float(said["predicted_ttft_ms"]), 0)
+            self.assertGreaterEqual(self.count(f'class="{name}",outcome="{outcome}"'), 1)
+
+    def test_a_stream_says_so_in_its_head(self):
+        status, headers, _ = self.ask("soft", stream=True)
+        self.assertEqual(status, 200)
+        self.assertIn("outcome=downgraded, asked=soft", headers["X-Metronome-SLO"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,330 @@
+/* Who is admitted with which promise, decided when a request is submitted.
+ *
+ * After every iteration the engine publishes what admission has to know (struct admission_view, under the engine's
+ * lock); the submitter's thread copies it, adds what has been submitted since and the request itself, and plays the
+ * next iterations ahead (foresee.h) with the one model of time. How far such predictions are to be trusted is learnt
+ * from what came of them: a margin, for each class, that grows with every first token that is late although it was
+ * predicted to be in time, and shrinks with the others, so that as many are late in the long run as the class's
+ * percentile allows (the quantile tracking of adaptive conformal inference, Gibbs and Candes, arXiv 2106.00170). */
+#include "scheduler/admission.h"
+#include "base/clock.h"
+#include "scheduler/engine_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NEVER UINT64_MAX
+#define FIRST_MARGIN 0.1 /* of the promised time, before anything is learnt */
+#define MOST_MARGIN 0.9
+#define MARGIN_STEP 0.2     /* what the margin grows by for one that is late */
+#define TYPICAL_WEIGHT 0.05 /* of the latest answer in the usual length of answers */
+
+const char *shortage_name(enum shortage shortage) {
+    static const char *const names[] = {"none", "ttft", "tpot", "memory", "queue"};
+    return names[shortage];
+}
+
+struct status admission_create(struct engine *engine) {
+    struct admission_state *state = &engine->admission;
+    uint32_t running = engine->config.max_sequences, waiting = engine->config.max_queue + running + 1;
+    state->view.running = calloc(running, sizeof *state->view.running);
+    state->view.waiting = calloc(waiting, sizeof *state->view.waiting);
+    state->running = calloc(running, sizeof *state->running);
+    state->waiting = calloc(waiting, sizeof *state->waiting);
+    state->played = calloc(running, sizeof *state->played);
+    for (uint32_t i = 0; i < SLO_MAX_CLASSES; i++) {
+        state->margin[i] = FIRST_MARGIN;
+    }
+    return state->view.running && state->view.waiting && state->running && state->waiting && state->played
+               ? STATUS_SUCCESS
+               : status_error(STATUS_NO_MEMORY, "no memory for admission's view of the queue");
+}
+
+void admission_destroy(struct engine *engine) {
+    struct admission_state *state = &engine->admission;
+    free(state->view.running);
+    free(state->view.waiting);
+    free(state->running);
+    free(state->waiting);
+    free(state->played);
+}
+
+/* ---- the engine's side ---- */
+
+/* How many tokens a sequence will still generate: as many as it may, or what answers usually have. */
+static uint32_t tokens_to_come(const struct sequence *sequence, double typical) {
+    uint32_t most = sequence->capacity - sequence->count;
+    double usual = typical > 0 ? 2 * typical : most;
+    uint32_t expected = usual < most ? (uint32_t)usual : most;
+    return expected > 0 ? expected : 1;
+}
+
+static struct foreseen foreseen_of(const struct sequence *sequence, double typical) {
+    uint32_t found = sequence->computed + sequence->found * KV_BLOCK_TOKENS;
+    bool generates = sequence->first_token_ns != 0 && sequence->count - sequence->computed == 1;
+    return (struct foreseen){.due_ns = sequence->first_token_ns != 0 ? NEVER : deadlines_first_token(sequence),
+                             .tpot_ns = sequence->request->promise.tpot_ns,
+                             .left = generates ? 0 : sequence->count - found,
+                             .context = found,
+                             .to_come = tokens_to_come(sequence, typical),
+                             .blocks = sequence->block_count,
+                             .gives_way = sequence->on_sufferance};
+}
+
+static uint32_t mean_left(const struct sequence_queue *queue) {
+    uint64_t sum = 0;
+    uint32_t looked = queue->count < 16 ? queue->count : 16;
+    for (uint32_t i = 0; i < looked; i++) {
+        sum += queue_at(queue, i)->count - queue_at(queue, i)->computed;
+    }
+    return looked > 0 ? (uint32_t)(sum / looked) : 0;
+}
+
+void admission_publish(struct engine *engine) {
+    struct admission_state *state = &engine->admission;
+    struct admission_view *view = &state->view;
+    if (!engine->recorded) {
+        return;
+    }
+    uint64_t now = device_now_ns(engine->device);
+    uint32_t blocks = available_blocks(engine), lent = offload_kv_excess(engine->offload);
+    pthread_mutex_lock(&engine->lock);
+    view->now_ns = now;
+    view->running_count = engine->running_count;
+    view->context = 0;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        view->running[i] = foreseen_of(engine->running[i], state->typical);
+        view->context += (double)view->running[i].context / engine->running_count;
+    }
+    view->waiting_count = engine->waiting.count;
+    for (uint32_t i = 0; i < engine->waiting.count; i++) {
+        view->waiting[i] = foreseen_of(queue_at(&engine->waiting, i), state->typical);
+        view->waiting[i].blocks = 0; /* what preempted ones hold counts as free */
+    }
+    view->behind_count = engine->behind.count;
+    view->behind_left = mean_left(&engine->behind);
+    view->admissions = engine->admissions;
+    view->blocks_free = blocks;
+    view->blocks_lent = lent;
+    view->typical = state->typical;
+    offload_copy_plan(engine->offload, &view->plan);
+    pthread_mutex_unlock(&engine->lock);
+}
+
+void admission_first_token(struct engine *engine, const struct sequence *sequence, uint64_t now) {
+    const struct request *request = sequence->request;
+    const struct admission *admission = &request->admission;
+    if (admission->predicted_ttft_ns == 0 || admission->outcome == ADMITTED_BEST_EFFORT) {
+        return;
+    }
+    const uint32_t index = request->class_index;
+    struct class_stats *own = &engine->class_stats[index];
+    pthread_mutex_lock(&engine->lock);
+    double late_share = 1 - engine->classes.items[index].percentile / 100;
+    double *margin = &engine->admission.margin[index];
+    *margin += MARGIN_STEP * ((sequence->late_first ? 1 : 0) - late_share / 2);
+    *margin = *margin < 0 ? 0 : *margin > MOST_MARGIN ? MOST_MARGIN : *margin;
+    pthread_mutex_unlock(&engine->lock);
+    pthread_mutex_lock(&engine->stats_lock);
+    own->first_tokens++;
+    own->first_in_time += !sequence->late_first;
+    histogram_observe(&own->ttft_ratio, (double)(now - request->arrival_ns) / (double)admission->predicted_ttft_ns);
+    pthread_mutex_unlock(&engine->stats_lock);
+}
+
+void admission_ended(struct engine *engine, const struct sequence *sequence) {
+    double *typical = &engine->admission.typical, tokens = sequence_generated(sequence);
+    *typical = *typical > 0 ? *typical + TYPICAL_WEIGHT * (tokens - *typical) : tokens;
+}
+
+/* ---- the submitter's side ---- */
+
+/* Takes a copy of what is known, with what has been submitted since, in order. Under the lock. */
+static void take_view(struct engine *engine, struct foresight *out) {
+    struct admission_state *state = &engine->admission;
+    const struct admission_view *view = &state->view;
+    *out = (struct foresight){.now_ns = view->now_ns,
+                              .most_rows = engine->limits.rows,
+                              .chunk = engine->config.prefill_chunk,
+                              .most_running = engine->config.max_sequences,
+                              .blocks_free = view->blocks_free,
+                              .blocks_lent = view->blocks_lent,
+                              .block_tokens = KV_BLOCK_TOKENS,
+                              .running = state->played,
+                              .running_count = view->running_count,
+                              .waiting = state->waiting,
+                              .waiting_count = view->waiting_count,
+                              .behind_count = view->behind_count,
+                              .behind_left = view->behind_left,
+                              .behind_share = BEHIND_SHARE,
+                              .admissions = view->admissions};
+    memcpy(state->running, view->running, view->running_count * sizeof *view->running);
+    memcpy(state->waiting, view->waiting, view->waiting_count * sizeof *view->waiting);
+    state->plan = view->plan;
+    for (uint32_t i = 0; i < engine->submitted.count; i++) {
+        const struct sequence *sequence = queue_at(&engine->submitted, i);
+        struct foreseen each = foreseen_of(sequence, view->typical);
+        each.from_ns = sequence->request->arrival_ns;
+        if (each.due_ns == NEVER) {
+            out->behind_left = (out->behind_left * out->behind_count + each.left) / (out->behind_count + 1);
+            out->behind_count++;
+        } else {
+            admission_insert(state->waiting, &out->waiting_count, &each);
+        }
+    }
+}
+
+uint32_t admission_insert(struct foreseen *waiting, uint32_t *count, const struct foreseen *each) {
+    uint32_t at = *count;
+    for (; at > 0 && waiting[at - 1].due_ns > each->due_ns && waiting[at - 1].context == 0; at--) {
+        waiting[at] = waiting[at - 1];
+    }
+    waiting[at] = *each;
+    (*count)++;
+    return at;
+}
+
+static void fill_times(const struct engine *engine, double context, struct foresight *out) {
+    for (uint32_t rows = 1; out->points < FORESEE_ROWS && (out->points < 2 || rows < 2 * out->most_rows); rows *= 2) {
+        out->rows_ns[out->points++] =
+            offload_predict_plan(engine->offload, &engine->admission.plan, rows, context).iteration_ns;
+    }
+}
+
+/* What a play says about a promise. */
+static void judge(const struct foresaw *seen, const struct foresaw *without, const struct promise *promise,
+                  double margin, uint64_t arrival_ns, struct admission *out) {
+    out->shortage = SHORT_OF_NOTHING;
+    out->predicted_ttft_ns = seen->first_ns != NEVER ? seen->first_ns - arrival_ns : NEVER;
+    uint64_t room_ns = (uint64_t)((double)promise->ttft_ns * (1 - margin));
+    if (promise->ttft_ns > 0 && out->predicted_ttft_ns > room_ns) {
+        out->shortage = seen->for_blocks ? SHORT_OF_MEMORY : seen->for_places ? SHORT_OF_PLACES : SHORT_OF_TTFT;
+    } else if (without && seen->late > without->late) {
+        out->shortage = SHORT_OF_PLACES;
+    } else if (seen->least_tpot_ns != NEVER && seen->token_ns > seen->least_tpot_ns) {
+        out->shortage = SHORT_OF_TPOT;
+    } else if (seen->least_tpot_ns != NEVER && seen->overfull) {
+        out->shortage = SHORT_OF_MEMORY;
+    }
+    out->promised = *promise;
+    out->predicted_tpot_ns = seen->token_ns;
+}
+
+/* Plays ahead with the request in line, and once more without it if somebody is late. */
+static void predict(struct engine *engine, const struct foresight *view, const struct request *request,
+                    const struct promise *promise, uint32_t to_come, double margin, struct admission *out) {
+    struct admission_state *state = &engine->admission;
+    const uint64_t arrival_ns = request->arrival_ns;
+    const uint64_t horizon_ns = promise->ttft_ns > 0 ? 4 * promise->ttft_ns : 60 * NS_PER_S;
+    struct foresight play = *view;
+    struct foreseen own = {.due_ns = promise->ttft_ns > 0 ? arrival_ns + promise->ttft_ns : NEVER,
+                           .tpot_ns = promise->tpot_ns,
+                           .from_ns = arrival_ns,
+                           .left = request->prompt_count,
+                           .to_come = to_come};
+    if (play.running_count == 0 && play.waiting_count == 0 && play.now_ns < arrival_ns) {
+        play.now_ns = arrival_ns;
+    }
+    const uint64_t begin_ns = play.now_ns, until_ns = begin_ns + horizon_ns;
+    memcpy(state->played, state->running, view->running_count * sizeof *state->running);
+    uint32_t at = admission_insert(state->waiting, &play.waiting_count, &own), count = play.waiting_count;
+    struct foresaw seen = foresee(&play, at, until_ns), without = {0};
+    memmove(state->waiting + at, state->waiting + at + 1, (count - at - 1) * sizeof own); /* the next may try, too */
+    bool compare = seen.late > 0 && view->waiting_count > 0;
+    if (compare) {
+        play = *view;
+        play.now_ns = begin_ns;
+        memcpy(state->played, state->running, view->running_count * sizeof *state->running);
+        without = foresee(&play, view->waiting_count - 1, until_ns);
+        without.late += without.first_ns > state->waiting[view->waiting_count - 1].due_ns;
+    }
+    judge(&seen, compare ? &without : NULL, promise, margin, arrival_ns, out);
+    uint64_t most_ns = until_ns - arrival_ns;
+    out->predicted_ttft_ns = out->predicted_ttft_ns < most_ns ? out->predicted_ttft_ns : most_ns;
+}
+
+static void settle(struct request *request, enum admission_outcome outcome, uint32_t class_index,
+                   const struct promise *promise) {
+    request->admission.outcome = outcome;
+    request->class_index = class_index;
+    request->promise = *promise;
+}
+
+void admission_decide(struct engine *engine, struct request *request) {
+    struct admission_state *state = &engine->admission;
+    struct foresight view;
+    struct slo_classes classes;
+    double margins[SLO_MAX_CLASSES];
+    pthread_mutex_lock(&engine->lock);
+    classes = engine->classes;
+    memcpy(margins, state->margin, sizeof margins);
+    take_view(engine, &view);
+    double context = state->view.context, typical = state->view.typical;
+    pthread_mutex_unlock(&engine->lock);
+
+    uint32_t index = request->class_index;
+    CHECK(index < classes.count);
+    struct promise promise = request->has_promise ? request->promise : classes.items[index].promise;
+    request->admission = (struct admission){.asked_class = index};
+    if (!engine->recorded || (promise.ttft_ns == 0 && promise.tpot_ns == 0) || engine->config.order == ORDER_FCFS) {
+        settle(request, promise.ttft_ns + promise.tpot_ns > 0 ? ADMITTED : ADMITTED_WITHOUT, index, &promise);
+        return;
+    }
+    uint32_t left = engine->config.context - request->prompt_count;
+    uint32_t most = request->sampling.max_tokens < left ? request->sampling.max_tokens : left;
+    uint32_t to_come = typical > 0 && 2 * typical < most ? (uint32_t)(2 * typical) : most;
+    fill_times(engine, context, &view);
+    for (bool lesser = false;; lesser = true) {
+        const struct slo_class *own = &classes.items[index];
+        predict(engine, &view, request, &promise, to_come > 0 ? to_come : 1, margins[index], &request->admission);
+        if (request->admission.shortage == SHORT_OF_NOTHING) {
+            settle(request, lesser ? ADMITTED_LESSER : ADMITTED, index, &promise);
+            return;
+        }
+        if (own->on_miss != ON_MISS_DOWNGRADE) {
+            settle(request, own->on_miss == ON_MISS_REFUSE ? ADMISSION_REFUSED : ADMITTED_BEST_EFFORT, index, &promise);
+            return;
+        }
+        index = own->lesser;
+        promise = classes.items[index].promise;
+        if (promise.ttft_ns == 0 && promise.tpot_ns == 0) {
+            settle(request, ADMITTED_LESSER, index, &promise);
+            return;
+        }
+    }
+}
+
+/* The time until which it would have to come again: when what is short is predicted to be there. */
+static uint64_t retry_after_ns(const struct admission *admission) {
+    uint64_t promised = admission->promised.ttft_ns;
+    uint64_t over =
+        promised > 0 && admission->predicted_ttft_ns > promised ? admission->predicted_ttft_ns - promised : 0;
+    return over > NS_PER_S ? over : NS_PER_S;
+}
+
+struct status admission_refusal(struct request *request) {
+    struct admission *admission = &request->admission;
+    admission->retry_after_ns = retry_after_ns(admission);
+    bool tpot = admission->shortage == SHORT_OF_TPOT;
+    return status_error(STATUS_BUSY,
+                        "the promise of %.10g ms %s cannot be kept now: %.1f ms are predicted, short of %s",
+                        (double)(tpot ? admission->promised.tpot_ns : admission->promised.ttft_ns) / 1e6,
+                        tpot ? "a token" : "to the first token",
+                        (double)(tpot ? admission->predicted_tpot_ns : admission->predicted_ttft_ns) / 1e6,
+                        shortage_name(admission->shortage));
+}
+
+void admission_count(struct engine *engine, const struct request *request) {
+    const struct admission *admission = &request->admission;
+    pthread_mutex_lock(&engine->stats_lock);
+    struct class_stats *asked = &engine->class_stats[admission->asked_class];
+    struct class_stats *got = &engine->class_stats[request->class_index];
+    got->admitted += admission->outcome == ADMITTED || admission->outcome == ADMITTED_LESSER;
+    got->best_effort += admission->outcome == ADMITTED_BEST_EFFORT;
+    asked->downgraded += admission->outcome == ADMITTED_LESSER;
+    if (admission->outcome == ADMISSION_REFUSED) {
+        asked->refused[admission->shortage]++;
+        histogram_observe(&asked->refused_ttft_s, (double)admission->predicted_ttft_ns / (double)NS_PER_S);
+    }
+    pthread_mutex_unlock(&engine->stats_lock);
+}

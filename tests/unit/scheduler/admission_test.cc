@@ -1,0 +1,301 @@
+// Admission: what is foreseen from counts alone, and whole engines on described hardware that keep what they promise.
+#include "tests/unit/kernels/sim_rig.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+extern "C" {
+#include "base/log.h"
+#include "models/description.h"
+#include "scheduler/foresee.h"
+#include "scheduler/replay.h"
+}
+
+namespace {
+
+const uint64_t MS = 1000000, NEVER = UINT64_MAX;
+
+// An iteration takes 10 ms and 1 ms a row; 64 rows, chunks as long, 4 places, 100 blocks of 16.
+struct Play {
+    Play() {
+        at.rows_ns[0] = 11 * MS;
+        for (at.points = 1; at.points < 8; at.points++) {
+            at.rows_ns[at.points] = (10 + (1u << at.points)) * MS;
+        }
+        at.most_rows = at.chunk = 64;
+        at.most_running = 4;
+        at.blocks_free = 100;
+        at.block_tokens = 16;
+        at.behind_share = 8;
+    }
+    static struct foreseen prompt(uint32_t left, uint64_t due_ns, uint32_t to_come = 10) {
+        struct foreseen sequence = {};
+        sequence.left = left;
+        sequence.due_ns = due_ns;
+        sequence.to_come = to_come;
+        return sequence;
+    }
+    static struct foreseen generating(uint32_t context, uint32_t to_come, uint64_t tpot_ns = 0) {
+        struct foreseen sequence = {};
+        sequence.due_ns = NEVER;
+        sequence.context = context;
+        sequence.to_come = to_come;
+        sequence.tpot_ns = tpot_ns;
+        sequence.blocks = (context + 16) / 16;
+        return sequence;
+    }
+    struct foresaw run(uint32_t watched) {
+        at.running_count = (uint32_t)running.size();
+        running.resize(at.most_running);
+        at.running = running.data();
+        at.waiting = waiting.data();
+        at.waiting_count = (uint32_t)waiting.size();
+        return foresee(&at, watched, 100000 * MS);
+    }
+    struct foresight at = {};
+    std::vector<struct foreseen> running, waiting;
+};
+
+TEST(Foresee, IterationsBetweenThePointsAreLinear) {
+    Play play;
+    EXPECT_EQ(foresee_rows_ns(&play.at, 1), 11 * MS);
+    EXPECT_EQ(foresee_rows_ns(&play.at, 3), 13 * MS);
+    EXPECT_EQ(foresee_rows_ns(&play.at, 48), 58 * MS);
+    EXPECT_EQ(foresee_rows_ns(&play.at, 200), 210 * MS); // beyond them, too
+}
+
+TEST(Foresee, APromptAloneTakesItsChunks) {
+    Play play;
+    play.waiting = {Play::prompt(160, NEVER)};
+    struct foresaw seen = play.run(0);
+    EXPECT_EQ(seen.first_ns, (74 + 74 + 42) * MS);
+    EXPECT_FALSE(seen.for_blocks || seen.for_places || seen.overfull);
+}
+
+TEST(Foresee, PromptsLeaveThoseThatGenerateTheirTime) {
+    Play play;
+    play.running = {Play::generating(32, 1000, 43 * MS)};
+    play.waiting = {Play::prompt(64, NEVER)};
+    EXPECT_EQ(play.run(0).first_ns, (39 + 39 + 19) * MS); // 28 rows beside it: 16 more do not fit 43 ms
+}
+
+TEST(Foresee, WhoIsLastWaitsForThePlacesOrTheBlocksOfOthers) {
+    Play places;
+    places.running = {4, Play::generating(32, 100)};
+    places.running[2].to_come = 5;
+    places.waiting = {Play::prompt(10, NEVER)};
+    struct foresaw seen = places.run(0);
+    EXPECT_EQ(seen.first_ns, (5 * 14 + 23) * MS);
+    EXPECT_TRUE(seen.for_places);
+    EXPECT_FALSE(seen.for_blocks);
+
+    Play blocks;
+    blocks.running = {Play::generating(31, 7), Play::generating(31, 100)};
+    blocks.at.blocks_free = 5;
+    blocks.waiting = {Play::prompt(90, NEVER)};
+    seen = blocks.run(0);
+    EXPECT_GT(seen.first_ns, 7 * 12 * MS);
+    EXPECT_TRUE(seen.for_blocks);
+}
+
+TEST(Foresee, ThoseOnSufferanceGiveWay) {
+    Play play;
+    play.running = {4, Play::generating(32, 1000)};
+    play.running[3].gives_way = true;
+    play.waiting = {Play::prompt(10, NEVER)};
+    struct foresaw seen = play.run(0);
+    EXPECT_EQ(seen.first_ns, 23 * MS);
+    EXPECT_FALSE(seen.for_places);
+}
+
+TEST(Foresee, OthersThatComeLateAreCounted) {
+    Play play;
+    play.waiting = {Play::prompt(64, 200 * MS), Play::prompt(64, 100 * MS), Play::prompt(64, 300 * MS)};
+    struct foresaw seen = play.run(0);
+    EXPECT_EQ(seen.first_ns, 74 * MS);
+    EXPECT_EQ(seen.late, 1u); // the second; the third comes at 222 ms or so
+}
+
+TEST(Foresee, ACacheThatDoesNotHoldThemToTheirEndsIsOverfull) {
+    Play play;
+    play.at.blocks_free = 20;
+    play.running = {Play::generating(32, 160)};
+    play.waiting = {Play::prompt(64, NEVER, 100)};
+    EXPECT_FALSE(play.run(0).overfull); // 9 and 11 blocks when the second ends
+    Play more;
+    more.at.blocks_free = 20;
+    more.running = {Play::generating(32, 160)};
+    more.waiting = {Play::prompt(64, NEVER, 160)};
+    EXPECT_TRUE(more.run(0).overfull); // 12 and 14
+}
+
+// Llama 2 7B on an A10, its promises refused where they cannot be kept.
+struct Admitting {
+    Admitting(std::vector<struct slo_class> items, uint32_t max_sequences = 32)
+        : rig(SimOptions{.hardware = "configs/hardware/a10.json"}) {
+        log_set_level(LOG_ERROR);
+        struct model_description description;
+        must(description_load("configs/models/llama-2-7b.json", &description));
+        must(model_open_described(&description, &model));
+        struct slo_classes classes = {};
+        for (const auto &item : items) {
+            classes.items[classes.count++] = item;
+        }
+        struct engine_config config = {};
+        config.context = 4096;
+        config.max_sequences = max_sequences;
+        config.max_queue = 10000;
+        config.max_batch_tokens = 512;
+        config.classes = &classes;
+        config.offload_policy = "metronome";
+        config.device_memory = 24ull << 30;
+        config.link_bytes_per_s = 24000000000;
+        must(engine_create(&config, model, rig.device, &engine));
+    }
+    ~Admitting() {
+        engine_destroy(engine);
+        model_close(model);
+    }
+    struct class_stats stats(uint32_t index) const {
+        struct class_stats out;
+        engine_class_stats(engine, index, &out);
+        return out;
+    }
+    struct replay_report run(uint32_t count, double rate, const struct promise &promise) {
+        struct trace_shape shape = {};
+        shape.count = count;
+        shape.rate = rate;
+        shape.burstiness = 1;
+        shape.prompt_tokens = 1000;
+        shape.output_tokens = 60;
+        shape.seed = 5;
+        struct trace trace;
+        must(trace_draw(&shape, &trace));
+        struct replay_config replay = {};
+        replay.trace = &trace;
+        replay.stretch = 1;
+        replay.vocabulary = 32000;
+        replay.longest = 4096;
+        replay.ttft_ns = promise.ttft_ns;
+        replay.tpot_ns = promise.tpot_ns;
+        struct replay_report report;
+        must(replay_run(engine, rig.device, &replay, nullptr, &report));
+        trace_free(&trace);
+        return report;
+    }
+    SimRig rig;
+    struct model *model = nullptr;
+    struct engine *engine = nullptr;
+};
+
+struct slo_class class_of(const char *name, uint64_t ttft_ms, uint64_t tpot_ms, enum on_miss on_miss,
+                          uint32_t lesser = 0) {
+    struct slo_class item = {};
+    snprintf(item.name, sizeof item.name, "%s", name);
+    item.promise = {ttft_ms * MS, tpot_ms * MS};
+    item.percentile = 99;
+    item.on_miss = on_miss;
+    item.lesser = lesser;
+    item.offered = true;
+    return item;
+}
+
+TEST(Admission, UnderOverloadWhatIsAdmittedIsKept) {
+    const struct slo_class refusing = class_of("default", 2000, 150, ON_MISS_REFUSE);
+    Admitting engine({refusing});
+    struct replay_report report = engine.run(300, 8, refusing.promise);
+    const struct class_stats stats = engine.stats(0);
+    uint64_t refused = 0;
+    for (uint64_t each : stats.refused) {
+        refused += each;
+    }
+    printf("[ %u refused, %llu admitted, %llu first tokens in time, %llu kept ]\n", report.refused,
+           (unsigned long long)stats.admitted, (unsigned long long)stats.first_in_time, (unsigned long long)stats.kept);
+    EXPECT_EQ(refused, report.refused);
+    EXPECT_EQ(stats.admitted + refused, 300u);
+    EXPECT_EQ(stats.kept, report.kept);
+    EXPECT_GT(report.refused, 30u); // it is an overload, ...
+    EXPECT_GT(stats.admitted, 60u); // ... and not everything is refused
+    EXPECT_GE((double)stats.first_in_time, 0.98 * (double)stats.first_tokens);
+    EXPECT_EQ(stats.first_tokens, stats.admitted);
+
+    Admitting hoping({class_of("default", 2000, 150, ON_MISS_BEST_EFFORT)});
+    struct replay_report all = hoping.run(300, 8, refusing.promise);
+    EXPECT_EQ(all.refused, 0u);
+    EXPECT_GT(hoping.stats(0).best_effort, 0u);
+    EXPECT_GE(report.kept, all.kept); // what is refused makes room for what is kept
+}
+
+struct Asked {
+    explicit Asked(uint32_t tokens, uint32_t class_index) : prompt(tokens, 7) {
+        request.prompt = prompt.data();
+        request.prompt_count = tokens;
+        request.sampling.top_p = 1;
+        request.sampling.repetition_penalty = 1;
+        request.sampling.max_tokens = 4;
+        request.sampling.ignore_eos = true;
+        request.class_index = class_index;
+    }
+    std::vector<uint32_t> prompt;
+    struct request request = {};
+};
+
+void run_to_end(struct engine *engine) {
+    std::vector<struct engine_event> events(64);
+    for (bool idle = false; !idle;) {
+        must(engine_step(engine, &idle));
+        while (engine_poll(engine, events.data(), 64) > 0) {
+        }
+    }
+}
+
+TEST(Admission, SaysWhatIsShortAndWhatBecomesOfIt) {
+    Admitting engine({class_of("default", 0, 0, ON_MISS_BEST_EFFORT), class_of("strict", 50, 0, ON_MISS_REFUSE),
+                      class_of("soft", 50, 0, ON_MISS_DOWNGRADE, 0), class_of("chain", 50, 0, ON_MISS_DOWNGRADE, 1),
+                      class_of("patient", 60000, 0, ON_MISS_REFUSE)});
+    Asked strict(2000, 1), soft(2000, 2), chain(2000, 3), patient(2000, 4), without(2000, 0);
+    for (Asked *each : {&strict, &soft, &chain, &patient, &without}) {
+        each->request.arrival_ns = device_now_ns(engine.rig.device);
+    }
+    struct status status = engine_submit(engine.engine, &strict.request);
+    EXPECT_EQ(status.code, STATUS_BUSY);
+    EXPECT_NE(std::string(status.message).find("50 ms to the first token cannot be kept"), std::string::npos);
+    EXPECT_EQ(strict.request.admission.outcome, ADMISSION_REFUSED);
+    EXPECT_EQ(strict.request.admission.shortage, SHORT_OF_TTFT);
+    EXPECT_GT(strict.request.admission.predicted_ttft_ns, 50 * MS);
+    EXPECT_GE(strict.request.admission.retry_after_ns, 1000 * MS);
+    EXPECT_EQ(engine_submit(engine.engine, &chain.request).code, STATUS_BUSY);
+    EXPECT_EQ(chain.request.class_index, 1u); // refused as what it was downgraded to
+
+    must(engine_submit(engine.engine, &soft.request));
+    EXPECT_EQ(soft.request.admission.outcome, ADMITTED_LESSER);
+    EXPECT_EQ(soft.request.class_index, 0u);
+    EXPECT_EQ(soft.request.promise.ttft_ns, 0u);
+    must(engine_submit(engine.engine, &patient.request));
+    EXPECT_EQ(patient.request.admission.outcome, ADMITTED);
+    must(engine_submit(engine.engine, &without.request));
+    EXPECT_EQ(without.request.admission.outcome, ADMITTED_WITHOUT);
+    run_to_end(engine.engine);
+    EXPECT_EQ(engine.stats(2).downgraded, 1u);
+    EXPECT_EQ(engine.stats(1).refused[SHORT_OF_TTFT], 1u);
+    EXPECT_EQ(engine.stats(3).refused[SHORT_OF_TTFT], 1u);
+    EXPECT_EQ(engine.stats(4).first_in_time, 1u);
+}
+
+// The first of two is predicted to the iteration: nothing comes in between.
+TEST(Admission, APredictionIsWhatComesToPass) {
+    Admitting engine({class_of("default", 20000, 0, ON_MISS_REFUSE)});
+    Asked warm(600, 0), request(1700, 0);
+    warm.request.arrival_ns = device_now_ns(engine.rig.device);
+    must(engine_submit(engine.engine, &warm.request));
+    run_to_end(engine.engine);
+    request.request.arrival_ns = device_now_ns(engine.rig.device);
+    must(engine_submit(engine.engine, &request.request));
+    run_to_end(engine.engine);
+    double predicted = (double)request.request.admission.predicted_ttft_ns;
+    double measured = (double)(request.request.outcome.first_token_ns - request.request.arrival_ns);
+    EXPECT_NEAR(measured / predicted, 1, 0.25);
+}
+
+} // namespace
