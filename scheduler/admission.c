@@ -3,9 +3,10 @@
  * After every iteration the engine publishes what admission has to know (struct admission_view, under the engine's
  * lock); the submitter's thread copies it, adds what has been submitted since and the request itself, and plays the
  * next iterations ahead (foresee.h) with the one model of time. How far such predictions are to be trusted is learnt
- * from what came of them: a margin, for each class, that grows with every first token that is late although it was
- * predicted to be in time, and shrinks with the others, so that as many are late in the long run as the class's
- * percentile allows (the quantile tracking of adaptive conformal inference, Gibbs and Candes, arXiv 2106.00170). */
+ * from what came of them: a margin, for each class, that grows with every first token that it did not cover and shrinks
+ * with the others, so that as many are late in the long run as the class's percentile allows (the quantile tracking of
+ * adaptive conformal inference, Gibbs and Candes, arXiv 2106.00170). A first token that is in time and was predicted to
+ * come early says nothing: what it had to spare was lent to the offloading. */
 #include "scheduler/admission.h"
 #include "base/clock.h"
 #include "scheduler/engine_internal.h"
@@ -16,7 +17,7 @@
 #define NEVER UINT64_MAX
 #define FIRST_MARGIN 0.1 /* of the promised time, before anything is learnt */
 #define MOST_MARGIN 0.9
-#define MARGIN_STEP 0.2     /* what the margin grows by for one that is late */
+#define MARGIN_STEP 0.1     /* what the margin grows by for one that it did not cover */
 #define TYPICAL_WEIGHT 0.05 /* of the latest answer in the usual length of answers */
 
 const char *shortage_name(enum shortage shortage) {
@@ -118,17 +119,21 @@ void admission_first_token(struct engine *engine, const struct sequence *sequenc
         return;
     }
     const uint32_t index = request->class_index;
+    const double predicted_ns = (double)admission->predicted_ttft_ns, promised_ns = (double)request->promise.ttft_ns;
+    const double measured_ns = (double)(now - request->arrival_ns);
     struct class_stats *own = &engine->class_stats[index];
     pthread_mutex_lock(&engine->lock);
     double late_share = 1 - engine->classes.items[index].percentile / 100;
     double *margin = &engine->admission.margin[index];
-    *margin += MARGIN_STEP * ((sequence->late_first ? 1 : 0) - late_share / 2);
+    bool over =
+        sequence->late_first || (2 * predicted_ns > promised_ns && measured_ns > predicted_ns + *margin * promised_ns);
+    *margin += MARGIN_STEP * ((over ? 1 : 0) - late_share / 2);
     *margin = *margin < 0 ? 0 : *margin > MOST_MARGIN ? MOST_MARGIN : *margin;
     pthread_mutex_unlock(&engine->lock);
     pthread_mutex_lock(&engine->stats_lock);
     own->first_tokens++;
     own->first_in_time += !sequence->late_first;
-    histogram_observe(&own->ttft_ratio, (double)(now - request->arrival_ns) / (double)admission->predicted_ttft_ns);
+    histogram_observe(&own->ttft_ratio, measured_ns / predicted_ns);
     pthread_mutex_unlock(&engine->stats_lock);
 }
 
