@@ -209,6 +209,13 @@ class Server:
                 values[name] = float(value)
         return values
 
+    def idle_metrics(self):
+        """The same once nothing runs: an answer ends a little before the numbers of its last iteration are published."""
+        def read():
+            values = self.metrics()
+            return values if values["num_requests_running"] + values["num_requests_waiting"] == 0 else None
+        return eventually(read, what="the server did not come to rest")
+
     def raw(self, receive_buffer=None):
         """A connected socket."""
         connection = socket.socket()

@@ -93,7 +93,7 @@ class Pages(ApiTest):
     def test_metrics_follow_requests(self):
         before = self.server.metrics()
         self.complete(max_tokens=7, ignore_eos=True)
-        after = self.server.metrics()
+        after = self.server.idle_metrics()
         self.assertEqual(after["generation_tokens_total"] - before["generation_tokens_total"], 7)
         self.assertEqual(after["prompt_tokens_total"] - before["prompt_tokens_total"], len(self.tokenize(PROMPT)))
         reason = 'request_success_total{finished_reason="length"}'

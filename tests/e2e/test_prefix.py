@@ -37,14 +37,6 @@ def talk(server, questions, **fields):
     return answers, usages
 
 
-def idle_metrics(server):
-    """Once every block is free: the last answer comes a little before the numbers of its iteration."""
-    def read():
-        metrics = server.metrics()
-        return metrics if metrics["kv_blocks_free"] == metrics["kv_blocks"] else None
-    return harness.eventually(read, what="blocks are not free")
-
-
 class Prefix(unittest.TestCase):
     def test_turns_tenants_and_streams(self):
         with harness.Server(context=512, kv_tokens=4096, prefix_cache="off") as server:
@@ -60,7 +52,8 @@ class Prefix(unittest.TestCase):
                 # The template may write an answer in other tokens than those that were drawn; a question it does not.
                 self.assertGreaterEqual(hit, before["prompt_tokens"] // 16 * 16 - 16)
                 self.assertLess(hit, usage["prompt_tokens"])
-            metrics = idle_metrics(server)
+            metrics = server.idle_metrics()
+            self.assertEqual(metrics["kv_blocks_free"], metrics["kv_blocks"])
             self.assertEqual(metrics["prefix_cache_hits_total"], sum(hits))
             self.assertEqual(metrics["prefix_cache_queries_total"], sum(usage["prompt_tokens"] for usage in usages))
             self.assertGreater(metrics['prefix_cache_blocks{place="device"}'], 0)
@@ -96,7 +89,8 @@ class Prefix(unittest.TestCase):
                 thread.join()
             for index, result in enumerate(results):
                 self.assertEqual(result[0], alone[index % 3])
-            metrics = idle_metrics(server)
+            metrics = server.idle_metrics()
+            self.assertEqual(metrics["kv_blocks_free"], metrics["kv_blocks"])
             self.assertEqual(metrics["kv_parked_blocks"], metrics['prefix_cache_blocks{place="host"}'])
 
 
