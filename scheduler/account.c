@@ -178,6 +178,7 @@ static struct late_run late_token(const struct engine *engine, const struct sequ
                              .cause = causes_blame(&account->spent, late_ns),
                              .first_token = sequence_generated(sequence) - 1,
                              .tokens = 1,
+                             .latest_token = sequence_generated(sequence) - 1,
                              .begin_ns = account->begin_ns,
                              .at_ns = account->until_ns,
                              .late_ns = late_ns,
@@ -206,10 +207,8 @@ void account_token(struct engine *engine, struct sequence *sequence, uint64_t la
     pthread_mutex_unlock(&engine->stats_lock);
     outcome->late_tokens++;
     outcome->late_by[token.cause]++;
-    if (late_ns > outcome->late_ns) {
-        outcome->late_ns = late_ns;
-        outcome->cause = token.cause;
-        outcome->spent = token.spent;
+    if (late_ns > outcome->worst.late_ns) {
+        outcome->worst = token;
     }
 }
 

@@ -68,8 +68,9 @@ struct late_run {
     enum cause cause;
     uint32_t first_token;      /* index of the first of them: 0 is the request's first */
     uint32_t tokens;           /* how many */
+    uint32_t latest_token;     /* index of the latest of them, to which the rest belongs */
     uint64_t begin_ns, at_ns;  /* device_now_ns(): when the time began that `spent` tells of, and its end */
-    uint64_t late_ns;          /* of the latest of them, to which the rest belongs, too */
+    uint64_t late_ns;          /* how late that one is */
     uint64_t ttft_ns, tpot_ns; /* promised */
     struct spent spent;        /* at_ns - begin_ns */
     uint32_t running, waiting; /* sequences, then */

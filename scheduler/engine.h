@@ -110,9 +110,7 @@ struct request_outcome {
     uint64_t admitted_ns, first_token_ns, last_token_ns; /* 0: that never came */
     uint32_t tokens, late_tokens, preemptions;
     uint32_t late_by[CAUSES]; /* late tokens, by cause */
-    uint64_t late_ns;         /* of the latest of them, whose ... */
-    enum cause cause;         /* ... cause this is, */
-    struct spent spent;       /* and where the time went before it */
+    struct late_run worst;    /* the latest of them; its tokens are 0 if there is none */
 };
 
 /* One sequence to generate. Made and freed by the submitter; lent to the engine from engine_submit() until the

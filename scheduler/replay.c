@@ -42,6 +42,12 @@ static uint64_t arrival_of(const struct replay *replay, uint32_t index) {
     return (uint64_t)((double)replay->config->trace->requests[index].arrival_ns * replay->config->stretch);
 }
 
+static struct promise promise_of(const struct replay_config *config, uint32_t index) {
+    const struct trace_promise *own = config->trace->promises ? &config->trace->promises[index] : NULL;
+    return own && own->own ? (struct promise){.ttft_ns = own->ttft_ns, .tpot_ns = own->tpot_ns}
+                           : (struct promise){.ttft_ns = config->ttft_ns, .tpot_ns = config->tpot_ns};
+}
+
 static struct status make_request(struct replay *replay, uint32_t index, struct live **out) {
     const struct trace *trace = replay->config->trace;
     const struct trace_request *source = &trace->requests[index];
@@ -65,6 +71,8 @@ static struct status make_request(struct replay *replay, uint32_t index, struct 
                          .prompt_count = prompt,
                          .sampling = {.top_p = 1, .repetition_penalty = 1, .max_tokens = output, .ignore_eos = true},
                          .arrival_ns = replay->begin_ns + arrival_of(replay, index),
+                         .has_promise = trace->promises && trace->promises[index].own,
+                         .promise = promise_of(replay->config, index),
                          .owner = live};
     live->next = replay->live;
     live->link = &replay->live;
@@ -122,13 +130,13 @@ static struct status submit_due(struct replay *replay) {
 /* ---- events in ---- */
 
 static void take_token(struct replay *replay, struct replay_outcome *outcome, uint64_t now) {
-    const struct replay_config *config = replay->config;
+    const struct promise promise = promise_of(replay->config, (uint32_t)(outcome - replay->outcomes));
     uint64_t due = UINT64_MAX;
     if (outcome->tokens == 0) {
         outcome->first_token_ns = now;
-        due = config->ttft_ns > 0 ? outcome->arrival_ns + config->ttft_ns : due;
-    } else if (config->tpot_ns > 0) {
-        due = outcome->first_token_ns + outcome->tokens * config->tpot_ns;
+        due = promise.ttft_ns > 0 ? outcome->arrival_ns + promise.ttft_ns : due;
+    } else if (promise.tpot_ns > 0) {
+        due = outcome->first_token_ns + outcome->tokens * promise.tpot_ns;
     }
     outcome->last_token_ns = now;
     outcome->tokens++;
@@ -205,7 +213,7 @@ static struct replay_times times_of(double *values, uint32_t count) {
 }
 
 static void count_outcome(const struct replay_outcome *outcome, const struct trace_request *request,
-                          const struct replay_config *config, struct replay_report *report) {
+                          const struct promise *promise, struct replay_report *report) {
     if (outcome->dropped) {
         report->dropped++;
         return;
@@ -219,7 +227,7 @@ static void count_outcome(const struct replay_outcome *outcome, const struct tra
         report->failed++;
         return;
     }
-    bool late_first = config->ttft_ns > 0 && outcome->first_token_ns - outcome->arrival_ns > config->ttft_ns;
+    bool late_first = promise->ttft_ns > 0 && outcome->first_token_ns - outcome->arrival_ns > promise->ttft_ns;
     uint32_t late_others = outcome->late_tokens - late_first;
     report->prompt_tokens += request->prompt_tokens;
     report->output_tokens += outcome->tokens;
@@ -260,7 +268,8 @@ static void report_run(struct replay *replay, double *values) {
     const struct trace *trace = replay->config->trace;
     report->requests = trace->count;
     for (uint32_t i = 0; i < trace->count; i++) {
-        count_outcome(&replay->outcomes[i], &trace->requests[i], replay->config, report);
+        const struct promise promise = promise_of(replay->config, i);
+        count_outcome(&replay->outcomes[i], &trace->requests[i], &promise, report);
     }
     collect_times(replay, values);
     struct engine_stats stats;

@@ -358,6 +358,7 @@ struct status trace_draw(const struct trace_shape *shape, struct trace *out) {
 void trace_free(struct trace *trace) {
     free(trace->requests);
     free(trace->parts);
+    free(trace->promises);
     *trace = (struct trace){0};
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,8 +17,15 @@ struct trace_request {
     uint32_t first_part, part_count; /* of the prompt, in trace.parts; 0: it shares nothing with another */
 };
 
+/* What one request was promised. */
+struct trace_promise {
+    bool own;                  /* else it has what the run promises to all */
+    uint64_t ttft_ns, tpot_ns; /* 0: not promised */
+};
+
 struct trace {
     struct trace_request *requests; /* (count) */
+    struct trace_promise *promises; /* (count); NULL: none has its own */
     uint32_t count;
     uint64_t *parts;      /* (part_count) ids of the prompts' parts: equal ids are equal tokens */
     uint32_t part_count;  /* of all requests */

@@ -194,39 +194,18 @@ static struct status read_comparison(const struct arguments *arguments, struct o
     return order->loads ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for the comparisons");
 }
 
-/* The simulated device, with the memory and the link of its description where no option says otherwise. */
-static struct status read_hardware(struct order *order) {
-    struct config *config = order->config;
-    if (!*config->hardware || !*config->model) {
-        return status_error(STATUS_INVALID, "simulate takes --hardware NAME and --model NAME, such as --hardware a10 "
-                                            "--model opt-13b");
-    }
-    struct hardware hardware;
-    char text[32];
-    TRY(described_hardware(config->hardware, &hardware));
-    TRY(config_set(config, "device", "sim", SOURCE_COMMAND_LINE));
-    if (config->device_memory == 0) {
-        snprintf(text, sizeof text, "%llu", (unsigned long long)hardware.device_memory_bytes);
-        TRY(config_set(config, "device_memory", text, SOURCE_COMMAND_LINE));
-    }
-    if (config->link_gbps == 0) {
-        snprintf(text, sizeof text, "%.6f", hardware.link_bytes_per_s / 1e9);
-        TRY(config_set(config, "link_gbps", text, SOURCE_COMMAND_LINE));
-    }
-    return STATUS_SUCCESS;
-}
-
 /* Files of what happened are of one run. */
 static struct status check_files(const struct order *order) {
     bool one = order->policy_count * order->rate_count == 1 && order->find == FIND_NOTHING && !order->loads;
-    return one || !*order->config->trace_file
+    return one || (!*order->config->trace_file && !*order->config->slo_log)
                ? STATUS_SUCCESS
-               : status_error(STATUS_INVALID, "--trace_file is of one run: one --policy at one --rate, and neither "
-                                              "--find nor --compare");
+               : status_error(STATUS_INVALID,
+                              "--trace_file and --slo_log are of one run: one --policy at one --rate, and neither "
+                              "--find nor --compare");
 }
 
 static struct status read_order(const struct arguments *arguments, struct order *order) {
-    TRY(read_hardware(order));
+    TRY(simulate_hardware(order->config));
     TRY(read_trace(arguments, order));
     TRY(read_rates(arguments, order));
     TRY(read_policies(arguments, order));

@@ -12,6 +12,7 @@
 #include "server/pacing.h"
 #include "server/reply.h"
 #include "server/service.h"
+#include "server/slo_log.h"
 
 #include <event2/event.h>
 #include <stdio.h>
@@ -319,6 +320,15 @@ static void on_due(evutil_socket_t fd, short what, void *argument) {
     }
 }
 
+static void log_promise(const struct sequence_slot *slot, enum finish_reason finish) {
+    const struct completion *completion = slot->completion;
+    const struct service *service = completion->service;
+    if (service->slo_log) {
+        slo_log_add(service->slo_log, &slot->request, completion->reply.id,
+                    service->classes.items[slot->request.class_index].name, finish);
+    }
+}
+
 static void route_event(const struct engine_event *event) {
     struct sequence_slot *slot = event->request->owner;
     struct completion *completion = slot->completion;
@@ -332,6 +342,7 @@ static void route_event(const struct engine_event *event) {
         completion->service->fault = event->status;
     }
     slot->open = false;
+    log_promise(slot, event->finish);
     completion->open--;
     if (completion->open == 0 && (!completion->exchange || next_due(completion) == UINT64_MAX)) {
         end(completion);
@@ -498,6 +509,9 @@ static struct api_error submit(struct completion *completion) {
     for (uint32_t i = 0; i < completion->count; i++) {
         struct sequence_slot *slot = &completion->slots[i];
         struct status status = engine_submit(completion->service->runtime.engine, &slot->request);
+        if (status.code == STATUS_BUSY) {
+            log_promise(slot, FINISH_NONE);
+        }
         if (status.code != STATUS_OK) {
             struct api_error error = api_error_from(&status, status.code == STATUS_INVALID ? param : "");
             if (slot->request.admission.outcome == ADMISSION_REFUSED && status.code == STATUS_BUSY) {

@@ -21,11 +21,7 @@ static void explain_engine(const struct service *service, struct late_run *runs,
                                 .late_later = stats.late_later,
                                 .now_ns = device_now_ns(service->runtime.device)};
     memcpy(out->late_tokens, stats.late_tokens, sizeof out->late_tokens);
-    struct explain_state state = {.config = service->config,
-                                  .kv_blocks = stats.kv_blocks,
-                                  .weight_bytes = stats.offload.weight_bytes_device + stats.offload.weight_bytes_host,
-                                  .weight_bytes_host = stats.offload.weight_bytes_host,
-                                  .context = stats.context};
+    struct explain_state state = explain_state_of(service->config, service->runtime.engine);
     uint32_t count = engine_late_runs(service->runtime.engine, runs, LATE_RUNS);
     explain_rank(runs, count, &state, out);
 }

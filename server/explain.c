@@ -59,13 +59,13 @@ static void add_mebibytes(struct case_of *of, const char *option, double bytes, 
 /* The promise that this would have kept, rounded up to two digits. */
 static void add_promise(struct case_of *of, const char *why) {
     const struct late_run *worst = of->worst;
-    const bool first = worst->first_token == 0;
+    const bool first = worst->latest_token == 0;
     const struct config *config = of->state->config;
     double promised = first ? config->slo_ttft_ms : config->slo_tpot_ms;
     if (promised <= 0) {
         return; /* it was the request's own: no option is at fault */
     }
-    double least = promised + (double)worst->late_ns / 1e6 / (first ? 1 : worst->first_token + worst->tokens);
+    double least = promised + (double)worst->late_ns / 1e6 / (first ? 1 : worst->latest_token);
     double step = 1;
     while (step * 100 < least) {
         step *= 10;
@@ -187,7 +187,7 @@ static void advise_device(struct case_of *of) {
 }
 
 static void advise_compute(struct case_of *of) {
-    if (of->worst->first_token > 0) {
+    if (of->worst->latest_token > 0) {
         add_fewer_sequences(of, "fewer tokens in an iteration");
     }
     add_promise(of, "what the work takes by itself");
@@ -205,6 +205,13 @@ static void advise(struct case_of *of) {
     if (advisers[of->report->cause]) {
         advisers[of->report->cause](of);
     }
+}
+
+struct explain_state explain_state_of(const struct config *config, const struct engine *engine) {
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    return (struct explain_state){
+        .config = config, .kv_blocks = stats.kv_blocks, .weight_bytes_host = stats.offload.weight_bytes_host};
 }
 
 void explain_rank(const struct late_run *runs, uint32_t count, const struct explain_state *state,
@@ -238,8 +245,7 @@ const char *explain_cause(enum cause cause) {
         [CAUSE_LINK_CONTENTION] = "the link to host memory was slower than recorded: something else used it",
         [CAUSE_KV_PREEMPTION] = "sequences were preempted, for KV blocks were short",
         [CAUSE_HOST_TIME] = "the host took its time between iterations",
-        [CAUSE_CLIENT_SLOW] = "tokens were not taken from the engine: clients read slowly, or the server's thread is "
-                              "busy",
+        [CAUSE_CLIENT_SLOW] = "tokens were not taken from the engine: clients, or the server's thread, are slow",
         [CAUSE_DEVICE] = "the device was slower than recorded: something else used it"};
     return words[cause];
 }

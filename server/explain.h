@@ -18,6 +18,10 @@ struct advice {
     char value[32];
     const char *why;
     bool simulated; /* a re-simulation shows what it does: it is no matter of this machine's */
+    /* what that showed (server/resimulate.h) */
+    bool tried;
+    struct status failure; /* it could not run so, ... */
+    double kept;           /* ... else the share of promises that were kept */
 };
 
 struct cause_report {
@@ -35,10 +39,11 @@ struct cause_report {
 struct explain_state {
     const struct config *config;
     uint32_t kv_blocks;
-    uint64_t weight_bytes;      /* of decoder layers, ... */
-    uint64_t weight_bytes_host; /* ... of which so many live in host memory only */
-    uint32_t context;
+    uint64_t weight_bytes_host; /* of decoder layers, that live in host memory only */
 };
+
+/* Of a running engine, now. `config` is lent. */
+struct explain_state explain_state_of(const struct config *config, const struct engine *engine);
 
 struct explanation {
     uint64_t promised, kept, late_first, late_later; /* requests */
@@ -47,6 +52,9 @@ struct explanation {
     uint64_t now_ns;                                 /* on the clock of the runs; 0: there is none, they are a log's */
     struct cause_report causes[CAUSES];              /* (cause_count) by what they cost, most first */
     uint32_t cause_count;
+    /* a re-simulation of the same requests without any change */
+    char resimulated_on[96]; /* "opt-6.7b on a10"; "": there was none */
+    double resimulated_kept; /* the share of promises that were kept */
 };
 
 /* Ranks `runs` (count), the latest first. The counts of requests and tokens in `out` are the caller's to fill. */
@@ -55,6 +63,9 @@ void explain_rank(const struct late_run *runs, uint32_t count, const struct expl
 
 /* What the cause means, in words: "it waited to be admitted". */
 const char *explain_cause(enum cause cause);
+
+/* {"queue":1.5,...,"planned_copies":2}: in ms, without what is 0. */
+void explain_write_spent(const struct spent *spent, struct text *out);
 
 void explain_write_json(const struct explanation *explanation, struct text *out);
 void explain_write_text(const struct explanation *explanation, struct text *out);

@@ -24,16 +24,16 @@ static double seconds_ago(const struct explanation *explanation, const struct la
 
 /* ---- JSON ---- */
 
-static void write_spent(const struct spent *spent, struct text *out) {
+void explain_write_spent(const struct spent *spent, struct text *out) {
     const char *between = "{";
     for (int i = 0; i < CAUSES; i++) {
         if (spent->ns[i] > 0) {
-            text_addf(out, "%s\"%s\":%.3f", between, cause_name((enum cause)i), ms(spent->ns[i]));
+            text_addf(out, "%s\"%s\":%.6f", between, cause_name((enum cause)i), ms(spent->ns[i]));
             between = ",";
         }
     }
     if (spent->planned_ns > 0) {
-        text_addf(out, "%s\"planned_copies\":%.3f", between, ms(spent->planned_ns));
+        text_addf(out, "%s\"planned_copies\":%.6f", between, ms(spent->planned_ns));
         between = ",";
     }
     text_adds(out, *between == '{' ? "{}" : "}");
@@ -49,7 +49,7 @@ static void write_example(const struct explanation *explanation, const struct la
               "\"tpot_ms\":%.3f},\"running\":%u,\"waiting\":%u,\"kv_blocks_free\":%u,\"spent_ms\":",
               run->first_token, run->tokens, ms(run->late_ns), ms(run->at_ns - run->begin_ns), ms(run->ttft_ns),
               ms(run->tpot_ns), run->running, run->waiting, run->kv_blocks_free);
-    write_spent(&run->spent, out);
+    explain_write_spent(&run->spent, out);
     text_adds(out, "}");
 }
 
@@ -58,6 +58,12 @@ static void write_advice(const struct advice *advice, struct text *out) {
     text_adds_json(out, advice->value);
     text_adds(out, ",\"why\":");
     text_adds_json(out, advice->why);
+    if (advice->tried) {
+        text_addf(out, ",\"resimulated_kept\":%.6f", advice->kept);
+    } else if (status_failed(&advice->failure)) {
+        text_adds(out, ",\"resimulation_failed\":");
+        text_adds_json(out, advice->failure.message);
+    }
     text_adds(out, "}");
 }
 
@@ -88,7 +94,13 @@ void explain_write_json(const struct explanation *explanation, struct text *out)
         text_addf(out, "%s\"%s\":%llu", i ? "," : "", cause_name((enum cause)i),
                   (unsigned long long)explanation->late_tokens[i]);
     }
-    text_addf(out, "},\"runs\":%u,\"causes\":[", explanation->runs);
+    text_addf(out, "},\"runs\":%u", explanation->runs);
+    if (*explanation->resimulated_on) {
+        text_adds(out, ",\"resimulated\":{\"on\":");
+        text_adds_json(out, explanation->resimulated_on);
+        text_addf(out, ",\"kept\":%.6f}", explanation->resimulated_kept);
+    }
+    text_adds(out, ",\"causes\":[");
     for (uint32_t i = 0; i < explanation->cause_count; i++) {
         text_adds(out, i ? "," : "");
         write_cause(explanation, &explanation->causes[i], out);
@@ -116,7 +128,7 @@ static void say_example(const struct explanation *explanation, const struct late
     if (explanation->now_ns > 0) {
         text_addf(out, ", %.1f s ago", seconds_ago(explanation, run));
     }
-    if (run->first_token == 0) {
+    if (run->first_token == 0 && run->tokens == 1) {
         text_addf(out, ": its first token came %.1f ms late", ms(run->late_ns));
     } else {
         text_addf(out, ": from token %u on %u came late, up to %.1f ms", run->first_token + 1, run->tokens,
@@ -125,6 +137,14 @@ static void say_example(const struct explanation *explanation, const struct late
     text_addf(out, ";\n       %.1f ms since the last in time: ", ms(run->at_ns - run->begin_ns));
     say_spent(&run->spent, out);
     text_adds(out, "\n");
+}
+
+static void say_tried(const struct advice *advice, struct text *out) {
+    if (advice->tried) {
+        text_addf(out, "          re-simulated: %.1f %% kept\n", 100 * advice->kept);
+    } else if (status_failed(&advice->failure)) {
+        text_addf(out, "          re-simulated: %s\n", advice->failure.message);
+    }
 }
 
 static void say_cause(const struct explanation *explanation, uint32_t index, struct text *out) {
@@ -139,6 +159,7 @@ static void say_cause(const struct explanation *explanation, uint32_t index, str
         const struct advice *advice = &report->advice[i];
         text_addf(out, "   %s --%s %s   %s\n", i ? " or" : "try", advice->option,
                   *advice->value ? advice->value : "\"\"", advice->why);
+        say_tried(advice, out);
     }
     if (report->advice_count == 0) {
         text_adds(out, "     no option mends this\n");
@@ -156,6 +177,10 @@ void explain_write_text(const struct explanation *explanation, struct text *out)
     if (explanation->runs == 0) {
         text_adds(out, "nothing came late\n");
         return;
+    }
+    if (*explanation->resimulated_on) {
+        text_addf(out, "the same requests, re-simulated as they were, %s: %.1f %% kept\n", explanation->resimulated_on,
+                  100 * explanation->resimulated_kept);
     }
     text_addf(out, "what made the last %u run%s of late tokens late:\n", explanation->runs,
               explanation->runs == 1 ? "" : "s");

@@ -156,6 +156,8 @@ static const struct option options[] = {
      "how far a client may be behind with reading before it loses its request"},
     {"trace_file", OPTION_PATH, "", "", 0, 0, NULL, FIELD(trace_file),
      "file of what happened when, for Perfetto or chrome://tracing; at most 256 MiB; empty: none"},
+    {"slo_log", OPTION_PATH, "", "", 0, 0, NULL, FIELD(slo_log),
+     "file of requests and what became of their promises, a line each, for metronome explain --log; empty: none"},
     {"log_level", OPTION_CHOICE, "", "info", 0, 0, log_levels, FIELD(log_level), "least level that is logged"},
 };
 
@@ -356,10 +358,37 @@ struct status config_set(struct config *config, const char *name, const char *va
     return status_error(STATUS_NOT_FOUND, "there is no option %s; `metronome config` lists them", name);
 }
 
+struct status config_overlay(struct config *to, const struct config *from) {
+    struct status status = STATUS_SUCCESS;
+    struct text value = {0};
+    for (size_t i = 0; i < COUNT && status.code == STATUS_OK; i++) {
+        if (from->sources[i] != SOURCE_DEFAULT) {
+            text_clear(&value);
+            config_write(from, &options[i], &value);
+            const char *string = text_string(&value);
+            status = string ? config_set(to, options[i].name, string, (enum option_source)from->sources[i])
+                            : status_error(STATUS_NO_MEMORY, "%s: no memory for its value", options[i].name);
+        }
+    }
+    text_free(&value);
+    return status;
+}
+
 bool config_is_set(const struct config *config, const char *name) {
     const struct option *option = option_find(name);
     CHECK(option);
     return config->sources[option - options] != SOURCE_DEFAULT;
+}
+
+void config_write(const struct config *config, const struct option *option, struct text *out) {
+    const void *field = field_of(config, option);
+    if (option->type == OPTION_FLOAT) {
+        text_addf(out, "%.17g", *(const double *)field);
+    } else if (is_text(option)) {
+        text_adds(out, *(char *const *)field);
+    } else {
+        text_addf(out, "%llu", (unsigned long long)*(const uint64_t *)field);
+    }
 }
 
 void config_show(const struct config *config, const struct option *option, struct text *out) {

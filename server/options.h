@@ -42,7 +42,7 @@ struct config {
     uint64_t offload_slabs, offload_group, offload_group_streamed, offload_prefetch, offload_kv_host_memory,
         offload_kv_stream_memory;
     /* server */
-    char *host, *port_file, *api_key, *api_key_file, *log_level, *trace_file;
+    char *host, *port_file, *api_key, *api_key_file, *log_level, *trace_file, *slo_log;
     uint64_t port, max_connections, max_header, max_body, max_response, stream_buffer;
     double request_timeout_s, idle_timeout_s, drain_timeout_s;
 
@@ -91,7 +91,13 @@ struct status config_read_file(struct config *config, const char *path);
 /* Checks what no single option can: options that need another, and those whose work is not built. */
 struct status config_check(const struct config *config);
 
+/* Sets in `to` every option that is set in `from`. */
+struct status config_overlay(struct config *to, const struct config *from);
+
 bool config_is_set(const struct config *config, const char *name);
+
+/* Appends an option's value as config_set() reads it: nothing is rounded, nothing hidden. */
+void config_write(const struct config *config, const struct option *option, struct text *out);
 
 /* Appends an option's value as text, bytes with their unit; a secret as "***". */
 void config_show(const struct config *config, const struct option *option, struct text *out);

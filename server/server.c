@@ -7,6 +7,7 @@
 #include "server/link_schedule.h"
 #include "server/service.h"
 #include "server/slo_config.h"
+#include "server/slo_log.h"
 #include "server/trace_file.h"
 
 #include <errno.h>
@@ -146,6 +147,10 @@ static void on_loaded(evutil_socket_t fd, short events, void *argument) {
     if (status.code == STATUS_OK) {
         status = begin_trace(server);
     }
+    if (status.code == STATUS_OK && *service->config->slo_log) {
+        struct explain_state state = explain_state_of(service->config, service->runtime.engine);
+        status = slo_log_open(service->config->slo_log, &state, clock_now_ns(), &service->slo_log);
+    }
     if (status_failed(&status)) {
         fail(server, status);
         return;
@@ -211,6 +216,7 @@ static void stop(struct server *server) {
     CHECK(!service->completions);
     runtime_close(&service->runtime);
     trace_file_close(server->trace);
+    slo_log_close(service->slo_log);
     struct event *events[] = {server->on_terminate, server->on_interrupt, server->on_loaded, server->on_engine,
                               server->drain_look,   server->on_link,      server->on_trace};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {

@@ -12,6 +12,7 @@
 enum service_state { SERVICE_LOADING, SERVICE_READY, SERVICE_DRAINING };
 
 struct completion;
+struct slo_log_file;
 struct event_base;
 
 struct service {
@@ -27,6 +28,7 @@ struct service {
     int64_t started_s;
     struct engine_event *events; /* (SERVICE_EVENTS) room for engine_poll() */
     struct completion *completions;
+    struct slo_log_file *slo_log; /* NULL: none */
 };
 
 #define SERVICE_EVENTS 64

@@ -5,6 +5,10 @@
 #include "server/options.h"
 #include "server/simulate_report.h"
 
+/* Completes a configuration that names hardware and model: the simulated device, with the memory and the link of its
+ * description where no option says otherwise. */
+struct status simulate_hardware(struct config *config);
+
 /* Opens a simulated engine with the policy and the device's memory that `run` names, sends it the trace at run->rate
  * but for what is `dropped` (trace->count; NULL: nothing), and fills what is left of `run` and, if not NULL, `outcomes`
  * (trace->count). Returns what kept it from running. */

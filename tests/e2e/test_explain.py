@@ -49,24 +49,26 @@ class OfAServer(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         harness.skip_without_model()
+        cls.folder = tempfile.TemporaryDirectory()
         # Half of the weights cross the link for every token, as a fixed policy has it: 35 ms of a link that falls to a
         # tenth right after the start. The promise leaves time for a slow machine, and not for that.
         cls.server = harness.Server(context=512, kv_tokens=1024, max_sequences=4, max_batch_tokens=64, link_gbps=1,
                                     link_schedule="0.01:0.03", offload={"policy": "flexgen", "percent": 50},
-                                    slo={"tpot_ms": 400}, trace_file=cls.trace_path())
+                                    slo={"tpot_ms": 400}, trace_file=cls.path("trace.json"),
+                                    slo_log=cls.path("slo.jsonl"))
 
     @classmethod
     def tearDownClass(cls):
         cls.server.stop()
-        tracks = read_trace(cls.trace_path())
-        os.unlink(cls.trace_path())
+        tracks = read_trace(cls.path("trace.json"))
+        cls.folder.cleanup()
         names = [span["name"] for span in tracks[(2, 1)]]
         assert names == ["request", "waits", "prefill", "decode", "decode", "decode"], names
         assert sum(span["name"] == "waits for weights" for span in tracks[(1, 1)]) >= 3
 
     @classmethod
-    def trace_path(cls):
-        return os.path.join(tempfile.gettempdir(), f"metronome-e2e-trace-{os.getpid()}.json")
+    def path(cls, name):
+        return os.path.join(cls.folder.name, name)
 
     def test_the_cause_and_the_mend_are_named(self):
         harness.eventually(lambda: any("link_schedule" in line for line in self.server.log))
@@ -84,6 +86,19 @@ class OfAServer(unittest.TestCase):
         text = explain(self.server)
         self.assertIn(" 1. link_contention", text)
         self.assertIn("try --offload.policy metronome", text)
+        # Its log says the same.
+        with open(self.path("slo.jsonl"), encoding="utf-8") as file:
+            first, request = (json.loads(line) for line in file)
+        self.assertEqual(first["options"]["offload.policy"], "flexgen")
+        self.assertEqual((request["cause"], request["late_tokens"]), ("link_contention", worst["late_tokens"]))
+        self.assertTrue(request["request"].startswith("cmpl-"))
+        result = run_command("explain", "--log", self.path("slo.jsonl"), "--json", "-")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        logged = json.loads(result.stdout)
+        self.assertEqual(logged["requests"], report["requests"])
+        self.assertEqual(logged["late_tokens"], report["late_tokens"])
+        self.assertEqual(logged["causes"][0]["helps"], worst["helps"])
+        self.assertNotIn("resimulated", logged)  # no hardware was named
         metrics = self.server.metrics()
         for cause in CAUSES:
             self.assertEqual(metrics[f'slo_late_total{{class="default",cause="{cause}"}}'], report["late_tokens"][cause])
@@ -127,10 +142,37 @@ class Simulated(unittest.TestCase):
             drawn = sum(span["name"] == "decode" for span in spans)
             self.assertGreaterEqual(drawn, whole["args"]["tokens"] - 1)
 
+    def test_the_mend_of_a_slow_link_is_simulated(self):
+        path = os.path.join(self.folder.name, "slo.jsonl")
+        run = json.loads(self.simulate("--requests", "120", "--prompt", "256", "--output", "64", "--rate", "4", "--policy",
+                                       "flexgen", "--offload.percent", "10", "--slo.ttft_ms", "1500", "--slo.tpot_ms",
+                                       "100", "--link_schedule", "10:6,25:24", "--slo_log", path).stdout)["runs"][0]
+        self.assertLess(run["attainment"], 0.6)
+        result = run_command("explain", "--log", path, "--json", "-")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        report = json.loads(result.stdout)
+        self.assertEqual(report["requests"]["kept"], run["kept"])
+        self.assertAlmostEqual(report["resimulated"]["kept"], run["attainment"], places=5)  # the same run again
+        worst = report["causes"][0]
+        self.assertEqual(worst["cause"], "link_contention")
+        self.assertGreater(worst["share"], 0.9)
+        self.assertEqual((worst["helps"][0]["option"], worst["helps"][0]["value"]), ("offload.policy", "metronome"))
+        self.assertGreater(worst["helps"][0]["resimulated_kept"], run["attainment"] + 0.2)
+        # And it is so.
+        mended = json.loads(self.simulate("--requests", "120", "--prompt", "256", "--output", "64", "--rate", "4",
+                                          "--slo.ttft_ms", "1500", "--slo.tpot_ms", "100", "--link_schedule",
+                                          "10:6,25:24", "--offload.percent", "10").stdout)["runs"][0]
+        self.assertAlmostEqual(worst["helps"][0]["resimulated_kept"], mended["attainment"], delta=0.1)
+        text = run_command("explain", "--log", path).stdout
+        self.assertIn(f"re-simulated: {100 * worst['helps'][0]['resimulated_kept']:.1f} % kept", text)
+        # A change of its own, on the command line.
+        other = json.loads(run_command("explain", "--log", path, "--link_schedule", "", "--json", "-").stdout)
+        self.assertGreater(other["resimulated"]["kept"], run["attainment"] + 0.2)
+
     def test_a_trace_file_is_of_one_run(self):
         for several in (("--rate", "1,2"), ("--find", "rate", "--slo.tpot_ms", "200")):
             result = self.simulate("--trace_file", os.path.join(self.folder.name, "no"), *several, status=2)
-            self.assertIn("--trace_file is of one run", result.stderr)
+            self.assertIn("--trace_file and --slo_log are of one run", result.stderr)
         result = self.simulate("--rate", "1", "--trace_file", "/nowhere/trace", status=1)
         self.assertIn("trace_file /nowhere/trace: No such file", result.stderr)
 
@@ -152,6 +194,11 @@ class Refused(unittest.TestCase):
         for url in ("127.0.0.1:8080", "https://127.0.0.1", "http://", "http://" + "a" * 300):
             self.refuse("--url", url, status=2, says="not a URL")
         self.refuse("there", status=2, says="explain takes no \"there\"")
+
+    def test_no_log(self):
+        self.refuse("--log", "/nowhere", status=1, says="/nowhere: No such file")
+        self.refuse("--log", harness.PROGRAM, status=2, says="line 1: ")
+        self.refuse("--log", "/nowhere", "--url", "http://127.0.0.1", status=2, says="--url or --log")
 
 
 if __name__ == "__main__":

@@ -138,9 +138,9 @@ TEST(Causes, Queue) {
     const struct request_outcome &outcome = simulated.requests[1].outcome;
     EXPECT_EQ(outcome.late_tokens, 1u); // the first; the others follow in time
     EXPECT_EQ(outcome.late_by[CAUSE_QUEUE], 1u);
-    EXPECT_EQ(outcome.cause, CAUSE_QUEUE);
-    EXPECT_EQ(outcome.late_ns, outcome.first_token_ns - simulated.requests[1].arrival_ns - 500 * MS);
-    EXPECT_EQ(outcome.spent.ns[CAUSE_QUEUE], outcome.admitted_ns - simulated.requests[1].arrival_ns);
+    EXPECT_EQ(outcome.worst.cause, CAUSE_QUEUE);
+    EXPECT_EQ(outcome.worst.late_ns, outcome.first_token_ns - simulated.requests[1].arrival_ns - 500 * MS);
+    EXPECT_EQ(outcome.worst.spent.ns[CAUSE_QUEUE], outcome.admitted_ns - simulated.requests[1].arrival_ns);
 }
 
 TEST(Causes, PrefillOfOthers) {
@@ -151,7 +151,7 @@ TEST(Causes, PrefillOfOthers) {
         simulated.ask(4000, 4);
         simulated.finish();
         simulated.expect_only(CAUSE_PREFILL_OF_OTHERS);
-        EXPECT_GT(first.outcome.spent.ns[CAUSE_PREFILL_OF_OTHERS], first.outcome.spent.ns[CAUSE_COMPUTE]);
+        EXPECT_GT(first.outcome.worst.spent.ns[CAUSE_PREFILL_OF_OTHERS], first.outcome.worst.spent.ns[CAUSE_COMPUTE]);
     }
 }
 
@@ -191,7 +191,7 @@ TEST(Causes, LinkContention) {
     engine_set_link(simulated.engine, 6e9);
     simulated.finish();
     simulated.expect_only(CAUSE_LINK_CONTENTION, 10);
-    EXPECT_GT(request.outcome.spent.planned_ns, 0u);
+    EXPECT_GT(request.outcome.worst.spent.planned_ns, 0u);
 }
 
 TEST(Causes, KvPreemption) {
@@ -207,7 +207,7 @@ TEST(Causes, KvPreemption) {
     bool preempted = false;
     for (const struct request &request : simulated.requests) {
         if (request.outcome.preemptions > 0 && request.outcome.late_tokens > 0) {
-            EXPECT_EQ(request.outcome.cause, CAUSE_KV_PREEMPTION);
+            EXPECT_EQ(request.outcome.worst.cause, CAUSE_KV_PREEMPTION);
             preempted = true;
         }
     }

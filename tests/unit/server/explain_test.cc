@@ -16,7 +16,6 @@ class Explain : public testing::Test {
         config_init(&config_);
         state_.config = &config_;
         state_.kv_blocks = 100;
-        state_.weight_bytes = 8 << 20;
         state_.weight_bytes_host = 4 << 20;
     }
     void TearDown() override {
@@ -30,7 +29,7 @@ class Explain : public testing::Test {
         struct late_run run = {};
         run.request = runs_.size() + 1;
         run.cause = cause;
-        run.first_token = first_token;
+        run.first_token = run.latest_token = first_token;
         run.tokens = 2;
         run.begin_ns = 1000000;
         run.at_ns = run.begin_ns + 2 * late_ms * 1000000;
