@@ -4,24 +4,30 @@
 #include "bench/commands.h"
 #include "bench/frontier.h"
 #include "bench/grid_report.h"
+#include "bench/measured.h"
 #include "bench/output.h"
 #include "bench/paper.h"
 #include "server/command.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define MOST_CELLS 64
 
 static const struct flag flags[] = {
+    {"device", "NAME", "sim if not given; cpu measures here, with the model of --weights"},
+    {"weights", "FILE", "cpu: a GGUF file; the demo model's if not given"},
     {"hardware", "NAME", "the description to simulate; a10 if not given"},
-    {"model", "NAME", "the described model that the frontiers are of; opt-13b if not given"},
+    {"model", "NAME",
+     "the described model that the frontiers are of, opt-13b if not given; on cpu the description of "
+     "--weights, smollm2-135m if not given"},
     {"seed", "N", "of the loads; 1 if not given"},
     {"quick", NULL, "two cells of the grid and nothing else: to see that it runs"},
     {"paper", NULL, "the figures of the Select-N paper first"},
     {"svg", "FOLDER", "writes the frontiers as files, too: frontier-memory.svg and so on"},
     OUTPUT_FLAGS,
 };
-enum { HARDWARE, MODEL, SEED, QUICK, PAPER, SVG, OUTPUT };
+enum { DEVICE, WEIGHTS, HARDWARE, MODEL, SEED, QUICK, PAPER, SVG, OUTPUT };
 #define FLAGS (sizeof flags / sizeof flags[0])
 
 static void show_help(FILE *file) {
@@ -73,6 +79,15 @@ static struct status write_all(const struct arguments *arguments, struct book *b
         TRY(arguments_number("seed", values[SEED], 0, 1e15, &seed));
     }
     log_set_level(LOG_ERROR);
+    const char *device = values[DEVICE] ? values[DEVICE] : "sim";
+    if (strcmp(device, "cpu") == 0) {
+        about_write(NULL, (uint64_t)seed, book);
+        return measured_write(values[WEIGHTS] ? values[WEIGHTS] : ".cache/SmolLM2-135M-Instruct.Q4_1.gguf",
+                              values[MODEL] ? values[MODEL] : "smollm2-135m", (uint64_t)seed, book);
+    }
+    if (strcmp(device, "sim") != 0) {
+        return status_error(STATUS_INVALID, "--device: \"%.40s\" is neither sim nor cpu", device);
+    }
     about_write(hardware, (uint64_t)seed, book);
     if (values[PAPER]) {
         TRY(write_paper("a10", book));

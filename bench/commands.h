@@ -4,6 +4,7 @@
 #define METRONOME_BENCH_COMMANDS_H
 
 int bench_counts(int argc, const char **argv);
+int bench_link(int argc, const char **argv);
 int bench_offload(int argc, const char **argv);
 int bench_paper(int argc, const char **argv);
 int bench_serve(int argc, const char **argv);

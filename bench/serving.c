@@ -36,6 +36,8 @@ static struct status open_engine(const struct serving_case *serving, const struc
                                    .device_memory = serving->device_memory,
                                    .offload_policy = setting->policy,
                                    .offload_options = setting->options,
+                                   .offload_slabs = setting->slabs,
+                                   .kv_tokens = serving->device_memory > 0 ? 0 : serving->context,
                                    .link_bytes_per_s = (uint64_t)serving->link_bytes_per_s,
                                    .promise = {.ttft_ns = serving->ttft_ns, .tpot_ns = serving->tpot_ns},
                                    .record = serving->record};
@@ -48,6 +50,22 @@ static struct status open_engine(const struct serving_case *serving, const struc
 /* Device memory that the placement in force frees. */
 static double saved_bytes(const struct offload_report *report) {
     return (double)report->weight_bytes_host - (double)report->staging_bytes;
+}
+
+struct status serving_sizes(const struct serving_case *serving, uint32_t places, double *weights, double *rest) {
+    const struct serving_setting setting = {.policy = "none"};
+    struct bench_engine bench = {0};
+    struct serving_case without = *serving;
+    without.tpot_ns = without.device_memory = 0;
+    struct status status = open_engine(&without, &setting, places, &bench);
+    if (!status_failed(&status)) {
+        struct engine_stats stats;
+        engine_stats(bench.engine, &stats);
+        *weights = (double)stats.offload.weight_bytes_device;
+        *rest = (double)device_info(bench.device).device_used - *weights;
+    }
+    close_engine(&bench);
+    return status;
 }
 
 /* ---- a load ---- */

@@ -29,6 +29,7 @@ struct serving_setting {
     const char *policy;
     struct policy_options options;
     uint32_t places; /* sequences that run together at most */
+    uint32_t slabs;  /* of a layer; 0: chosen */
 };
 
 struct serving_result {
@@ -37,6 +38,9 @@ struct serving_result {
     double saved_bytes;       /* of device memory: weights in host memory less the ring, the mean */
     struct record record;     /* what the engine went by; zero if it needed none */
 };
+
+/* Bytes that the layers' weights take on the device, and what everything else does, with KV for one context. */
+struct status serving_sizes(const struct serving_case *serving, uint32_t places, double *weights, double *rest);
 
 /* All requests at once, until they have ended. A setting that the engine refuses is the status. */
 struct status serving_run(const struct serving_case *serving, const struct serving_setting *setting,
