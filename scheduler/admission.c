@@ -333,3 +333,26 @@ void admission_count(struct engine *engine, const struct request *request) {
     }
     pthread_mutex_unlock(&engine->stats_lock);
 }
+
+struct status engine_set_classes(struct engine *engine, const struct slo_classes *classes) {
+    for (uint32_t i = 0; i < classes->count; i++) {
+        const struct slo_class *each = &classes->items[i];
+        if (!each->offered || each->promise.ttft_ns + each->promise.tpot_ns == 0) {
+            continue;
+        }
+        if (!engine->recorded) {
+            return status_error(STATUS_INVALID,
+                                "class %s: a promise where there was none takes a restart, which measures what "
+                                "iterations take",
+                                each->name);
+        }
+        if (each->promise.tpot_ns > 0 && each->promise.tpot_ns < engine->least_token_ns) {
+            return status_error(STATUS_INVALID, "class %s: tpot_ms is %.3f, and one token takes %.3f ms here; raise it",
+                                each->name, (double)each->promise.tpot_ns / 1e6, (double)engine->least_token_ns / 1e6);
+        }
+    }
+    pthread_mutex_lock(&engine->lock);
+    engine->classes = *classes;
+    pthread_mutex_unlock(&engine->lock);
+    return STATUS_SUCCESS;
+}

@@ -195,6 +195,11 @@ void engine_destroy(struct engine *engine);
  * demonstrations and tests of a link that slows. */
 void engine_set_link(struct engine *engine, double link_bytes_per_s);
 
+/* From the next submission on these are the classes. STATUS_INVALID, and nothing changed: a promise is shorter than one
+ * token takes; or there are promises, and nothing was measured at the start, for there were none. From the submitter's
+ * thread. */
+struct status engine_set_classes(struct engine *engine, const struct slo_classes *classes);
+
 /* One iteration on the calling thread; *idle says that there was nothing to do. Not after engine_start(). */
 struct status engine_step(struct engine *engine, bool *idle);
 

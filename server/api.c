@@ -36,6 +36,7 @@ static const struct route routes[] = {
     {"/health", HTTP_GET, false, false, show_health, "200 when ready, 503 while loading or draining, 500 when broken"},
     {"/metrics", HTTP_GET, false, false, api_metrics, "numbers for Prometheus"},
     {"/debug/slo", HTTP_GET, true, false, api_debug_slo, "why promises were missed"},
+    {"/admin/reload", HTTP_POST, true, false, api_reload, "reads the configuration again; takes the API key"},
     {"/version", HTTP_GET, false, false, show_version, "which Metronome this is"},
     {"/", HTTP_GET, false, false, show_page, NULL},
 };
@@ -89,10 +90,15 @@ static bool same_secret(struct http_slice given, const char *secret) {
     return difference == 0;
 }
 
-/* As vLLM has it: a key guards /v1 and nothing else. */
+static bool is_admin(const struct http_head *head) {
+    return head->path.bytes >= 6 && memcmp(head->path.data, "/admin", 6) == 0;
+}
+
+/* As vLLM has it: a key guards /v1 and nothing else, but for what changes the server. */
 static bool is_authorized(const struct service *service, const struct http_head *head) {
     static const char prefix[] = "Bearer ";
     bool guarded = head->path.bytes >= 3 && memcmp(head->path.data, "/v1", 3) == 0;
+    guarded = guarded || is_admin(head);
     if (!guarded || !service->api_key) {
         return true;
     }
@@ -144,6 +150,9 @@ void api_handle(void *context, struct http_exchange *exchange) {
     }
     if (error.code == 0) {
         error = find_route(exchange, &route);
+    }
+    if (error.code == 0 && is_admin(http_request_head(exchange)) && !service->api_key) {
+        error = api_refusal(403, NULL, "/admin is closed: it takes a server with an api_key");
     }
     if (error.code == 0) {
         error = check_state(service, route);

@@ -35,7 +35,7 @@ int command_serve(int argc, const char **argv) {
     bool clean = true;
     if (status.code == STATUS_OK) {
         command_set_log(&config);
-        status = server_run(&config, &clean);
+        status = server_run(&config, argc, argv, &clean);
     }
     config_free(&config);
     if (status.code != STATUS_OK) {

@@ -391,6 +391,26 @@ void config_write(const struct config *config, const struct option *option, stru
     }
 }
 
+static size_t field_bytes(const struct option *option) {
+    return is_text(option) ? sizeof(char *) : option->type == OPTION_FLOAT ? sizeof(double) : sizeof(uint64_t);
+}
+
+bool config_same(const struct config *one, const struct config *other, const struct option *option) {
+    const void *a = field_of(one, option), *b = field_of(other, option);
+    return is_text(option) ? strcmp(*(char *const *)a, *(char *const *)b) == 0 : memcmp(a, b, field_bytes(option)) == 0;
+}
+
+void config_swap(struct config *one, struct config *other, const struct option *option) {
+    char *a = field_of(one, option), *b = field_of(other, option), kept[sizeof(uint64_t)];
+    const size_t bytes = field_bytes(option), row = (size_t)(option - options);
+    memcpy(kept, a, bytes);
+    memcpy(a, b, bytes);
+    memcpy(b, kept, bytes);
+    uint8_t source = one->sources[row];
+    one->sources[row] = other->sources[row];
+    other->sources[row] = source;
+}
+
 void config_show(const struct config *config, const struct option *option, struct text *out) {
     const void *field = field_of(config, option);
     char size[16];

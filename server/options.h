@@ -94,6 +94,10 @@ struct status config_check(const struct config *config);
 /* Sets in `to` every option that is set in `from`. */
 struct status config_overlay(struct config *to, const struct config *from);
 
+/* Have both the same value? Puts each one's value in the place of the other's. */
+bool config_same(const struct config *one, const struct config *other, const struct option *option);
+void config_swap(struct config *one, struct config *other, const struct option *option);
+
 bool config_is_set(const struct config *config, const char *name);
 
 /* Appends an option's value as config_set() reads it: nothing is rounded, nothing hidden. */

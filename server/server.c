@@ -29,7 +29,7 @@
 struct server {
     struct service service;
     struct event_base *base;
-    struct event *on_terminate, *on_interrupt, *on_loaded, *on_engine, *drain_look, *on_link, *on_trace;
+    struct event *on_terminate, *on_interrupt, *on_hangup, *on_loaded, *on_engine, *drain_look, *on_link, *on_trace;
     struct trace_file *trace; /* NULL: none */
     struct link_schedule schedule;
     size_t link_step; /* the next of its steps */
@@ -202,6 +202,16 @@ static void on_signal(evutil_socket_t signal, short events, void *argument) {
     event_add(server->drain_look, &every);
 }
 
+static void on_hangup(evutil_socket_t signal, short events, void *argument) {
+    (void)signal;
+    (void)events;
+    struct server *server = argument;
+    struct text report = {0};
+    struct status status = service_reload(&server->service, &report);
+    (void)status; /* it is in the log */
+    text_free(&report);
+}
+
 static void stop(struct server *server) {
     struct service *service = &server->service;
     if (service->runtime.engine && service->state != SERVICE_LOADING) {
@@ -217,8 +227,8 @@ static void stop(struct server *server) {
     runtime_close(&service->runtime);
     trace_file_close(server->trace);
     slo_log_close(service->slo_log);
-    struct event *events[] = {server->on_terminate, server->on_interrupt, server->on_loaded, server->on_engine,
-                              server->drain_look,   server->on_link,      server->on_trace};
+    struct event *events[] = {server->on_terminate, server->on_interrupt, server->on_hangup, server->on_loaded,
+                              server->on_engine,    server->drain_look,   server->on_link,   server->on_trace};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
         if (events[i]) {
             event_free(events[i]);
@@ -315,14 +325,15 @@ static struct status listen_for_requests(struct server *server) {
 static struct status watch(struct server *server) {
     server->on_terminate = evsignal_new(server->base, SIGTERM, on_signal, server);
     server->on_interrupt = evsignal_new(server->base, SIGINT, on_signal, server);
+    server->on_hangup = evsignal_new(server->base, SIGHUP, on_hangup, server);
     server->on_loaded = event_new(server->base, server->loaded_fd, EV_READ, on_loaded, server);
     server->drain_look = event_new(server->base, -1, EV_PERSIST, on_drain_look, server);
     server->on_link = event_new(server->base, -1, 0, on_link, server);
     server->on_trace = event_new(server->base, -1, EV_PERSIST, on_trace, server);
-    bool made = server->on_terminate && server->on_interrupt && server->on_loaded && server->drain_look &&
-                server->on_link && server->on_trace;
-    if (!made || event_add(server->on_terminate, NULL) || event_add(server->on_interrupt, NULL) ||
-        event_add(server->on_loaded, NULL)) {
+    bool made = server->on_terminate && server->on_interrupt && server->on_hangup && server->on_loaded &&
+                server->drain_look && server->on_link && server->on_trace;
+    if (!made || event_add(server->on_terminate, NULL) || event_add(server->on_hangup, NULL) ||
+        event_add(server->on_interrupt, NULL) || event_add(server->on_loaded, NULL)) {
         return status_error(STATUS_NO_MEMORY, "no memory for the event loop");
     }
     return STATUS_SUCCESS;
@@ -355,8 +366,10 @@ static struct status begin(struct server *server) {
     return STATUS_SUCCESS;
 }
 
-struct status server_run(const struct config *config, bool *clean) {
-    struct server server = {.service = {.config = config, .started_s = clock_unix_s()}, .loaded_fd = -1, .clean = true};
+struct status server_run(struct config *config, int argc, const char *const *argv, bool *clean) {
+    struct server server = {.service = {.config = config, .reload = {argc, argv}, .started_s = clock_unix_s()},
+                            .loaded_fd = -1,
+                            .clean = true};
     struct status status = begin(&server);
     if (status.code == STATUS_OK) {
         event_base_dispatch(server.base);

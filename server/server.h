@@ -8,8 +8,9 @@
 #include "base/status.h"
 #include "server/options.h"
 
-/* Serves until SIGTERM or SIGINT. *clean says whether every request that was under way then had ended by itself; a
- * second signal, or drain_timeout_s, cuts them off. */
-struct status server_run(const struct config *config, bool *clean);
+/* Serves until SIGTERM or SIGINT; SIGHUP reads the configuration again, from the arguments that it came from. *clean
+ * says whether every request that was under way then had ended by itself; a second signal, or drain_timeout_s, cuts
+ * them off. */
+struct status server_run(struct config *config, int argc, const char *const *argv, bool *clean);
 
 #endif

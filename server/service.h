@@ -15,8 +15,15 @@ struct completion;
 struct slo_log_file;
 struct event_base;
 
+/* The arguments that the configuration came from. */
+struct reload_source {
+    int argc;
+    const char *const *argv; /* (argc) */
+};
+
 struct service {
-    const struct config *config;
+    struct config *config;
+    struct reload_source reload;
     struct event_base *base;
     enum service_state state;
     struct slo_classes classes; /* the engine's own, as they are now */
@@ -46,6 +53,12 @@ void api_respond_error(struct http_exchange *exchange, const struct api_error *e
 /* Ends an exchange with JSON; a text that failed to grow becomes an error. */
 struct text;
 void api_respond_json(struct http_exchange *exchange, struct text *json);
+
+/* ---- reload.c ---- */
+
+/* Reads the configuration again; what has changed is appended to `report` as JSON. On failure nothing has. */
+struct status service_reload(struct service *service, struct text *report);
+void api_reload(struct service *service, struct http_exchange *exchange);
 
 /* ---- api_slo.c ---- */
 

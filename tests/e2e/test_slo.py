@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import sys
 import unittest
 
@@ -109,6 +110,54 @@ class Admission(unittest.TestCase):
         status, headers, _ = self.ask("soft", stream=True)
         self.assertEqual(status, 200)
         self.assertIn("outcome=downgraded, asked=soft", headers["X-Metronome-SLO"])
+
+
+class Reload(unittest.TestCase):
+    KEY = {"Authorization": "Bearer secret"}
+
+    def setUp(self):
+        self.server = harness.Server(api_key="secret", context=512, kv_tokens=2048, max_sequences=4,
+                                     max_batch_tokens=16, slo={"classes": {"a": {"ttft_ms": 60000}}})
+        self.addCleanup(self.server.stop)
+        with open(self.server.config, encoding="utf-8") as file:
+            self.written = json.loads(file.read().split("\n", 1)[1])
+
+    def write(self, **options):
+        with open(self.server.config, "w", encoding="utf-8") as file:
+            json.dump({**self.written, **options}, file)
+
+    def ask(self, name, status=200):
+        return self.server.post("/v1/completions", dict(ASK, slo=name), headers=self.KEY, status=status)
+
+    def reload(self, status=200):
+        return self.server.post("/admin/reload", None, headers=self.KEY, status=status)
+
+    def test_endpoint_and_signal_take_what_may_change(self):
+        self.assertEqual(self.server.request("POST", "/admin/reload")[0], 401)
+        self.ask("b", status=400)
+        self.write(slo={"classes": {"b": {"ttft_ms": 70000}}}, max_queue=9)
+        self.assertEqual(self.reload(), {"changed": ["slo.classes"], "takes_a_restart": ["max_queue"]})
+        self.ask("b")
+        self.assertIn("there are default, b", self.ask("a", status=400)["error"]["message"])
+
+        self.write(slo={"classes": {"c": {}}})
+        self.server.signal(signal.SIGHUP)
+        request = ("POST", "/v1/completions", dict(ASK, slo="c"), self.KEY)
+        harness.eventually(lambda: self.server.request(*request)[0] == 200)
+
+    def test_a_bad_file_changes_nothing(self):
+        for broken in ({"slo": {"classes": {"b": {"ttft_ms": "soon"}}}}, {"slo": {"classes": {"b": {"tpot_ms": 1e-5}}}},
+                       {"pace": "on", "port": "eighty"}):
+            self.write(**broken)
+            self.assertIn("nothing was changed: ", self.reload(status=400)["error"]["message"])
+            self.ask("a")
+        self.server.signal(signal.SIGHUP)
+        harness.eventually(lambda: sum("reload: nothing was changed: " in line for line in self.server.log) == 4)
+        self.ask("a")
+
+    def test_without_a_key_the_door_is_closed(self):
+        with harness.Server(context=512, kv_tokens=2048) as server:
+            self.assertEqual(server.request("POST", "/admin/reload")[0], 403)
 
 
 if __name__ == "__main__":
