@@ -16,8 +16,10 @@ static void add_load(const struct load_story *story, struct text *out) {
     }
     if (story->clients > 0) {
         text_addf(out, "; %u client%s, each one request at a time\n", story->clients, story->clients == 1 ? "" : "s");
-    } else {
+    } else if (story->rate > 0) {
         text_addf(out, "; %.4g arrivals a second, whatever the server does\n", story->rate);
+    } else {
+        text_adds(out, "; all at once\n");
     }
 }
 
