@@ -265,6 +265,12 @@ $(BUILD)/offload-bench: $(BUILD)/bench/programs/offload_bench.o $(LIBS_bench)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+# Some minutes; the simulated figures are the same on every machine.
+.PHONY: results
+results: $(BUILD)/metronome ## every policy at its best, the paper's figures, the frontiers: docs/results.md
+	$(Q)$< bench offload --paper --svg docs --markdown docs/results.md --html $(BUILD)/results.html \
+	    --json $(BUILD)/results.json
+
 # What a test compares: bytes, copies, plans and simulated times that must not change unseen.
 .PHONY: bench-baseline
 bench-baseline: $(BUILD)/metronome ## renews bench/baseline.json, after a change that is meant to change it

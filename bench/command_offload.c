@@ -23,11 +23,12 @@ static const struct flag flags[] = {
      "--weights, smollm2-135m if not given"},
     {"seed", "N", "of the loads; 1 if not given"},
     {"quick", NULL, "two cells of the grid and nothing else: to see that it runs"},
+    {"full", NULL, "32 cells of the grid in place of 9: half an hour"},
     {"paper", NULL, "the figures of the Select-N paper first"},
     {"svg", "FOLDER", "writes the frontiers as files, too: frontier-memory.svg and so on"},
     OUTPUT_FLAGS,
 };
-enum { DEVICE, WEIGHTS, HARDWARE, MODEL, SEED, QUICK, PAPER, SVG, OUTPUT };
+enum { DEVICE, WEIGHTS, HARDWARE, MODEL, SEED, QUICK, FULL, PAPER, SVG, OUTPUT };
 #define FLAGS (sizeof flags / sizeof flags[0])
 
 static void show_help(FILE *file) {
@@ -39,12 +40,12 @@ static void show_help(FILE *file) {
     arguments_help(file, flags, FLAGS, false);
 }
 
-static struct status write_grid(const char *hardware, uint64_t seed, bool quick, struct book *book) {
+static struct status write_grid(const char *hardware, uint64_t seed, enum grid_size size, struct book *book) {
     struct grid_cell *cells = calloc(MOST_CELLS, sizeof *cells);
     struct progress bar;
     struct status status =
         cells ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for the cells of the grid");
-    uint32_t count = cells ? grid_cells(quick, cells, MOST_CELLS) : 0;
+    uint32_t count = cells ? grid_cells(size, cells, MOST_CELLS) : 0;
     progress_begin(&bar, "policies", count);
     for (uint32_t i = 0; i < count && !status_failed(&status); i++) {
         status = status_context(grid_fill(hardware, seed, &cells[i]), "%s", cells[i].model);
@@ -92,7 +93,8 @@ static struct status write_all(const struct arguments *arguments, struct book *b
     if (values[PAPER]) {
         TRY(write_paper("a10", book));
     }
-    TRY(write_grid(hardware, (uint64_t)seed, values[QUICK] != NULL, book));
+    enum grid_size size = values[QUICK] ? GRID_QUICK : values[FULL] ? GRID_FULL : GRID_USUAL;
+    TRY(write_grid(hardware, (uint64_t)seed, size, book));
     return values[QUICK]
                ? STATUS_SUCCESS
                : frontier_write(hardware, values[MODEL] ? values[MODEL] : "opt-13b", (uint64_t)seed, values[SVG], book);

@@ -11,7 +11,8 @@
 #define REQUESTS 100
 #define STREAMS 4 /* sequences that decode steadily */
 #define MOST_TRIED 9
-#define SLABS (MATMUL_MAX_PARTS / 3)
+
+enum { SLABS = MATMUL_MAX_PARTS / 3 }; /* of a layer, at most */
 
 static const struct {
     const char *name, *policy;
@@ -27,24 +28,35 @@ const char *grid_policy_name(enum grid_policy policy) {
     return policy_rows[policy].name;
 }
 
-/* Models that hardly fit the device, whole or by the memory that they are given, and one with room to spare. */
-uint32_t grid_cells(bool quick, struct grid_cell *cells, uint32_t capacity) {
+/* Models that hardly fit the device, whole or by the memory that they are given, and one with room to spare. The usual
+ * grid is a part of the full one, and the quick one of that. */
+uint32_t grid_cells(enum grid_size size, struct grid_cell *cells, uint32_t capacity) {
     static const struct {
         const char *model;
         double memory_gib;
-    } models[] = {{"opt-13b", 24}, {"llama-2-13b", 24}, {"llama-2-7b", 13}, {"opt-6.7b", 24}};
-    static const uint32_t loads[][2] = {{64, 128}, {512, 256}};
-    static const double slacks[] = {0.1, 0.5, 1, 3};
+        enum grid_size from;
+    } models[] = {{"opt-13b", 24, GRID_QUICK},
+                  {"llama-2-13b", 24, GRID_USUAL},
+                  {"llama-2-7b", 13, GRID_USUAL},
+                  {"opt-6.7b", 24, GRID_FULL}};
+    static const struct {
+        uint32_t prompt, output;
+        enum grid_size from;
+    } loads[] = {{64, 128, GRID_QUICK}, {512, 256, GRID_FULL}};
+    static const struct {
+        double slack;
+        enum grid_size from;
+    } promises[] = {{0.1, GRID_QUICK}, {0.5, GRID_QUICK}, {1, GRID_FULL}, {3, GRID_USUAL}};
     uint32_t count = 0;
     for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
         for (size_t j = 0; j < sizeof loads / sizeof loads[0]; j++) {
-            for (size_t k = 0; k < sizeof slacks / sizeof slacks[0] && count < capacity; k++) {
-                if (!quick || (i == 0 && j == 0 && (k == 1 || k == 2))) {
+            for (size_t k = 0; k < sizeof promises / sizeof promises[0] && count < capacity; k++) {
+                if (models[i].from <= size && loads[j].from <= size && promises[k].from <= size) {
                     cells[count++] = (struct grid_cell){.model = models[i].model,
                                                         .memory_gib = models[i].memory_gib,
-                                                        .prompt_tokens = loads[j][0],
-                                                        .output_tokens = loads[j][1],
-                                                        .slack = slacks[k]};
+                                                        .prompt_tokens = loads[j].prompt,
+                                                        .output_tokens = loads[j].output,
+                                                        .slack = promises[k].slack};
                 }
             }
         }

@@ -42,8 +42,10 @@ struct grid_cell {
     struct grid_answer answer[GRID_POLICIES];
 };
 
-/* The cells to fill, NULL-terminated by a model of NULL; `quick` is a few of them. */
-uint32_t grid_cells(bool quick, struct grid_cell *cells, uint32_t capacity);
+enum grid_size { GRID_QUICK, GRID_USUAL, GRID_FULL }; /* 2, 9 and 32 cells */
+
+/* Writes the cells to fill, without answers, and returns how many there are. */
+uint32_t grid_cells(enum grid_size size, struct grid_cell *cells, uint32_t capacity);
 
 /* Fills the answers of one cell. `hardware` is the name of a description. */
 struct status grid_fill(const char *hardware, uint64_t seed, struct grid_cell *cell);
