@@ -11,20 +11,21 @@ static uint32_t least(uint32_t a, uint32_t b) {
     return a < b ? a : b;
 }
 
-/* Tokens of one iteration: decoding sequences up to as many as there can be, a prefill chunk beyond. */
-static uint32_t fill_rows(uint32_t most, uint32_t rows[RECORD_MAX_ROWS]) {
+/* Tokens of one iteration: decoding sequences up to as many as there can be, a prefill chunk beyond. Where nothing is
+ * streamed beside them a few points will do: the scheduler corrects what it makes of them (deadlines_learn()). */
+static uint32_t fill_rows(uint32_t most, bool coarse, uint32_t rows[RECORD_MAX_ROWS]) {
     uint32_t count = 0;
-    for (uint32_t value = 1; value < most && count + 1 < RECORD_MAX_ROWS; value *= value < 16 ? 4 : 2) {
+    for (uint32_t value = 1; value < most && count + 1 < RECORD_MAX_ROWS; value *= coarse ? 8 : value < 16 ? 4 : 2) {
         rows[count++] = value;
     }
     rows[count++] = most;
     return count;
 }
 
-static uint32_t fill_contexts(uint32_t most, uint32_t contexts[RECORD_MAX_CONTEXTS]) {
+static uint32_t fill_contexts(uint32_t most, bool coarse, uint32_t contexts[RECORD_MAX_CONTEXTS]) {
     uint32_t count = 0;
     for (uint32_t value = PROFILE_SHORTEST; value < most && value <= 1024 && count + 1 < RECORD_MAX_CONTEXTS;
-         value *= 4) {
+         value *= coarse ? 8 : 4) {
         contexts[count++] = value;
     }
     if (count == 0) {
@@ -75,9 +76,10 @@ static int compare_ns(const void *a, const void *b) {
 static struct status measure_cell(struct forward *forward, struct offload *offload, const uint32_t *blocks,
                                   uint32_t block_count, struct record_cell *out) {
     uint64_t layer_ns[REPEATS], outside_ns[REPEATS];
+    const int repeats = offload_wants_record(offload) ? REPEATS : 1;
     const struct offload_demand demand = {
         .deadline_ns = UINT64_MAX, .rows = forward_inputs(forward)->rows, .context_tokens = 1};
-    for (int i = -1; i < REPEATS; i++) {
+    for (int i = repeats > 1 ? -1 : 0; i < repeats; i++) {
         offload_begin(offload, forward_stream(forward), &demand);
         compose_blocks(forward_inputs(forward), offload, blocks, block_count);
         forward_run(forward, NULL);
@@ -91,9 +93,9 @@ static struct status measure_cell(struct forward *forward, struct offload *offlo
             outside_ns[i] = elapsed > inside ? elapsed - inside : 0;
         }
     }
-    qsort(layer_ns, REPEATS, sizeof layer_ns[0], compare_ns);
-    qsort(outside_ns, REPEATS, sizeof outside_ns[0], compare_ns);
-    *out = (struct record_cell){.layer_ns = layer_ns[REPEATS / 2], .outside_ns = outside_ns[REPEATS / 2]};
+    qsort(layer_ns, (size_t)repeats, sizeof layer_ns[0], compare_ns);
+    qsort(outside_ns, (size_t)repeats, sizeof outside_ns[0], compare_ns);
+    *out = (struct record_cell){.layer_ns = layer_ns[repeats / 2], .outside_ns = outside_ns[repeats / 2]};
     return STATUS_SUCCESS;
 }
 
@@ -119,10 +121,11 @@ static uint32_t blocks_for(const struct forward_limits *limits, uint32_t context
 
 struct status profile_measure(struct forward *forward, struct offload *offload, const struct forward_limits *limits,
                               struct record *out) {
+    const bool coarse = !offload_wants_record(offload);
     *out = (struct record){0};
     uint64_t fitting = (uint64_t)limits->sequences * limits->context; /* rows that sequences can have at once */
-    out->row_count = fill_rows(fitting < limits->rows ? (uint32_t)fitting : limits->rows, out->rows);
-    out->context_count = fill_contexts(limits->context, out->contexts);
+    out->row_count = fill_rows(fitting < limits->rows ? (uint32_t)fitting : limits->rows, coarse, out->rows);
+    out->context_count = fill_contexts(limits->context, coarse, out->contexts);
     uint32_t wanted = blocks_for(limits, out->contexts[out->context_count - 1]), taken = 0;
     while (out->context_count > 1 && wanted > offload_kv_free(offload)) {
         wanted = blocks_for(limits, out->contexts[--out->context_count - 1]);
