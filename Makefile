@@ -306,6 +306,13 @@ $(BUILD)/ranks-bench: $(BUILD)/bench/programs/ranks_bench.o $(LIBS_kernels)
 
 PYTHON ?= python3
 CHECK = @CC='$(CC)' CXX='$(CXX)' $(PYTHON) tests/run.py
+# SOAK_SECONDS is how long the server is kept overloaded.
+SOAK_SECONDS ?= 600
+.PHONY: soak
+soak: $(BUILD)/metronome $(BUILD)/tests/scheduler/property_test ## thousands of seeds, an hour of overload on sim, ten minutes of it on cpu
+	$(Q)METRONOME_PROPERTY_SEEDS=20000 $(BUILD)/tests/scheduler/property_test
+	$(Q)$(PYTHON) tests/tools/soak.py --seconds $(SOAK_SECONDS)
+
 .PHONY: test asan tsan cuemu cuda cuda-resources gpu-check fuzz house format format-check tidy e2e demo
 test: ## every test there is (scripts/test does it from a fresh machine)
 	$(CHECK)
