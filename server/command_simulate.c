@@ -229,7 +229,8 @@ static void free_order(struct order *order) {
 static struct simulated_run *simulate(struct order *order, const char *policy, double rate, uint64_t device_memory) {
     struct simulated_run *run = &order->runs[order->run_count++];
     *run = (struct simulated_run){.policy = policy, .rate = rate, .device_memory = device_memory};
-    run->status = simulate_run(order->config, &order->trace, NULL, NULL, run);
+    run->status = order->find == FIND_NOTHING ? simulate_admission(order->config, &order->trace, run)
+                                              : simulate_run(order->config, &order->trace, NULL, NULL, run);
     return run;
 }
 

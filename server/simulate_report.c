@@ -81,6 +81,29 @@ static void add_answer(const struct simulated *simulated, const char *policy, st
     }
 }
 
+/* What admission did in a run, a line. */
+static void add_admission(const struct simulated_run *run, struct text *out) {
+    const struct simulated_admission *admission = &run->admission;
+    if (run->status.code != STATUS_OK || !admission->asked) {
+        return;
+    }
+    text_addf(out,
+              "%s at %.3f: %llu admitted, %.2f %% of their first tokens in time (of %llu predicted), %.2f %% kept "
+              "all; refused for",
+              run->policy, run->rate, (unsigned long long)admission->admitted,
+              percent((uint32_t)admission->first_in_time, (uint32_t)admission->first_tokens),
+              (unsigned long long)admission->first_tokens, percent(run->report.kept, (uint32_t)admission->admitted));
+    for (int i = SHORT_OF_TTFT; i < SHORTAGES; i++) {
+        text_addf(out, "%s %s %llu", i > SHORT_OF_TTFT ? "," : "", shortage_name((enum shortage)i),
+                  (unsigned long long)admission->refused[i]);
+    }
+    if (admission->repeated) {
+        text_addf(out, "; with nobody refused %u of these would have been kept, and %u of all",
+                  admission->kept_otherwise, admission->all_otherwise);
+    }
+    text_adds(out, "\n");
+}
+
 void simulate_report_text(const struct simulated *simulated, struct text *out) {
     add_promise(simulated, out);
     text_adds(out, "                                        weights    % of requests that kept        output "
@@ -92,6 +115,9 @@ void simulate_report_text(const struct simulated *simulated, struct text *out) {
     }
     text_adds(out, "requests and goodput are a second; a request keeps its promise when it ends and none of its tokens "
                    "is late; cached: of the prompts' tokens, from the prefix cache\n");
+    for (uint32_t i = 0; i < simulated->run_count; i++) {
+        add_admission(&simulated->runs[i], out);
+    }
     for (uint32_t i = 0; i < simulated->policy_count && simulated->find != FIND_NOTHING; i++) {
         add_answer(simulated, simulated->policies[i], out);
     }
@@ -110,6 +136,22 @@ static void add_times(const char *name, const struct replay_times *times, struct
     add_number("p50", times->p50_ms, out);
     add_number("p90", times->p90_ms, out);
     add_number("p99", times->p99_ms, out);
+    text_adds(out, "}");
+}
+
+static void add_admission_json(const struct simulated_admission *admission, struct text *out) {
+    text_addf(out, ", \"admission\": {\"admitted\": %llu", (unsigned long long)admission->admitted);
+    add_number("first_tokens", (double)admission->first_tokens, out);
+    add_number("first_in_time", (double)admission->first_in_time, out);
+    for (int i = SHORT_OF_TTFT; i < SHORTAGES; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "refused_%s", shortage_name((enum shortage)i));
+        add_number(name, (double)admission->refused[i], out);
+    }
+    if (admission->repeated) {
+        add_number("refused_kept_otherwise", admission->kept_otherwise, out);
+        add_number("all_kept_otherwise", admission->all_otherwise, out);
+    }
     text_adds(out, "}");
 }
 
@@ -152,6 +194,9 @@ static void add_run_json(const struct simulated_run *run, struct text *out) {
     add_number("host_bytes_mean", report->host_bytes_mean, out);
     add_number("bytes_streamed", (double)report->bytes_streamed, out);
     add_number("predicted_error_median", report->predicted_error_median, out);
+    if (run->admission.asked) {
+        add_admission_json(&run->admission, out);
+    }
     text_adds(out, "}");
 }
 

@@ -5,6 +5,17 @@
 #include "scheduler/replay.h"
 #include "server/text.h"
 
+/* What admission did, and whether it was right. */
+struct simulated_admission {
+    bool asked;                           /* slo.on_miss is refuse */
+    uint64_t admitted;                    /* with a promise */
+    uint64_t first_tokens, first_in_time; /* of them, first tokens predicted to be in time, and those that were */
+    uint64_t refused[SHORTAGES];          /* by what was short */
+    bool repeated;                        /* the run was made again with nobody refused: */
+    uint32_t kept_otherwise;              /* requests that were refused, and keep their promises in it */
+    uint32_t all_otherwise;               /* and all that do */
+};
+
 /* One run: a policy at a load and with a device's memory. */
 struct simulated_run {
     const char *policy;
@@ -14,6 +25,7 @@ struct simulated_run {
     uint64_t kv_tokens;
     struct status status; /* why there was no run; then the report is empty */
     struct replay_report report;
+    struct simulated_admission admission;
 };
 
 enum simulated_find { FIND_NOTHING, FIND_RATE, FIND_MEMORY };

@@ -7,6 +7,8 @@
 #include "server/trace_file.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define STEPS_A_DRAIN 16
 
@@ -112,6 +114,16 @@ struct status simulate_hardware(struct config *config) {
     return STATUS_SUCCESS;
 }
 
+static void note_admission(const struct config *config, const struct engine *engine, struct simulated_admission *out) {
+    struct class_stats stats;
+    *out = (struct simulated_admission){.asked = strcmp(config->slo_on_miss, "refuse") == 0};
+    engine_class_stats(engine, 0, &stats); /* a trace's requests are of the default class */
+    out->admitted = stats.admitted;
+    out->first_tokens = stats.first_tokens;
+    out->first_in_time = stats.first_in_time;
+    memcpy(out->refused, stats.refused, sizeof out->refused);
+}
+
 struct status simulate_run(struct config *config, const struct trace *trace, const bool *dropped,
                            struct replay_outcome *outcomes, struct simulated_run *run) {
     struct runtime runtime;
@@ -121,6 +133,42 @@ struct status simulate_run(struct config *config, const struct trace *trace, con
     TRY(config_set(config, "offload.policy", run->policy, SOURCE_COMMAND_LINE));
     TRY(runtime_open_simulated(config, &runtime));
     struct status status = replay_on(config, trace, dropped, outcomes, &runtime, run);
+    note_admission(config, runtime.engine, &run->admission);
     runtime_close(&runtime);
+    return status;
+}
+
+/* Which of those that were refused keep their promises when nobody is. */
+static struct status repeat(struct config *config, const struct trace *trace, const struct replay_outcome *outcomes,
+                            struct replay_outcome *others, struct simulated_run *run) {
+    struct simulated_run otherwise = {.policy = run->policy, .rate = run->rate, .device_memory = run->device_memory};
+    TRY(config_set(config, "slo.on_miss", "best_effort", SOURCE_COMMAND_LINE));
+    struct status status = simulate_run(config, trace, NULL, others, &otherwise);
+    TRY(config_set(config, "slo.on_miss", "refuse", SOURCE_COMMAND_LINE));
+    TRY(status);
+    for (uint32_t i = 0; i < trace->count; i++) {
+        bool refused = outcomes[i].finish == FINISH_NONE;
+        run->admission.kept_otherwise += refused && replay_kept(&others[i]);
+    }
+    run->admission.all_otherwise = otherwise.report.kept;
+    run->admission.repeated = true;
+    return STATUS_SUCCESS;
+}
+
+struct status simulate_admission(struct config *config, const struct trace *trace, struct simulated_run *run) {
+    if (strcmp(config->slo_on_miss, "refuse") != 0) {
+        return simulate_run(config, trace, NULL, NULL, run);
+    }
+    struct replay_outcome *outcomes = calloc(trace->count, sizeof *outcomes);
+    struct replay_outcome *others = calloc(trace->count, sizeof *others);
+    struct status status = status_error(STATUS_NO_MEMORY, "no memory for %u requests", trace->count);
+    if (outcomes && others) {
+        status = simulate_run(config, trace, NULL, outcomes, run);
+    }
+    if (status.code == STATUS_OK) {
+        status = repeat(config, trace, outcomes, others, run);
+    }
+    free(outcomes);
+    free(others);
     return status;
 }

@@ -15,4 +15,8 @@ struct status simulate_hardware(struct config *config);
 struct status simulate_run(struct config *config, const struct trace *trace, const bool *dropped,
                            struct replay_outcome *outcomes, struct simulated_run *run);
 
+/* The same of the whole trace; where requests are refused, run once more with nobody refused, to say which of them
+ * would have been kept. */
+struct status simulate_admission(struct config *config, const struct trace *trace, struct simulated_run *run);
+
 #endif

@@ -44,6 +44,17 @@ class Simulate(unittest.TestCase):
             self.assertLessEqual(run[times]["p90"], run[times]["p99"])
         self.assertLessEqual(run["host_bytes_mean"], run["weight_bytes"])
 
+    def test_admission_says_who_was_refused_and_whether_that_was_right(self):
+        case = (*CASE, "--slo.ttft_ms", "500", "--slo.tpot_ms", "200", "--rate", "40", "--slo.on_miss", "refuse")
+        run = self.simulate(*case)["runs"][0]
+        admission = run["admission"]
+        refused = sum(admission["refused_" + short] for short in ("ttft", "tpot", "memory", "queue"))
+        self.assertGreater(refused, 0)
+        self.assertEqual((admission["admitted"] + refused, refused), (60, run["refused"]))
+        self.assertLessEqual(admission["first_in_time"], admission["first_tokens"])
+        self.assertGreaterEqual(run["kept"], admission["all_kept_otherwise"] / 2)
+        self.assertLessEqual(admission["refused_kept_otherwise"], min(refused, admission["all_kept_otherwise"]))
+
     def test_loads_and_policies(self):
         report = self.simulate(*CASE, *PROMISE, "--rate", "0.5,64", "--policy", "none,metronome,select-n")
         self.assertEqual([(run["policy"], run["rate_per_s"]) for run in report["runs"]],
