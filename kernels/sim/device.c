@@ -87,8 +87,10 @@ static struct device_info sim_info(const struct device *base) {
         .ranks = device->ranks,
         .invariant = true,
     };
-    char ranks[16] = "";
-    snprintf(ranks, sizeof ranks, device->ranks > 1 ? "%u ranks of " : "", device->ranks);
+    char ranks[24] = "";
+    if (device->ranks > 1) {
+        snprintf(ranks, sizeof ranks, "%u ranks of ", device->ranks);
+    }
     snprintf(info.description, sizeof info.description, "%s%s, simulated", ranks, device->hardware.name);
     return info;
 }
