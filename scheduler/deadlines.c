@@ -118,7 +118,7 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
  * such iterations have taken of it, leaves a reserve against what is not foreseen. */
 static bool is_in_time(const struct engine *engine, uint32_t rows, double context, uint64_t share_ns) {
     double least_ns = (double)offload_least_ns(engine->offload, rows, context) * engine->mixed_ratio;
-    return least_ns <= (double)(share_ns - share_ns / RESERVE) &&
+    return least_ns <= (double)share_ns * (1 - 1.0 / RESERVE) &&
            offload_predict(engine->offload, rows, context).iteration_ns <= share_ns;
 }
 
