@@ -25,14 +25,13 @@ struct advice {
 };
 
 struct cause_report {
-    enum cause cause;
     uint64_t late_tokens;                       /* in these runs */
-    uint32_t runs;                              /* of late tokens */
     uint64_t lost_ns;                           /* the sum of how late the latest token of each run was */
     struct late_run examples[EXPLAIN_EXAMPLES]; /* (example_count) the latest ones first */
-    uint32_t example_count;
-    struct advice advice[EXPLAIN_ADVICE]; /* (advice_count) the likeliest first */
-    uint32_t advice_count;
+    struct advice advice[EXPLAIN_ADVICE];       /* (advice_count) the likeliest first */
+    enum cause cause;
+    uint32_t runs; /* of late tokens */
+    uint32_t example_count, advice_count;
 };
 
 /* What the advice looks at besides what came late. */

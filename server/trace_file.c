@@ -21,9 +21,12 @@ struct trace_file {
 };
 
 __attribute__((format(printf, 2, 3))) static void put(struct trace_file *trace, const char *format, ...) {
+    if (trace->ended) {
+        return;
+    }
     va_list arguments;
     va_start(arguments, format);
-    int bytes = trace->ended ? 0 : vfprintf(trace->file, format, arguments);
+    int bytes = vfprintf(trace->file, format, arguments);
     va_end(arguments);
     if (bytes < 0) {
         log_warn("trace_file %s: %s; it ends here", trace->path, strerror(errno));
