@@ -14,7 +14,8 @@
 
 /* ---- sizes ---- */
 
-struct plan_load offload_load_of(const struct offload *offload, double rows, double context) {
+/* Of what does not change once the record is set. */
+static struct plan_load recorded_load(const struct offload *offload, double rows, double context) {
     const struct offload_config *config = &offload->config;
     struct plan_load load = {.layers = config->layers,
                              .slabs = config->slabs,
@@ -34,11 +35,16 @@ struct plan_load offload_load_of(const struct offload *offload, double rows, dou
         }
         load.copy_ns = offload->record.copy_ns;
     }
+    return load;
+}
+
+struct plan_load offload_load_of(const struct offload *offload, double rows, double context) {
+    struct plan_load load = recorded_load(offload, rows, context);
     if (offload->kv) {
         const struct kv_groups *groups = kv_groups(offload->kv);
         load.kv_copies = groups->listed;
         for (uint32_t i = 0; i < groups->listed; i++) {
-            load.kv_bytes[i] = groups->list[i].count * offload_kv_layer_bytes(config);
+            load.kv_bytes[i] = groups->list[i].count * offload_kv_layer_bytes(&offload->config);
         }
     }
     return load;
@@ -344,14 +350,20 @@ struct plan_prediction offload_predict(const struct offload *offload, double row
     return plan_predict(&load, &offload->plan);
 }
 
-void offload_copy_plan(const struct offload *offload, struct plan *plan) {
-    *plan = offload->plan;
+void offload_copy_placement(const struct offload *offload, struct offload_placement *out) {
+    struct plan_load load = offload_load_of(offload, 1, 1);
+    out->plan = offload->plan;
+    out->kv_copies = load.kv_copies;
+    memcpy(out->kv_bytes, load.kv_bytes, sizeof out->kv_bytes);
 }
 
-struct plan_prediction offload_predict_plan(const struct offload *offload, const struct plan *plan, double rows,
-                                            double context) {
-    struct plan_load load = offload_load_of(offload, rows, context);
-    return plan_predict(&load, plan);
+struct plan_prediction offload_predict_placement(const struct offload *offload,
+                                                 const struct offload_placement *placement, double rows,
+                                                 double context) {
+    struct plan_load load = recorded_load(offload, rows, context);
+    load.kv_copies = placement->kv_copies;
+    memcpy(load.kv_bytes, placement->kv_bytes, sizeof load.kv_bytes);
+    return plan_predict(&load, &placement->plan);
 }
 
 uint64_t offload_least_ns(const struct offload *offload, double rows, double context) {

@@ -61,11 +61,17 @@ bool offload_wants_record(const struct offload *offload);
 /* The placement in force, for `rows` tokens that attend to `context` positions each. */
 struct plan_prediction offload_predict(const struct offload *offload, double rows, double context);
 
-/* The placement in force; what another would take. From any thread once the record is set: the load is of the record.
- */
-void offload_copy_plan(const struct offload *offload, struct plan *plan);
-struct plan_prediction offload_predict_plan(const struct offload *offload, const struct plan *plan, double rows,
-                                            double context);
+/* The placement in force and the KV that passes beside it, as a copy; and what an iteration takes with it. The latter
+ * from any thread once the record is set: beside the copy it reads nothing that changes. */
+struct offload_placement {
+    struct plan plan;
+    uint32_t kv_copies;
+    uint64_t kv_bytes[PLAN_MAX_KV]; /* (kv_copies) */
+};
+void offload_copy_placement(const struct offload *offload, struct offload_placement *out);
+struct plan_prediction offload_predict_placement(const struct offload *offload,
+                                                 const struct offload_placement *placement, double rows,
+                                                 double context);
 
 /* The same with nothing to wait for: no deadline before it can be kept. 0 without a record. */
 uint64_t offload_least_ns(const struct offload *offload, double rows, double context);

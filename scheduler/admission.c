@@ -108,7 +108,7 @@ void admission_publish(struct engine *engine) {
     view->blocks_free = blocks;
     view->blocks_lent = lent;
     view->typical = state->typical;
-    offload_copy_plan(engine->offload, &view->plan);
+    offload_copy_placement(engine->offload, &view->placement);
     pthread_mutex_unlock(&engine->lock);
 }
 
@@ -165,7 +165,7 @@ static void take_view(struct engine *engine, struct foresight *out) {
                               .admissions = view->admissions};
     memcpy(state->running, view->running, view->running_count * sizeof *view->running);
     memcpy(state->waiting, view->waiting, view->waiting_count * sizeof *view->waiting);
-    state->plan = view->plan;
+    state->placement = view->placement;
     for (uint32_t i = 0; i < engine->submitted.count; i++) {
         const struct sequence *sequence = queue_at(&engine->submitted, i);
         struct foreseen each = foreseen_of(sequence, view->typical);
@@ -192,7 +192,7 @@ uint32_t admission_insert(struct foreseen *waiting, uint32_t *count, const struc
 static void fill_times(const struct engine *engine, double context, struct foresight *out) {
     for (uint32_t rows = 1; out->points < FORESEE_ROWS && (out->points < 2 || rows < 2 * out->most_rows); rows *= 2) {
         out->rows_ns[out->points++] =
-            offload_predict_plan(engine->offload, &engine->admission.plan, rows, context).iteration_ns;
+            offload_predict_placement(engine->offload, &engine->admission.placement, rows, context).iteration_ns;
     }
 }
 

@@ -26,14 +26,14 @@ struct admission_view {
     uint32_t running_count, waiting_count, behind_count, behind_left, admissions;
     uint32_t blocks_free, blocks_lent;
     double context, typical; /* positions of a running sequence, tokens of an answer, in the mean */
-    struct plan plan;
+    struct offload_placement placement;
 };
 
 struct admission_state {
     double typical;                              /* the engine thread's */
     double margin[SLO_MAX_CLASSES];              /* under the engine's lock: of the promised time, to be left */
     struct admission_view view;                  /* so is this */
-    struct plan plan;                            /* the submitter's: what it has copied */
+    struct offload_placement placement;          /* the submitter's: what it has copied */
     struct foreseen *running, *waiting, *played; /* the submitter's, too */
 };
 
