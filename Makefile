@@ -278,6 +278,10 @@ bench-baseline: $(BUILD)/metronome ## renews bench/baseline.json, after a change
 
 # SVG says where to draw the link that slows.
 SVG ?= $(BUILD)/offload-drop.svg
+.PHONY: slo-show
+slo-show: $(BUILD)/metronome ## two classes of promises under overload with the demo model, and a reload that goes wrong
+	$(Q)$(PYTHON) scripts/slo_show.py --program $(BUILD)/metronome --svg '$(SVG)'
+
 .PHONY: offload-show
 offload-show: $(BUILD)/metronome ## the demo model with half of its weights in host memory, and a link that slows
 	$(Q)$(PYTHON) scripts/offload_show.py --program $(BUILD)/metronome --svg '$(SVG)'

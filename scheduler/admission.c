@@ -16,7 +16,10 @@
 
 #define NEVER UINT64_MAX
 #define FIRST_MARGIN 0.1 /* of the promised time, before anything is learnt */
-#define MOST_MARGIN 0.9
+#define MOST_MARGIN 0.8
+#define PATIENCE 16         /* promised times without an admission, after which a margin is too careful, ... */
+#define RELIEF 0.75         /* ... and becomes so much of what it was */
+#define RELIEVED 0.25       /* but no less than this */
 #define MARGIN_STEP 0.1     /* what the margin grows by for one that it did not cover */
 #define TYPICAL_WEIGHT 0.05 /* of the latest answer in the usual length of answers */
 
@@ -255,6 +258,20 @@ static void settle(struct request *request, enum admission_outcome outcome, uint
     request->promise = *promise;
 }
 
+/* Who admits nobody learns nothing: the class's margin shrinks with the time in which nobody was. Under the lock. */
+static void relieve(struct engine *engine, const struct request *request) {
+    struct admission_state *state = &engine->admission;
+    const uint32_t index = request->class_index;
+    const uint64_t ttft_ns = engine->classes.items[index].promise.ttft_ns;
+    if (request->arrival_ns > state->admitted_ns[index] + PATIENCE * ttft_ns) {
+        double relieved = state->margin[index] * RELIEF;
+        if (state->admitted_ns[index] > 0 && relieved >= RELIEVED) {
+            state->margin[index] = relieved;
+        }
+        state->admitted_ns[index] = request->arrival_ns;
+    }
+}
+
 void admission_decide(struct engine *engine, struct request *request) {
     struct admission_state *state = &engine->admission;
     struct foresight view;
@@ -262,6 +279,7 @@ void admission_decide(struct engine *engine, struct request *request) {
     double margins[SLO_MAX_CLASSES];
     pthread_mutex_lock(&engine->lock);
     classes = engine->classes;
+    relieve(engine, request);
     memcpy(margins, state->margin, sizeof margins);
     take_view(engine, &view);
     double context = state->view.context, typical = state->view.typical;
@@ -321,6 +339,11 @@ struct status admission_refusal(struct request *request) {
 
 void admission_count(struct engine *engine, const struct request *request) {
     const struct admission *admission = &request->admission;
+    if (admission->outcome == ADMITTED) {
+        pthread_mutex_lock(&engine->lock);
+        engine->admission.admitted_ns[request->class_index] = request->arrival_ns;
+        pthread_mutex_unlock(&engine->lock);
+    }
     pthread_mutex_lock(&engine->stats_lock);
     struct class_stats *asked = &engine->class_stats[admission->asked_class];
     struct class_stats *got = &engine->class_stats[request->class_index];

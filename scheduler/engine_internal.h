@@ -32,7 +32,8 @@ struct admission_view {
 struct admission_state {
     double typical;                              /* the engine thread's */
     double margin[SLO_MAX_CLASSES];              /* under the engine's lock: of the promised time, to be left */
-    struct admission_view view;                  /* so is this */
+    uint64_t admitted_ns[SLO_MAX_CLASSES];       /* so are this: when one was last, or the margin last relieved */
+    struct admission_view view;                  /* and this */
     struct offload_placement placement;          /* the submitter's: what it has copied */
     struct foreseen *running, *waiting, *played; /* the submitter's, too */
 };
