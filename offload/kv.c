@@ -70,7 +70,7 @@ static struct status create(struct kv *kv) {
 struct status kv_create(struct device *device, struct arena *arena, const struct kv_pool *pool, struct kv **out) {
     const uint32_t host_blocks = pool->parked, handles = arena->blocks_most + pool->parked + pool->streamed;
     CHECK(pool->parked < NOBODY / 4 && pool->streamed < NOBODY / 4 && arena->blocks_most < NOBODY / 4);
-    CHECK(pool->layers > 0 && arena->block_bytes % pool->layers == 0);
+    CHECK(pool->layers > 0 && (pool->streamed == 0 || arena->block_bytes % pool->layers == 0));
     struct kv *kv = calloc(1, sizeof *kv);
     if (!kv) {
         return status_error(STATUS_NO_MEMORY, "no memory for the table of KV blocks");
