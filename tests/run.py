@@ -45,7 +45,7 @@ LLVM = 14  # clang-format and clang-tidy say different things from version to ve
 ROOMS = ("base", "kernels", "offload", "models", "scheduler", "bench", "server")  # from the ground up
 THREADED_ROOMS = ("kernels", "offload", "scheduler", "server")
 SKIP_STATUS = 77
-FUZZ_TOTAL_SECONDS = 200
+FUZZ_TOTAL_SECONDS = 120
 SHOWN_LINES = 40
 
 
