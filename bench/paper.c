@@ -88,9 +88,10 @@ static void say_flexgen(const struct paper *paper, struct book *book) {
              paper->flexgen_percent);
     book_say(book,
              "(3) Every percentage is tried for FlexGen and the best for each promise counts, which is more than its "
-             "cost model finds. Where it serves at all it then does as well as select-n; below that, in the table's "
-             "first rows, one step of its percentage is more than the promise allows, and the ratio has no number. To "
-             "select-n, metronome's is up to %.2f.",
+             "cost model finds. Where it serves at all it then does better than select-n, for a percentage of every "
+             "layer is finer than a whole layer in so many; below that, in the table's first rows, one step of its "
+             "percentage is more than the promise allows, and the ratio has no number. To select-n, metronome's is up "
+             "to %.2f.",
              most_served(paper, PAPER_METRONOME, PAPER_SELECT_N));
     double nominal = paper->interval[1].plan_case.hardware.link_nominal_bytes_per_s;
     double link = paper->interval[1].plan_case.hardware.link_bytes_per_s;

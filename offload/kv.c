@@ -35,12 +35,13 @@ struct kv {
     uint32_t free_slot_count;
     uint32_t free_handle; /* the first; NOBODY: none */
 
-    uint64_t sent;   /* the last ticket */
-    uint64_t needed; /* by the addresses given out */
-    uint64_t waited; /* by compute, for certain, or known to be done */
-    uint64_t fenced; /* by the stream of kv_fence() */
-    bool busy;       /* `begun` is of copies not yet known to be done */
-    bool stalled;    /* `asked` and `had` have not been looked at */
+    uint64_t sent;      /* the last ticket */
+    uint64_t exchanged; /* handles, so often */
+    uint64_t needed;    /* by the addresses given out */
+    uint64_t waited;    /* by compute, for certain, or known to be done */
+    uint64_t fenced;    /* by the stream of kv_fence() */
+    bool busy;          /* `begun` is of copies not yet known to be done */
+    bool stalled;       /* `asked` and `had` have not been looked at */
     struct kv_counts counts;
 };
 
@@ -278,7 +279,12 @@ bool kv_fetch(struct kv *kv, uint32_t handle) {
     return true;
 }
 
+uint64_t kv_version(const struct kv *kv) {
+    return kv->sent + kv->exchanged + kv->groups.listings; /* none of them ever falls */
+}
+
 void kv_exchange(struct kv *kv, uint32_t one, uint32_t other) {
+    kv->exchanged++;
     uint32_t place = kv->place[one];
     kv->place[one] = kv->place[other];
     kv->place[other] = place;

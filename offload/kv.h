@@ -47,6 +47,9 @@ void kv_give(struct kv *kv, uint32_t handle);
  * the next kv_wait() is for, and of streamed ones, active and listed by kv_groups(), their groups and offsets. */
 void kv_addresses(struct kv *kv, const uint32_t *handles, uint32_t count, uint64_t *out);
 
+/* Another when any entry given out before may be another now, or may have something new to wait for. */
+uint64_t kv_version(const struct kv *kv);
+
 /* Copies a block out to a free host slot; its device memory is free at once. False if there is no slot. */
 bool kv_park(struct kv *kv, uint32_t handle);
 

@@ -71,6 +71,7 @@ static uint32_t group_count(const struct kv_groups *groups) {
 const struct kv_group *kv_groups_list(struct kv_groups *groups, uint32_t *count) {
     if (groups->changed) {
         groups->listed = 0;
+        groups->listings++;
         for (uint32_t i = 0; i < group_count(groups); i++) {
             struct kv_group *group = &groups->group[i];
             uint32_t slots = count_of(groups, i);

@@ -30,7 +30,8 @@ struct kv_groups {
     uint32_t ordinal[KV_MAX_GROUPS];      /* its place in the list */
     struct kv_group list[KV_MAX_GROUPS];
     uint32_t listed;
-    bool changed; /* since they were listed */
+    bool changed;      /* since they were listed */
+    uint64_t listings; /* so far, of another list than before */
 };
 
 /* `slots` <= KV_MAX_GROUPS * size; 0: nothing is ever streamed. */

@@ -60,6 +60,10 @@ void offload_kv_addresses(struct offload *offload, const uint32_t *handles, uint
     kv_addresses(offload->kv, handles, count, out);
 }
 
+uint64_t offload_kv_version(const struct offload *offload) {
+    return kv_version(offload->kv);
+}
+
 /* What a token costs that is computed in the largest chunks there are, after `context` others; 0: unknown. */
 static double token_ns(const struct offload *offload, double context) {
     const struct record *record = &offload->record;

@@ -151,6 +151,10 @@ uint32_t offload_kv_handles(const struct offload *offload); /* each is below, al
  * it, and for every block that the iteration reads or writes, for its layers then wait for those on their way. */
 void offload_kv_addresses(struct offload *offload, const uint32_t *handles, uint32_t count, uint64_t *out);
 
+/* Another when any address given out before may be another now, or may have something new to wait for: as long as it is
+ * the same they need not be asked for again. */
+uint64_t offload_kv_version(const struct offload *offload);
+
 /* Is the block of `position` worth its way to host memory and back? Not if computing it again is predicted to take
  * less time. */
 bool offload_kv_pays(const struct offload *offload, uint32_t position);

@@ -34,6 +34,7 @@ void release_blocks(struct engine *engine, struct sequence *sequence, uint32_t f
     sequence->resident = sequence->resident < from ? sequence->resident : from;
     sequence->entered = sequence->entered < from ? sequence->entered : from;
     sequence->streamed = sequence->streamed < from ? sequence->streamed : from;
+    sequence->table_count = sequence->table_count < from ? sequence->table_count : from;
     sequence->found = 0;
     sequence->looked = 0;
 }

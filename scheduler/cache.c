@@ -150,6 +150,7 @@ static void take_known(struct engine *engine, struct sequence *sequence, uint32_
     }
     pin_block(engine, known);
     sequence->blocks[index] = known;
+    sequence->table_count = sequence->table_count < index ? sequence->table_count : index;
     bool useless = prefix_let_go(engine->prefix, own);
     CHECK(useless);
     offload_kv_give(engine->offload, own);

@@ -413,14 +413,23 @@ uint32_t compose_iteration(struct engine *engine) {
 
 void compose_block_table(struct engine *engine) {
     struct forward_inputs *inputs = engine->inputs;
-    uint64_t *table = inputs->block_table;
+    const uint64_t version = offload_kv_version(engine->offload);
+    uint32_t row = 0;
     for (uint32_t i = 0; i < engine->running_count; i++) {
-        const struct sequence *sequence = engine->running[i];
-        if (sequence->scheduled > 0) {
-            /* those that this iteration uses: the place of a later one may still be on its way to host memory */
-            uint32_t used = (sequence->computed + sequence->scheduled + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-            offload_kv_addresses(engine->offload, sequence->blocks, used, table);
-            table += inputs->table_stride;
+        struct sequence *sequence = engine->running[i];
+        if (sequence->scheduled == 0) {
+            continue;
         }
+        /* those that this iteration uses: the place of a later one may still be on its way to host memory */
+        uint32_t used = (sequence->computed + sequence->scheduled + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+        bool same =
+            engine->table_owner[row] == sequence && sequence->table_row == row && sequence->table_version == version;
+        uint32_t known = same && sequence->table_count < used ? sequence->table_count : same ? used : 0;
+        offload_kv_addresses(engine->offload, sequence->blocks + known, used - known,
+                             inputs->block_table + (size_t)row * inputs->table_stride + known);
+        engine->table_owner[row] = sequence;
+        sequence->table_row = row++;
+        sequence->table_count = used;
+        sequence->table_version = version;
     }
 }

@@ -187,8 +187,9 @@ static struct status create_queues(struct engine *engine) {
     engine->event_capacity = EVENT_ROOM + requests;
     engine->events = calloc(engine->event_capacity, sizeof *engine->events);
     engine->running = calloc(config->max_sequences, sizeof(struct sequence *));
+    engine->table_owner = calloc(config->max_sequences, sizeof *engine->table_owner);
     engine->logits_wanted = calloc(engine->limits.logit_rows, sizeof *engine->logits_wanted);
-    if (!engine->events || !engine->running || !engine->logits_wanted) {
+    if (!engine->events || !engine->running || !engine->table_owner || !engine->logits_wanted) {
         return status_error(STATUS_NO_MEMORY, "no memory for the engine's queues");
     }
     TRY(timeline_create(config->timeline_spans, &engine->timeline));
@@ -539,6 +540,7 @@ void engine_destroy(struct engine *engine) {
     queue_destroy(&engine->behind);
     free(engine->events);
     free(engine->running);
+    free(engine->table_owner);
     free(engine->logits_wanted);
     free(engine->banned);
     free(engine->piece);

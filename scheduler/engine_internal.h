@@ -65,23 +65,24 @@ struct engine {
 
     struct sequence **running; /* (running_count), in order of admission, those on sufferance last; max_sequences */
     uint32_t running_count;
-    bool parks_idle;               /* blocks that nobody holds do park, ... */
-    uint32_t parks;                /* ... and so many more before the next iteration */
-    struct sequence_queue waiting; /* preempted ones at the front, then by when their first token is due */
-    struct sequence_queue behind;  /* whose first token is not promised, or cannot come in time any more */
-    uint32_t admissions;           /* so far, modulo BEHIND_SHARE */
-    bool crowded;                  /* KV blocks or places for sequences are short, or soon will be */
-    uint32_t soon_blocks;          /* KV blocks that sequences hold, or that they and the next in line may soon take */
-    uint32_t room_blocks;          /* the same, if every place were taken */
-    double mixed_ratio;            /* iterations of tokens and prompts: measured over recorded, lately */
-    uint64_t mixed_ns;             /* the record's for the iteration in hand, if it is one; else 0 */
-    struct iteration_cost cost;    /* of the iteration in hand */
-    uint64_t forward_ns;           /* when its work was given to the device, */
-    uint64_t ended_ns;             /* and when that was done */
-    uint64_t blocked_ns;           /* since the last one: waiting for room in the ring of events */
-    uint64_t normal_ns[32];        /* what iterations without prompts take, by powers of two of their rows */
-    bool *logits_wanted;           /* (limits.logit_rows) */
-    struct status fault;           /* of the device: everything fails after it */
+    const struct sequence **table_owner; /* (max_sequences) whose addresses the rows of the block table are */
+    bool parks_idle;                     /* blocks that nobody holds do park, ... */
+    uint32_t parks;                      /* ... and so many more before the next iteration */
+    struct sequence_queue waiting;       /* preempted ones at the front, then by when their first token is due */
+    struct sequence_queue behind;        /* whose first token is not promised, or cannot come in time any more */
+    uint32_t admissions;                 /* so far, modulo BEHIND_SHARE */
+    bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
+    uint32_t soon_blocks;       /* KV blocks that sequences hold, or that they and the next in line may soon take */
+    uint32_t room_blocks;       /* the same, if every place were taken */
+    double mixed_ratio;         /* iterations of tokens and prompts: measured over recorded, lately */
+    uint64_t mixed_ns;          /* the record's for the iteration in hand, if it is one; else 0 */
+    struct iteration_cost cost; /* of the iteration in hand */
+    uint64_t forward_ns;        /* when its work was given to the device, */
+    uint64_t ended_ns;          /* and when that was done */
+    uint64_t blocked_ns;        /* since the last one: waiting for room in the ring of events */
+    uint64_t normal_ns[32];     /* what iterations without prompts take, by powers of two of their rows */
+    bool *logits_wanted;        /* (limits.logit_rows) */
+    struct status fault;        /* of the device: everything fails after it */
 
     /* ---- under `lock`: the queues between the threads ---- */
     pthread_mutex_t lock;

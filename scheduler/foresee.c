@@ -224,8 +224,45 @@ static bool advance(struct play *play, struct foreseen *sequence) {
     return true;
 }
 
-/* One iteration. */
-static void iterate(struct play *play) {
+/* Iterations from this one on that are all alike: everybody generates, nobody ends, and nobody who is not admitted now
+ * can be. 1 if there is only this one. */
+static uint32_t alike(const struct play *play, uint64_t until_ns, uint64_t iteration_ns) {
+    const struct foresight *at = play->at;
+    bool all_there = play->next == at->waiting_count || at->waiting[play->next].from_ns <= at->now_ns;
+    if (!all_there || at->now_ns < at->waiting[play->watched].from_ns || at->now_ns > until_ns) {
+        return 1;
+    }
+    uint64_t most = iteration_ns > 0 ? (until_ns - at->now_ns) / iteration_ns + 1 : NEVER, growth = 0;
+    for (uint32_t i = 0; i < at->running_count; i++) {
+        const struct foreseen *sequence = &at->running[i];
+        if (sequence->left > 0) {
+            return 1;
+        }
+        most = sequence->to_come - 1 < most ? sequence->to_come - 1 : most;
+    }
+    for (uint32_t i = 0; i < at->running_count; i++) {
+        uint32_t blocks = blocks_after(at, &at->running[i], (uint32_t)most + 1);
+        growth += blocks > at->running[i].blocks ? blocks - at->running[i].blocks : 0;
+    }
+    return most > 1 && growth <= at->blocks_free ? (uint32_t)most : 1;
+}
+
+static void leap(struct foresight *at, uint32_t iterations, uint64_t iteration_ns) {
+    at->now_ns += iterations * iteration_ns;
+    for (uint32_t i = 0; i < at->running_count; i++) {
+        struct foreseen *sequence = &at->running[i];
+        sequence->context += iterations;
+        sequence->to_come -= iterations;
+        uint32_t blocks = blocks_after(at, sequence, 1);
+        if (blocks > sequence->blocks) {
+            at->blocks_free -= blocks - sequence->blocks;
+            sequence->blocks = blocks;
+        }
+    }
+}
+
+/* One iteration, or several that are alike. */
+static void iterate(struct play *play, uint64_t until_ns) {
     struct foresight *at = play->at;
     uint64_t share_ns;
     uint32_t decode_rows = generating(at, &share_ns), total = 0;
@@ -245,7 +282,13 @@ static void iterate(struct play *play) {
         at->now_ns = from_ns > at->now_ns ? from_ns : at->now_ns + 1;
         return;
     }
-    at->now_ns += foresee_rows_ns(at, total);
+    const uint64_t iteration_ns = foresee_rows_ns(at, total);
+    const uint32_t iterations = alike(play, until_ns, iteration_ns);
+    if (iterations > 1) {
+        leap(at, iterations, iteration_ns);
+        return;
+    }
+    at->now_ns += iteration_ns;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < at->running_count; i++) {
         struct foreseen *sequence = &at->running[i];
@@ -268,7 +311,7 @@ struct foresaw foresee(struct foresight *foresight, uint32_t watched, uint64_t u
         if (out.first_ns != NEVER && (play.next > last || last == watched)) {
             break;
         }
-        iterate(&play);
+        iterate(&play, until_ns);
     }
     return out;
 }

@@ -57,8 +57,11 @@ struct sequence {
     struct account account;
 
     /* this iteration's */
-    uint32_t scheduled;   /* rows */
-    uint32_t logit_begin; /* first of its logit rows */
+    uint32_t scheduled;     /* rows */
+    uint32_t table_row;     /* of the block table: its own, if table_owner says so, */
+    uint32_t table_count;   /* with the addresses of so many of its blocks */
+    uint64_t table_version; /* as of then */
+    uint32_t logit_begin;   /* first of its logit rows */
     uint32_t logit_count;
 };
 
