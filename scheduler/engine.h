@@ -122,12 +122,12 @@ struct request {
     struct cache_salt salt;         /* only requests with the same one share KV blocks */
     uint64_t arrival_ns;            /* clock_now_ns() when its bytes were complete; TTFT counts from here */
     uint32_t class_index;           /* of the engine's classes, an offered one */
+    int cancelled;                  /* set by engine_cancel() */
     bool has_promise;               /* of its own, ... */
     struct promise promise;         /* ... this; else the class's, which engine_submit() writes here */
     void *owner;                    /* the submitter's own; untouched */
     void *engine_private;           /* the engine's own */
     uint64_t id;                    /* given by engine_submit() */
-    int cancelled;                  /* set by engine_cancel() */
     struct request_outcome outcome; /* the engine's to fill */
     struct admission admission;     /* engine_submit()'s to fill, refused or not */
 };
