@@ -118,11 +118,11 @@ struct request_outcome {
 struct request {
     uint32_t *prompt; /* (prompt_count) token ids, prompt_count >= 1 */
     uint32_t prompt_count;
+    uint32_t class_index; /* of the engine's classes, an offered one */
     struct sampling sampling;
     struct cache_salt salt;         /* only requests with the same one share KV blocks */
-    uint64_t arrival_ns;            /* clock_now_ns() when its bytes were complete; TTFT counts from here */
-    uint32_t class_index;           /* of the engine's classes, an offered one */
     int cancelled;                  /* set by engine_cancel() */
+    uint64_t arrival_ns;            /* clock_now_ns() when its bytes were complete; TTFT counts from here */
     bool has_promise;               /* of its own, ... */
     struct promise promise;         /* ... this; else the class's, which engine_submit() writes here */
     void *owner;                    /* the submitter's own; untouched */
