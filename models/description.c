@@ -194,11 +194,20 @@ static size_t vector_bytes(size_t elements) {
 
 static size_t slab_bytes(const struct model_description *d, uint32_t slabs, uint32_t slab) {
     struct matrix matrices[MATRICES_MAX];
-    size_t bytes = slab == 0 ? 2 * norm_vectors(d) * vector_bytes(d->shape.width) : 0;
-    for (uint32_t i = 0, count = layer_matrices(d, matrices); i < count; i++) {
-        const struct row_range range = layout_slab_rows(matrices[i].rows, slabs, slab);
-        bytes += cost_packed_bytes(d->weight_type, range.count, matrices[i].columns);
-        bytes += slab == 0 && matrices[i].bias ? vector_bytes(matrices[i].rows) : 0;
+    struct cut_matrix cut[MATRICES_MAX];
+    struct row_range rows[MATRICES_MAX];
+    const uint32_t count = layer_matrices(d, matrices);
+    size_t vectors = 2 * norm_vectors(d) * vector_bytes(d->shape.width);
+    for (uint32_t i = 0; i < count; i++) {
+        cut[i] = (struct cut_matrix){.rows = matrices[i].rows,
+                                     .group_bytes =
+                                         cost_packed_bytes(d->weight_type, WEIGHT_ROW_GROUP, matrices[i].columns)};
+        vectors += matrices[i].bias ? vector_bytes(matrices[i].rows) : 0;
+    }
+    layout_cut(cut, count, vectors, slabs, slab, rows);
+    size_t bytes = slab == 0 ? vectors : 0;
+    for (uint32_t i = 0; i < count; i++) {
+        bytes += cost_packed_bytes(d->weight_type, rows[i].count, matrices[i].columns);
     }
     return bytes;
 }

@@ -214,7 +214,7 @@ struct layer {
 };
 
 static const float *layer_vector(const struct layer *layer, enum layer_tensor i) {
-    return layer->layout->tensor[i].rows > 0 ? (const float *)(layer->slabs[0] + layer->layout->offset[i]) : NULL;
+    return layer->layout->tensor[i].rows > 0 ? (const float *)(layer->slabs[0] + layer->layout->piece[i].offset) : NULL;
 }
 
 static uint32_t matrix_rows(const struct layer *layer, enum layer_tensor i) {
@@ -252,19 +252,18 @@ static uint32_t parts_of(const struct forward *forward, const struct layer *laye
     for (uint32_t slab = 0; slab < slabs; slab++) {
         for (uint32_t i = 0; i < products->count; i++) {
             const struct product *product = &products->product[i];
-            const uint32_t rows = matrix_rows(layer, product->matrix);
-            const struct row_range range = layout_slab_rows(rows, slabs, slab);
-            if (range.count == 0) {
+            const struct slab_piece *piece = &layer->layout->piece[slab * LAYER_TENSORS + product->matrix];
+            if (piece->count == 0) {
                 continue;
             }
             CHECK(count < MATMUL_MAX_PARTS);
             const struct model_tensor *tensor = &layer->layout->tensor[product->matrix];
-            const uint8_t *data = layer->slabs[slab] + layer->layout->offset[slab * LAYER_TENSORS + product->matrix];
-            parts[count++] = (struct matmul_part){.weight = layout_weight(tensor, range.count, data),
-                                                  .bias = product->bias ? product->bias + range.first : NULL,
-                                                  .out = product->out + range.first,
-                                                  .out_stride = rows,
-                                                  .accumulate = product->accumulate};
+            parts[count++] =
+                (struct matmul_part){.weight = layout_weight(tensor, piece->count, layer->slabs[slab] + piece->offset),
+                                     .bias = product->bias ? product->bias + piece->first : NULL,
+                                     .out = product->out + piece->first,
+                                     .out_stride = tensor->rows,
+                                     .accumulate = product->accumulate};
         }
     }
     return count;

@@ -7,6 +7,7 @@
 #include "models/model_internal.h"
 
 #include "base/bytes.h"
+#include "base/check.h"
 #include "models/quantize.h"
 
 #include <string.h>
@@ -82,15 +83,15 @@ static void convert_row(const struct model_tensor *tensor, uint32_t row, float *
 }
 
 /* Rows of a matrix as devices pack them: where they lie, or in `scratch`. */
-static const void *ready_rows(const struct model_tensor *tensor, struct row_range rows, void *scratch) {
+static const void *ready_rows(const struct model_tensor *tensor, uint32_t first, uint32_t count, void *scratch) {
     if (lies_ready(tensor)) {
-        return tensor->data + rows.first * tensor->row_step;
+        return tensor->data + first * tensor->row_step;
     }
     float *values = scratch;
     uint8_t *converted = (uint8_t *)(values + tensor->columns);
     const size_t row_bytes = tensor_row_bytes(tensor->type, tensor->columns);
-    for (uint32_t row = 0; row < rows.count; row++) {
-        convert_row(tensor, rows.first + row, values, converted + row * row_bytes);
+    for (uint32_t row = 0; row < count; row++) {
+        convert_row(tensor, first + row, values, converted + row * row_bytes);
     }
     return converted;
 }
@@ -125,53 +126,96 @@ static void pack_plain(const struct model_tensor *tensor, void *packed) {
     layout_read_plain(tensor, packed);
 }
 
-static void pack_rows(const struct device *device, const struct model_tensor *tensor, struct row_range rows,
+static void pack_rows(const struct device *device, const struct model_tensor *tensor, uint32_t first, uint32_t count,
                       void *packed, void *scratch) {
-    device_pack(device, tensor->type, rows.count, tensor->columns, ready_rows(tensor, rows, scratch), packed);
+    device_pack(device, tensor->type, count, tensor->columns, ready_rows(tensor, first, count, scratch), packed);
 }
 
-struct row_range layout_slab_rows(uint32_t rows, uint32_t slabs, uint32_t slab) {
-    uint64_t groups = ((uint64_t)rows + WEIGHT_ROW_GROUP - 1) / WEIGHT_ROW_GROUP;
-    uint64_t first = groups * slab / slabs * WEIGHT_ROW_GROUP, end = groups * (slab + 1) / slabs * WEIGHT_ROW_GROUP;
-    end = end < rows ? end : rows;
-    return (struct row_range){.first = (uint32_t)first, .count = first < end ? (uint32_t)(end - first) : 0};
+/* ---- how a layer is cut ---- */
+
+static uint64_t groups_of(const struct cut_matrix *matrix) {
+    return ((uint64_t)matrix->rows + WEIGHT_ROW_GROUP - 1) / WEIGHT_ROW_GROUP;
 }
 
-/* The rows of tensor `i` in a slab: all of a vector's, which lies in the first. */
-static struct row_range rows_in_slab(const struct model_tensor tensors[LAYER_TENSORS], int i, uint32_t slabs,
-                                     uint32_t slab) {
-    const uint32_t rows = tensors[i].rows;
-    if (layout_is_vector((enum layer_tensor)i)) {
-        return (struct row_range){.first = 0, .count = slab == 0 ? rows : 0};
+/* The group of each matrix that a slab begins with, all of them if it is the slab past the last. */
+static void first_groups(const struct cut_matrix *matrices, uint32_t count, size_t vector_bytes, uint32_t slabs,
+                         uint32_t slab, uint64_t out[LAYER_TENSORS]) {
+    uint64_t total = vector_bytes;
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        total += groups_of(&matrices[i]) * matrices[i].group_bytes;
+        longest = matrices[i].group_bytes > matrices[longest].group_bytes ? i : longest;
     }
-    return layout_slab_rows(rows, slabs, slab);
+    const uint64_t shared = groups_of(&matrices[longest]);
+    uint64_t before = 0; /* bytes of the other matrices in the slabs before; never less than before an earlier slab */
+    for (uint32_t s = 1; s <= slab; s++) {
+        const uint64_t all = total * s / slabs,
+                       rest = vector_bytes + shared * s / slabs * matrices[longest].group_bytes;
+        before = all > rest && all - rest > before ? all - rest : before;
+    }
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint64_t groups = groups_of(&matrices[i]), bytes = matrices[i].group_bytes;
+        if (i == longest) {
+            out[i] = shared * slab / slabs;
+        } else {
+            const uint64_t nearest = before > at && groups > 0 ? (before - at + bytes / 2) / bytes : 0;
+            out[i] = slab == slabs || nearest > groups ? groups : nearest;
+            at += groups * bytes;
+        }
+    }
+}
+
+void layout_cut(const struct cut_matrix *matrices, uint32_t count, size_t vector_bytes, uint32_t slabs, uint32_t slab,
+                struct row_range *out) {
+    CHECK(count > 0 && count <= LAYER_TENSORS && slab < slabs);
+    uint64_t first[LAYER_TENSORS], end[LAYER_TENSORS];
+    first_groups(matrices, count, vector_bytes, slabs, slab, first);
+    first_groups(matrices, count, vector_bytes, slabs, slab + 1, end);
+    for (uint32_t i = 0; i < count; i++) {
+        const uint64_t from = first[i] * WEIGHT_ROW_GROUP, to = end[i] * WEIGHT_ROW_GROUP;
+        const uint64_t rows = to < matrices[i].rows ? to : matrices[i].rows;
+        out[i] = (struct row_range){.first = (uint32_t)from, .count = rows > from ? (uint32_t)(rows - from) : 0};
+    }
 }
 
 size_t layout_place_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS], uint32_t slabs,
-                         uint32_t slab, size_t offset[LAYER_TENSORS]) {
-    size_t bytes = 0;
+                         uint32_t slab, struct slab_piece piece[LAYER_TENSORS]) {
+    struct cut_matrix matrices[LAYER_TENSORS] = {0};
+    struct row_range rows[LAYER_TENSORS];
+    size_t vector_bytes = 0, bytes = 0;
     for (int i = 0; i < LAYER_TENSORS; i++) {
         const struct model_tensor *tensor = &tensors[i];
-        const struct row_range rows = rows_in_slab(tensors, i, slabs, slab);
-        offset[i] = bytes;
-        if (rows.count > 0) {
-            bytes += layout_is_vector((enum layer_tensor)i)
-                         ? plain_bytes(tensor)
-                         : device_packed_bytes(device, tensor->type, rows.count, tensor->columns);
+        if (tensor->rows > 0 && layout_is_vector((enum layer_tensor)i)) {
+            vector_bytes += plain_bytes(tensor);
+        } else if (tensor->rows > 0) {
+            matrices[i] = (struct cut_matrix){
+                .rows = tensor->rows,
+                .group_bytes = device_packed_bytes(device, tensor->type, WEIGHT_ROW_GROUP, tensor->columns)};
+        }
+    }
+    layout_cut(matrices, LAYER_TENSORS, vector_bytes, slabs, slab, rows);
+    for (int i = 0; i < LAYER_TENSORS; i++) {
+        const bool vector = layout_is_vector((enum layer_tensor)i);
+        piece[i] = (struct slab_piece){.offset = bytes, .first = rows[i].first, .count = rows[i].count};
+        if (vector && slab == 0) {
+            piece[i].count = tensors[i].rows;
+            bytes += tensors[i].rows > 0 ? plain_bytes(&tensors[i]) : 0;
+        } else if (rows[i].count > 0) {
+            bytes += device_packed_bytes(device, tensors[i].type, rows[i].count, tensors[i].columns);
         }
     }
     return bytes;
 }
 
-void layout_pack_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS], uint32_t slabs,
-                      uint32_t slab, const size_t offset[LAYER_TENSORS], void *packed, void *scratch) {
+void layout_pack_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS],
+                      const struct slab_piece piece[LAYER_TENSORS], void *packed, void *scratch) {
     for (int i = 0; i < LAYER_TENSORS; i++) {
-        const struct row_range rows = rows_in_slab(tensors, i, slabs, slab);
-        uint8_t *target = (uint8_t *)packed + offset[i];
-        if (rows.count > 0 && layout_is_vector((enum layer_tensor)i)) {
+        uint8_t *target = (uint8_t *)packed + piece[i].offset;
+        if (piece[i].count > 0 && layout_is_vector((enum layer_tensor)i)) {
             pack_plain(&tensors[i], target);
-        } else if (rows.count > 0) {
-            pack_rows(device, &tensors[i], rows, target, scratch);
+        } else if (piece[i].count > 0) {
+            pack_rows(device, &tensors[i], piece[i].first, piece[i].count, target, scratch);
         }
     }
 }
@@ -191,7 +235,7 @@ void layout_pack_global(const struct model *model, const struct device *device, 
     if (layout_is_plain_global(i)) {
         pack_plain(tensor, packed);
     } else {
-        pack_rows(device, tensor, (struct row_range){.first = 0, .count = tensor->rows}, packed, scratch);
+        pack_rows(device, tensor, 0, tensor->rows, packed, scratch);
     }
 }
 

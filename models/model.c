@@ -205,10 +205,11 @@ uint64_t model_weight_bytes(const struct model *model) {
 }
 
 size_t model_slab_bytes(const struct model *model, const struct device *device, uint32_t slabs) {
-    size_t largest = 64, offset[LAYER_TENSORS];
+    size_t largest = 64;
+    struct slab_piece piece[LAYER_TENSORS];
     for (uint32_t layer = 0; layer < model->shape.layers; layer++) {
         for (uint32_t slab = 0; slab < slabs; slab++) {
-            size_t bytes = layout_place_slab(device, model->layers[layer].tensor, slabs, slab, offset);
+            size_t bytes = layout_place_slab(device, model->layers[layer].tensor, slabs, slab, piece);
             largest = bytes > largest ? bytes : largest;
         }
     }
@@ -286,10 +287,10 @@ static struct status place_everything(struct loading *loading) {
     struct model *model = loading->model;
     for (uint32_t i = 0; i < model->shape.layers; i++) {
         struct layer_layout *layer = &model->layers[i];
-        layer->offset = model->offsets + (size_t)i * model->slabs * LAYER_TENSORS;
+        layer->piece = model->pieces + (size_t)i * model->slabs * LAYER_TENSORS;
         for (uint32_t slab = 0; slab < model->slabs; slab++) {
             layout_place_slab(loading->device, layer->tensor, model->slabs, slab,
-                              layer->offset + (size_t)slab * LAYER_TENSORS);
+                              layer->piece + (size_t)slab * LAYER_TENSORS);
         }
     }
     void *globals = NULL;
@@ -306,8 +307,7 @@ static struct status load_share(struct loading *loading, uint32_t i, uint32_t ra
         tensors[j] = shard_tensor(model, i, (enum layer_tensor)j, rank);
     }
     for (uint32_t slab = 0; slab < model->slabs; slab++) {
-        const size_t *offset = model->layers[i].offset + (size_t)slab * LAYER_TENSORS;
-        layout_pack_slab(loading->device, tensors, model->slabs, slab, offset,
+        layout_pack_slab(loading->device, tensors, model->layers[i].piece + (size_t)slab * LAYER_TENSORS,
                          (uint8_t *)loading->packed + slab * loading->slab_bytes, loading->scratch);
     }
     return offload_store_layer(loading->offload, i, rank, loading->packed);
@@ -392,9 +392,9 @@ struct status model_load(struct model *model, struct device *device, struct offl
                               .offload = offload,
                               .slab_bytes = model_slab_bytes(model, device, model->slabs)};
     loading.layer_bytes = model->slabs * loading.slab_bytes;
-    model->offsets = calloc((size_t)model->shape.layers * model->slabs * LAYER_TENSORS, sizeof *model->offsets);
+    model->pieces = calloc((size_t)model->shape.layers * model->slabs * LAYER_TENSORS, sizeof *model->pieces);
     struct status status =
-        model->offsets == NULL
+        model->pieces == NULL
             ? status_error(STATUS_NO_MEMORY, "no memory for the layout of %u slabs a layer", model->slabs)
             : load(&loading);
     stream_destroy(loading.stream);
@@ -413,8 +413,8 @@ void model_unload(struct model *model) {
     if (model->globals != NULL) {
         device_free(model->device, model->globals);
     }
-    free(model->offsets);
-    model->offsets = NULL;
+    free(model->pieces);
+    model->pieces = NULL;
     model->globals = NULL;
     model->device = NULL;
 }

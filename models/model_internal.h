@@ -175,9 +175,15 @@ struct model_tensor {
     size_t file_bytes;
 };
 
+/* What a slab holds of a tensor: `count` rows from `first` on, at `offset` in the packed slab, a multiple of 64. */
+struct slab_piece {
+    size_t offset;
+    uint32_t first, count;
+};
+
 struct layer_layout {
     struct model_tensor tensor[LAYER_TENSORS]; /* with a rank's extents, and where rank 0's lie in the file */
-    size_t *offset; /* (slabs, LAYER_TENSORS) in the packed slab, multiples of 64; set by model_load() */
+    struct slab_piece *piece;                  /* (slabs, LAYER_TENSORS); set by model_load() */
 };
 
 struct model {
@@ -197,9 +203,9 @@ struct model {
 
     /* once loaded */
     struct device *device;
-    uint32_t slabs;   /* of a layer */
-    size_t *offsets;  /* (layers, slabs, LAYER_TENSORS) */
-    uint8_t *globals; /* device memory: the packed global tensors, then the rope frequencies */
+    uint32_t slabs;            /* of a layer */
+    struct slab_piece *pieces; /* (layers, slabs, LAYER_TENSORS) */
+    uint8_t *globals;          /* device memory: the packed global tensors, then the rope frequencies */
     size_t global_offset[GLOBAL_TENSORS];
     size_t rope_offset[ROPE_KINDS];
 };
@@ -212,24 +218,31 @@ struct status layout_find(struct model *model);
 bool layout_is_plain_global(enum global_tensor i);
 bool layout_is_vector(enum layer_tensor i);
 
-/* A layer is packed as `slabs` pieces of nearly equal size: slab j holds the j-th share of the output rows of every
- * matrix, cut at multiples of WEIGHT_ROW_GROUP, and slab 0 the vectors too. The rows of a matrix that a slab holds: */
+/* A layer is packed as `slabs` pieces of nearly equal size, cut between output rows at multiples of WEIGHT_ROW_GROUP.
+ * Slab 0 begins with the vectors. The matrices follow one another through the slabs, so that one is in few pieces and
+ * read in long runs; but of the one with the longest rows, whose groups are too coarse to end slabs evenly, every slab
+ * has its share. The rows of 1 to LAYER_TENSORS matrices that a slab holds: */
+struct cut_matrix {
+    uint32_t rows;
+    size_t group_bytes; /* of WEIGHT_ROW_GROUP rows */
+};
 struct row_range {
     uint32_t first, count;
 };
-struct row_range layout_slab_rows(uint32_t rows, uint32_t slabs, uint32_t slab);
+void layout_cut(const struct cut_matrix *matrices, uint32_t count, size_t vector_bytes, uint32_t slabs, uint32_t slab,
+                struct row_range *out);
 
 /* Where the tensors of a layer's slab lie once packed for `device`; returns the slab's bytes, a multiple of 64. */
 size_t layout_place_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS], uint32_t slabs,
-                         uint32_t slab, size_t offset[LAYER_TENSORS]);
+                         uint32_t slab, struct slab_piece piece[LAYER_TENSORS]);
 
 /* Bytes of scratch that packing any of the model's tensors takes: 0 unless the file has some of them otherwise than
  * devices want them. */
 size_t layout_scratch_bytes(const struct model *model);
 
-/* Packs a slab's tensors at `offset`, matrices as the device wants them and vectors as f32. */
-void layout_pack_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS], uint32_t slabs,
-                      uint32_t slab, const size_t offset[LAYER_TENSORS], void *packed, void *scratch);
+/* Packs a slab's pieces, matrices as the device wants them and vectors as f32. */
+void layout_pack_slab(const struct device *device, const struct model_tensor tensors[LAYER_TENSORS],
+                      const struct slab_piece piece[LAYER_TENSORS], void *packed, void *scratch);
 
 /* The same for what lies outside layers; the rope frequencies come last. The factors of the frequencies take no
  * bytes, nor does an absent tensor. */

@@ -323,7 +323,7 @@ static void open_idle(struct rig_config config, struct record *record, uint64_t 
     if (record->link_bytes_per_s == 0) {
         rig_open(&config, rig);
         *record = *engine_record(rig->engine);
-        record->link_bytes_per_s = tpot_ns > 0 ? 1000000 : record->link_bytes_per_s;
+        record->link_bytes_per_s = tpot_ns > 0 ? 1000 : record->link_bytes_per_s;
         rig_close(rig);
     }
     config.record = record;
