@@ -18,6 +18,11 @@
  * iteration in a thousand goes beyond. */
 #define MARGIN_FACTOR 1.3
 
+/* What tokens are ahead of their deadlines takes noise as a margin does: so many margins' worth of it stand in for this
+ * share of the margin. */
+#define AHEAD_MARGINS 8
+#define AHEAD_COVERS 0.75
+
 /* Iterations that a rise waits. It is doubled when a rise is taken back SOON after, within so many times the patience,
  * and halved after CALM times the patience without one. A rise by less than a share of the slabs is not worth a refill
  * of the ring. */
@@ -115,6 +120,13 @@ static double margin_of(const struct tuner *tuner) {
         count--;
     }
     return count > 0 ? (tuner->residual_sorted[count - 1] / bias - 1) * MARGIN_FACTOR : 0;
+}
+
+/* The margin that a deadline needs beside what tokens are ahead of theirs. */
+static double margin_beside_slack(const struct tuner *tuner, uint64_t deadline_ns) {
+    double margin = margin_of(tuner), wanted_ns = AHEAD_MARGINS * margin * (double)deadline_ns;
+    double ahead = (double)tuner->lent_ns < wanted_ns ? (double)tuner->lent_ns / wanted_ns : 1;
+    return margin * (1 - AHEAD_COVERS * ahead);
 }
 
 /* The load as measurements have corrected it. */
@@ -289,7 +301,7 @@ struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const s
                                    uint64_t deadline_ns, const struct plan_limits *limits) {
     CHECK(bucket < TUNER_BUCKETS && limits->staging > 0);
     struct plan_load load = correct(tuner, bucket, recorded);
-    double bias = bias_of(tuner), margin = margin_of(tuner), due_ns = (double)deadline_ns / bias;
+    double bias = bias_of(tuner), margin = margin_beside_slack(tuner, deadline_ns), due_ns = (double)deadline_ns / bias;
     struct plan_limits near = *limits;
     near.near = tuner->slabs;
     struct plan_choice choice = plan_choose(&load, (uint64_t)(due_ns / (1 + margin)), &near, PLAN_NESTED);

@@ -297,6 +297,44 @@ TEST_F(TunerTest, AModelThatIsWrongIsCorrectedByItsBias) {
     EXPECT_GE(tuner_.slabs, best / 1.08 * 0.97);
 }
 
+// Tokens that are ahead of their deadlines take noise as a margin does; the tokens are still in time.
+TEST_F(TunerTest, WhatTokensAreAheadStandsInForTheMargin) {
+    struct Sums {
+        double slabs = 0;
+        uint32_t late_tokens = 0;
+    };
+    auto sums = [&](bool lends) {
+        uint64_t noise = 7;
+        engine = Engine();
+        tuner_init(&tuner_, best);
+        Sums sums;
+        double slack = 0; // of the next token
+        for (int i = 0; i < 2000; i++) {
+            if (lends && slack > 0) {
+                tuner_lend(&tuner_, uint64_t(slack));
+            }
+            tuner_decision decision = tuner_decide(&tuner_, 0, &load, deadline, &limits);
+            tuner_measurement measured = engine.run(load, decision.plan);
+            noise = noise * 6364136223846793005u + 1442695040888963407u;
+            measured.iteration_ns += uint64_t(0.06 * double(measured.iteration_ns) * double(noise >> 33) / (1u << 31));
+            tuner_observe(&tuner_, &measured);
+            slack += double(deadline) - double(measured.iteration_ns);
+            if (i >= 200) {
+                sums.slabs += decision.plan.streamed_slabs / 1800.0;
+                sums.late_tokens += slack < 0;
+            } else {
+                slack = std::max(slack, 0.0);
+            }
+        }
+        return sums;
+    };
+    const Sums careful = sums(false), ahead = sums(true);
+    EXPECT_EQ(careful.late_tokens, 0u);
+    EXPECT_EQ(ahead.late_tokens, 0u);
+    EXPECT_GT(ahead.slabs, careful.slabs + 1);
+    EXPECT_LE(ahead.slabs, best);
+}
+
 TEST_F(TunerTest, MemoryThatIsNeededLeavesAtOnce) {
     tuner_init(&tuner_, 20);
     deadline *= 2;
