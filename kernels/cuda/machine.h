@@ -52,6 +52,11 @@ void cuda_free(struct device *device, void *address);
 struct status cuda_alloc_host(struct device *device, size_t bytes, const char *what, void **out);
 void cuda_free_host(struct device *device, void *address);
 
+/* host_memory.c: pinned memory of CUDA_HOST_LARGE bytes or more, zeroed, near GPU `ordinal`; with a progress bar. */
+#define CUDA_HOST_LARGE ((size_t)64 << 20)
+struct status cuda_host_map(int ordinal, size_t bytes, const char *what, void **out);
+void cuda_host_unmap(void *address, size_t bytes);
+
 /* stream.c */
 struct status cuda_stream_create(struct device *device, enum stream_kind kind, struct stream **out);
 void cuda_stream_destroy(struct stream *stream);

@@ -1,7 +1,7 @@
 /* Memory of the `cuda` device: the GPU's, and the host's pinned for it, counted against their budgets.
  *
- * cudaMalloc() aligns to 256 bytes, cudaHostAlloc() to pages. Scratch of ops is device memory beside the budget, as it
- * is on `cpu`. Threads: the host's. */
+ * cudaMalloc() aligns to 256 bytes, cudaHostAlloc() to pages. What is large in host memory is host_memory.c's. Scratch
+ * of ops is device memory beside the budget, as it is on `cpu`. Threads: the host's. */
 #include "kernels/cuda/machine.h"
 
 #include "base/bytes.h"
@@ -28,8 +28,8 @@ static struct status keep(struct cuda_ledger *ledger, struct cuda_allocation *al
     return STATUS_SUCCESS;
 }
 
-/* Takes the allocation off its ledger; its memory is the caller's to free. */
-static void forget(struct cuda_ledger *ledger, void *address) {
+/* Takes the allocation off its ledger and returns its bytes; its memory is the caller's to free. */
+static size_t forget(struct cuda_ledger *ledger, void *address) {
     struct cuda_allocation **link = &ledger->first;
     while (*link && (*link)->address != address) {
         link = &(*link)->next;
@@ -37,8 +37,10 @@ static void forget(struct cuda_ledger *ledger, void *address) {
     struct cuda_allocation *allocation = *link;
     CHECK(allocation); /* else it was never allocated here, or freed twice */
     *link = allocation->next;
-    ledger->used -= allocation->bytes;
+    const size_t bytes = allocation->bytes;
+    ledger->used -= bytes;
     free(allocation);
+    return bytes;
 }
 
 /* Who has the GPU's memory, as far as one process can know. */
@@ -97,6 +99,18 @@ void cuda_scratch_free(struct cuda_device *device, void *address) {
     }
 }
 
+static struct status pin(size_t bytes, const char *what, void **out) {
+    cudaError_t error = cudaHostAlloc(out, bytes, cudaHostAllocPortable);
+    if (error == cudaSuccess) {
+        return STATUS_SUCCESS;
+    }
+    cudaGetLastError();
+    char need[16];
+    return status_error(error == cudaErrorMemoryAllocation ? STATUS_NO_MEMORY : STATUS_DEVICE,
+                        "%s: cudaHostAlloc of %s: %s; lower host_memory, or free RAM", what,
+                        bytes_format(bytes, need, sizeof need), cudaGetErrorString(error));
+}
+
 struct status cuda_alloc_host(struct device *device, size_t bytes, const char *what, void **out) {
     struct cuda_machine *machine = cuda_machine_of(device);
     if (bytes > machine->host.budget - machine->host.used) {
@@ -107,19 +121,21 @@ struct status cuda_alloc_host(struct device *device, size_t bytes, const char *w
         return status_error(STATUS_NO_MEMORY, "%s: no memory to note an allocation", what);
     }
     void *address = NULL;
-    cudaError_t error = cudaHostAlloc(&address, bytes, cudaHostAllocPortable);
-    if (error == cudaSuccess) {
-        return keep(&machine->host, allocation, address, bytes, out);
+    struct status status = bytes < CUDA_HOST_LARGE
+                               ? pin(bytes, what, &address)
+                               : cuda_host_map(((struct cuda_device *)device)->ordinal, bytes, what, &address);
+    if (status_failed(&status)) {
+        free(allocation);
+        return status;
     }
-    free(allocation);
-    cudaGetLastError();
-    char need[16];
-    return status_error(error == cudaErrorMemoryAllocation ? STATUS_NO_MEMORY : STATUS_DEVICE,
-                        "%s: cudaHostAlloc of %s: %s; lower host_memory, or free RAM", what,
-                        bytes_format(bytes, need, sizeof need), cudaGetErrorString(error));
+    return keep(&machine->host, allocation, address, bytes, out);
 }
 
 void cuda_free_host(struct device *device, void *address) {
-    forget(&cuda_machine_of(device)->host, address);
-    cudaFreeHost(address);
+    const size_t bytes = forget(&cuda_machine_of(device)->host, address);
+    if (bytes < CUDA_HOST_LARGE) {
+        cudaFreeHost(address);
+    } else {
+        cuda_host_unmap(address, bytes);
+    }
 }

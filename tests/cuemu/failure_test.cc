@@ -102,6 +102,50 @@ TEST_F(Failure, AFullGpuSaysWhoHasTheMemory) {
     EXPECT_EQ(device_info(bench.device).host_used, 0u);
 }
 
+// Large pinned memory is mapped, touched and registered: zeros, counted, given back; what fails leaves nothing behind.
+TEST_F(Failure, LargeHostMemory) {
+    struct device_config config = cuda_config();
+    Bench bench(config);
+    const size_t bytes = (96 << 20) + 4096;
+    void *pool = nullptr;
+    ASSERT_OK(device_alloc_host(bench.device, bytes, "the pool", &pool));
+    auto *values = static_cast<unsigned char *>(pool);
+    for (size_t i = 0; i < bytes; i += 4096) {
+        ASSERT_EQ(values[i], 0) << i;
+    }
+    values[bytes - 1] = 1;
+    EXPECT_EQ(device_info(bench.device).host_used, bytes);
+    EXPECT_EQ(cudaHostRegister(pool, bytes, 0), cudaErrorHostMemoryAlreadyRegistered);
+    EXPECT_EQ(cudaGetLastError(), cudaErrorHostMemoryAlreadyRegistered);
+    device_free_host(bench.device, pool);
+    EXPECT_EQ(device_info(bench.device).host_used, 0u);
+    EXPECT_EQ(cudaHostUnregister(pool), cudaErrorHostMemoryNotRegistered);
+    EXPECT_EQ(cudaGetLastError(), cudaErrorHostMemoryNotRegistered);
+
+    cuemu_fail_call("cudaDeviceGetPCIBusId", 0, cudaErrorInvalidDevice); // then it lies anywhere
+    ASSERT_OK(device_alloc_host(bench.device, bytes, "the pool", &pool));
+    device_free_host(bench.device, pool);
+    EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+
+    cuemu_fail_call("cudaHostRegister", 0, cudaErrorMemoryAllocation);
+    struct status status = device_alloc_host(bench.device, bytes, "the pool", &pool);
+    EXPECT_EQ(status.code, STATUS_NO_MEMORY);
+    EXPECT_TRUE(contains(status.message, "the pool: cudaHostRegister of 96")) << status.message;
+    EXPECT_TRUE(contains(status.message, "ulimit -l")) << status.message;
+    EXPECT_EQ(device_info(bench.device).host_used, 0u);
+    EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+}
+
+TEST_F(Failure, HostMemoryThatIsNotThere) {
+    struct device_config config = cuda_config();
+    config.host_memory = UINT64_C(1) << 50;
+    Bench bench(config);
+    void *pool = nullptr;
+    struct status status = device_alloc_host(bench.device, size_t{1} << 45, "the pool", &pool);
+    EXPECT_EQ(status.code, STATUS_NO_MEMORY);
+    EXPECT_TRUE(contains(status.message, "the pool needs 32 TiB of host memory, and ")) << status.message;
+}
+
 // Several GPUs: too few of them, no NCCL, a sum that NCCL refuses, and a rank whose calls CUDA refuses.
 TEST_F(Failure, OneOfSeveralGpus) {
     struct cuemu_machine two = machine;

@@ -298,6 +298,14 @@ cudaError_t cudaSetDevice(int device) {
     return cuemu::keep(error != cudaSuccess ? error : exists ? cudaSuccess : cudaErrorInvalidDevice);
 }
 
+cudaError_t cudaDeviceGetPCIBusId(char *id, int bytes, int device) {
+    cudaError_t error = cuemu::enter("cudaDeviceGetPCIBusId");
+    if (error == cudaSuccess) {
+        snprintf(id, static_cast<size_t>(bytes), "FFFF:%02X:00.0", static_cast<unsigned>(device)); // a slot nobody has
+    }
+    return cuemu::keep(error);
+}
+
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int) {
     cudaError_t error = cuemu::enter("cudaGetDeviceProperties");
     if (error == cudaSuccess) {

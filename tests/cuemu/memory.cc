@@ -35,6 +35,7 @@ struct Heap {
     std::mutex lock;
     std::map<uintptr_t, Allocation> allocations; // by address
     std::map<int, uint64_t> device_bytes;        // of each GPU
+    std::map<void *, size_t> registered;         // pinned memory that the program allocated
 };
 
 Heap &heap() {
@@ -195,6 +196,28 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
 cudaError_t cudaFreeHost(void *address) {
     cudaError_t error = cuemu::enter("cudaFreeHost");
     return cuemu::keep(error != cudaSuccess ? error : release(address, false));
+}
+
+cudaError_t cudaHostRegister(void *address, size_t bytes, unsigned) {
+    cudaError_t error = cuemu::enter("cudaHostRegister");
+    if (error == cudaSuccess) {
+        Heap &h = heap();
+        std::lock_guard<std::mutex> hold(h.lock);
+        error = bytes == 0                                    ? cudaErrorInvalidValue
+                : h.registered.emplace(address, bytes).second ? cudaSuccess
+                                                              : cudaErrorHostMemoryAlreadyRegistered;
+    }
+    return cuemu::keep(error);
+}
+
+cudaError_t cudaHostUnregister(void *address) {
+    cudaError_t error = cuemu::enter("cudaHostUnregister");
+    if (error == cudaSuccess) {
+        Heap &h = heap();
+        std::lock_guard<std::mutex> hold(h.lock);
+        error = h.registered.erase(address) > 0 ? cudaSuccess : cudaErrorHostMemoryNotRegistered;
+    }
+    return cuemu::keep(error);
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
