@@ -119,8 +119,9 @@ endif
 ifeq ($(CUDA),emulated)
 # Kernels as C++, for any x86-64 processor of the last ten years: they lean on fused multiply-adds and half floats.
 CUEMU_FLAGS := -O2 -Wno-unknown-pragmas -mfma -mf16c
-CUEMU_OBJECTS := $(addprefix $(BUILD)/tests/cuemu/,block.o machine.o memory.o names.o nccl.o streams.o)
-CUDA_OBJECTS := $(filter-out %/nccl_load.o,$(CUDA_OBJECTS)) # tests/cuemu/nccl.cc stands in for it
+CUEMU_OBJECTS := $(addprefix $(BUILD)/tests/cuemu/,block.o cublas.o machine.o memory.o names.o nccl.o streams.o)
+# tests/cuemu/nccl.cc and cublas.cc stand in for the libraries.
+CUDA_OBJECTS := $(filter-out %/nccl_load.o %/cublas_load.o,$(CUDA_OBJECTS))
 LDLIBS += -lstdc++
 $(BUILD)/kernels/cuda/%.o $(BUILD)/tests/cuemu/%.o: CPPFLAGS += -Itests/cuemu/include
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(BUILD)/flags.stamp

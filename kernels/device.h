@@ -39,6 +39,10 @@ struct device_config {
     uint32_t threads;        /* cpu: compute threads; 0: one for each core */
     const char *isa;         /* cpu: "auto", "avx512", "avx2" or "scalar"; NULL is auto */
     enum compute_mode compute;
+    bool invariant;          /* cuda: rows' results shall not depend on the rows beside them, so own kernels multiply
+                                whatever the batch; the other devices are so always */
+    uint32_t library_rows;   /* cuda, not `invariant`: from so many rows on cuBLAS multiplies; 0: from where it is
+                                estimated to be faster. For tests and measurements */
     uint64_t copy_jitter_ns; /* cpu, sim: delay every copy by a random time up to this, to shake out missing waits */
     uint64_t seed;           /* for the jitter, and for sim's logits */
     const char *hardware;    /* sim: path of the hardware description (JSON) */
@@ -59,7 +63,8 @@ struct device_info {
     double link_bytes_per_s; /* nominal; 0 if unknown */
     uint32_t threads;
     uint32_t ranks; /* at least 1; memory and link are those of one of them, and they are alike */
-    bool invariant; /* rows' results do not depend on batch, chunk or threads */
+    bool invariant; /* rows' results do not depend on batch, chunk or threads; of cuda known once it is prepared, and
+                       false before if it may turn out so */
 };
 
 /* Opens a device by name. STATUS_NOT_FOUND for a name that this build does not have (and says which it has),

@@ -328,14 +328,18 @@ CUEMU_PROGRAMS = {
     "tests/models/tiny_forward_test": "*AgreeWith*:*Mixed*:*Bf16*:*/Int8:*Argmax*:*Memory*",
     "tests/kernels/attention_test": "*",
     "tests/kernels/matmul_test": "*",
+    "tests/kernels/matmul_library_test": "*",
     "tests/kernels/ops_test": "*",
     "tests/kernels/cuda_test": "*",
     "tests/kernels/team_test": "*",
     "tests/models/shard_test": "Ranks*/llama:Ranks*/gpt2",
+    "tests/models/library_test": "*",
     "tests/cuemu/failure_test": "*",
+    "tests/cuemu/library_test": "*",
     "tests/cuemu/emulator_test": "*",
 }
-CUEMU_TEAMS = ("tests/kernels/team_test", "tests/models/shard_test")  # on several GPUs
+CUEMU_TEAMS = ("tests/kernels/team_test", "tests/kernels/matmul_library_test",  # on several GPUs
+               "tests/models/library_test", "tests/models/shard_test")
 
 
 def count_kernels(path):

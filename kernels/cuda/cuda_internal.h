@@ -9,7 +9,8 @@
  * CUDA refuses goes to cuda_check(), which makes the stream fail; on a failed stream launch() does nothing.
  *
  * Invariance: what a row gets may depend on the arguments' shapes other than the number of rows, never on that
- * number, on the row's place in the call or on the GPU's number of multiprocessors: sums go in one fixed order.
+ * number, on the row's place in the call or on the GPU's number of multiprocessors: sums go in one fixed order. The
+ * one exception is matmul_library.cu, which device_config.invariant turns off.
  *
  * Threads: the host's, but for *_packed_bytes() and *_pack(), which are pure. */
 #ifndef METRONOME_KERNELS_CUDA_CUDA_INTERNAL_H
@@ -41,10 +42,14 @@ enum cuda_fault_kind {
 struct cuda_machine;   /* device.c: memory, clock, counts */
 struct cuda_matmul;    /* matmul*.cu: its scratch */
 struct cuda_attention; /* attention*.cu: its scratch */
+struct cuda_library;   /* matmul_library.cu: cuBLAS and its scratch */
 
 struct cuda_device {
     struct device base;
     enum compute_mode compute;
+    bool invariant;                   /* asked for: cuBLAS is left alone */
+    bool library_missing;             /* it was looked for, and the log has been told */
+    uint32_t library_rows;            /* device_config's */
     int ordinal;                      /* which GPU */
     int capability;                   /* 10 * major + minor: 80, 86, 89, 90 */
     int multiprocessors;              /* to choose launch shapes by; never the order of a sum */
@@ -53,6 +58,7 @@ struct cuda_device {
     struct cuda_machine *machine;     /* never NULL */
     struct cuda_matmul *matmul;       /* NULL until cuda_matmul_prepare() */
     struct cuda_attention *attention; /* NULL until cuda_attention_prepare() */
+    struct cuda_library *library;     /* NULL until cuda_matmul_prepare(), and where own kernels do all */
 };
 
 struct cuda_stream {
@@ -66,6 +72,11 @@ static inline struct cuda_device *cuda_device_of(const struct stream *stream) {
 }
 static inline struct cuda_stream *cuda_stream_of(struct stream *stream) {
     return (struct cuda_stream *)stream;
+}
+
+/* The stream as a library takes it, with all that was launched before on it: to be asked for anew for each call. */
+static inline cudaStream_t cuda_stream_handle(struct stream *stream) {
+    return cuda_stream_of(stream)->handle;
 }
 
 /* The status of a failed CUDA call: "cudaMalloc: out of memory (cudaErrorMemoryAllocation)". */

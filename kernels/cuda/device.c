@@ -159,6 +159,8 @@ static struct status cuda_open(const struct device_config *config, struct device
     }
     device->base.backend = &cuda_backend;
     device->compute = config->compute;
+    device->invariant = config->invariant;
+    device->library_rows = config->library_rows;
     device->ordinal = (int)config->rank;
     struct status status = build(device, config);
     if (status_failed(&status)) {
@@ -190,7 +192,7 @@ static struct device_info cuda_info(const struct device *base) {
         .host_used = machine->host.used,
         .threads = 1,
         .ranks = 1,
-        .invariant = true,
+        .invariant = device->invariant || device->compute == COMPUTE_F32 || (device->matmul && !device->library),
     };
     char total[16];
     snprintf(info.description, sizeof info.description, "%s, %s, sm_%d, %d multiprocessors", machine->name,

@@ -1,8 +1,8 @@
 // op_matmul on the cuda device: stages the activations once for each precision that the parts ask for, and launches one
-// kernel for each type of weights.
+// kernel for each type of weights; or has cuBLAS multiply, where it may (matmul_library.cu).
 //
 // Owns: which kernel multiplies what, and the scratch for staged activations. The arithmetic is matmul.cuh's, and none
-// of the choices here changes it. Threads: the one that owns the device.
+// of the choices among own kernels changes it. Threads: the one that owns the device.
 #include "kernels/cuda/matmul.cuh"
 
 extern "C" {
@@ -103,7 +103,7 @@ void cuda_matmul(struct stream *stream, const struct matmul_part *parts, uint32_
             matmul_exact(stream, static_cast<enum tensor_type>(type), work);
         }
     }
-    if (!all_exact) {
+    if (!all_exact && !matmul_library(stream, parts, count, matmul->staged, matmul->row_factors, work)) {
         multiply_staged(stream, Stage::F16, &work, parts, count);
         multiply_staged(stream, Stage::BF16, &work, parts, count);
         multiply_staged(stream, Stage::INT8, &work, parts, count);
@@ -116,6 +116,9 @@ struct status cuda_matmul_prepare(struct cuda_device *device, const struct devic
         return status_error(STATUS_NO_MEMORY, "scratch: %zu bytes are not to be had", sizeof *device->matmul);
     }
     struct status status = allocate(device, limits);
+    if (status.code == STATUS_OK) {
+        status = matmul_library_prepare(device, limits);
+    }
     const cudaError_t error = matmul_many_rows_prepare();
     if (status.code == STATUS_OK && error != cudaSuccess) {
         status = cuda_status(error, "cudaFuncSetAttribute");
@@ -127,6 +130,7 @@ struct status cuda_matmul_prepare(struct cuda_device *device, const struct devic
 }
 
 void cuda_matmul_release(struct cuda_device *device) {
+    matmul_library_release(device);
     if (device->matmul != nullptr) {
         cuda_scratch_free(device, device->matmul->staged);
         cuda_scratch_free(device, device->matmul->row_factors);

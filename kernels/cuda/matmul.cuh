@@ -16,6 +16,9 @@
 //   exact      COMPUTE_F32, and F32 weights in either mode: weights dequantized to f32, f32 fused multiply-adds; a
 //              span is four interleaved chains, folded in one order.
 //
+//   library    not `invariant`, and many rows: cuBLAS multiplies what is rounded to 16 bits, in an order of its own
+//              (matmul_library.cu). All that follows is of the others.
+//
 // Few rows and many rows take different kernels for speed, but the same chains: a row's bits depend on neither the
 // other rows, nor their number, nor the pieces a matrix is cut into. A tensor core's column does not see its
 // neighbours, and gives the same bits for the same operands.
@@ -192,6 +195,19 @@ void matmul_few_rows(struct stream *stream, enum tensor_type type, const MatmulW
 void matmul_many_rows(struct stream *stream, enum tensor_type type, const MatmulWork &work);
 cudaError_t matmul_many_rows_prepare(); // once, before the first launch
 void matmul_exact(struct stream *stream, enum tensor_type type, const MatmulWork &work);
+
+// Staged row after row, each of work.units * 64 columns of 16 bits. F16: all divided by one power of two, which
+// scales[0] becomes, with 0 and 1 behind it; largest (n) is scratch.
+void matmul_stage_plain(struct stream *stream, Stage stage, uint8_t *staged, float *largest, float *scales,
+                        const MatmulWork &work);
+constexpr uint32_t MATMUL_SCALES = 3;
+
+// cuBLAS into device->library where it may be used; and the products by it, of `parts` of 16 bits or less that are not
+// F32. Both may be called where there is none: false says that nothing was done.
+struct status matmul_library_prepare(struct cuda_device *device, const struct device_limits *limits);
+void matmul_library_release(struct cuda_device *device);
+bool matmul_library(struct stream *stream, const struct matmul_part *parts, uint32_t count, uint8_t *staged,
+                    float *largest, const MatmulWork &work);
 
 // More rows than this take the kernel for many.
 constexpr uint32_t MATMUL_FEW_ROWS = 32;

@@ -1,6 +1,8 @@
 // Staging: activations into the precision and the order in which the tensor cores take them (matmul.cuh), once for all
 // the parts of an op_matmul.
 //
+// For cuBLAS they are 16 bits row by row; all F16 rows have one factor then, for a product has one scale.
+//
 // Cost: reads 4 bytes and writes 1.25 or 2 a value, from and to the L2 cache: nothing beside the weights.
 // Threads: launches come from the thread that owns the device.
 #include "kernels/cuda/matmul.cuh"
@@ -8,6 +10,7 @@
 namespace {
 
 constexpr unsigned THREADS = 256;
+constexpr uint32_t INFINITE = 0x7f800000u; // its bits
 
 // Columns column .. column + 3 of a row, zeros beyond its end.
 __device__ float4 load_quad(const float *row, uint32_t column, uint32_t columns) {
@@ -100,7 +103,38 @@ __device__ uint32_t block_max(uint32_t bits) {
     return bits;
 }
 
-// A block of threads a row. F16: factor is the power of two that brings the row's largest into [2^13, 2^14).
+// The power of two that brings a largest magnitude of these bits into [2^13, 2^14) by `inverse`; 1 if it is NaN,
+// infinite or next to nothing.
+struct PowerOfTwo {
+    float factor = 1, inverse = 1;
+
+    __device__ explicit PowerOfTwo(uint32_t bits) {
+        const int exponent = static_cast<int>(bits >> 23) - 127 - 13; // of the factor
+        if (bits < INFINITE && exponent > -120) {
+            factor = __uint_as_float(static_cast<uint32_t>(127 + exponent) << 23);
+            inverse = __uint_as_float(static_cast<uint32_t>(127 - exponent) << 23);
+        }
+    }
+};
+
+__device__ uint32_t largest_of_row(const float *row, uint32_t columns, uint32_t quads) {
+    uint32_t bits = 0;
+    for (uint32_t quad = threadIdx.x; quad < quads; quad += THREADS) {
+        bits = max(bits, largest_of(load_quad(row, quad * 4, columns)));
+    }
+    return block_max(bits);
+}
+
+template <Stage STAGE> __device__ uint2 pack_16(float4 values, float inverse) {
+    if constexpr (STAGE == Stage::F16) {
+        return make_uint2(pack_f16(values.x * inverse, values.y * inverse),
+                          pack_f16(values.z * inverse, values.w * inverse));
+    } else {
+        return make_uint2(pack_bf16(values.x, values.y), pack_bf16(values.z, values.w));
+    }
+}
+
+// A block of threads a row.
 template <Stage STAGE>
 __global__ void stage_16(uint8_t *staged, float *row_factors, const float *x, size_t x_stride, uint32_t columns,
                          uint32_t units) {
@@ -108,31 +142,51 @@ __global__ void stage_16(uint8_t *staged, float *row_factors, const float *x, si
     x += row * x_stride;
     float inverse = 1;
     if constexpr (STAGE == Stage::F16) {
-        uint32_t bits = 0;
-        for (uint32_t quad = threadIdx.x; quad < quads; quad += THREADS) {
-            bits = max(bits, largest_of(load_quad(x, quad * 4, columns)));
-        }
-        bits = block_max(bits);
-        const int exponent = static_cast<int>(bits >> 23) - 127 - 13; // of the factor
-        const bool ordinary = bits < 0x7f800000u && exponent > -120;  // neither NaN, infinite nor next to nothing
-        inverse = ordinary ? __uint_as_float(static_cast<uint32_t>(127 - exponent) << 23) : 1;
+        const PowerOfTwo power(largest_of_row(x, columns, quads));
+        inverse = power.inverse;
         if (threadIdx.x == 0) {
-            row_factors[row] = ordinary ? __uint_as_float(static_cast<uint32_t>(127 + exponent) << 23) : 1;
+            row_factors[row] = power.factor;
         }
     }
     uint8_t *tile = staged + static_cast<size_t>(row / MATMUL_TILE) * units * STAGED_UNIT_BYTES<STAGE>;
     for (uint32_t quad = threadIdx.x; quad < quads; quad += THREADS) {
-        const float4 values = load_quad(x, quad * 4, columns);
-        uint2 packed;
-        if constexpr (STAGE == Stage::F16) {
-            packed.x = pack_f16(values.x * inverse, values.y * inverse);
-            packed.y = pack_f16(values.z * inverse, values.w * inverse);
-        } else {
-            packed.x = pack_bf16(values.x, values.y);
-            packed.y = pack_bf16(values.z, values.w);
-        }
         uint8_t *block = tile + static_cast<size_t>(quad / 8) * STAGED_BLOCK_BYTES<STAGE>;
-        *reinterpret_cast<uint2 *>(block + lane_of(row, quad % 8) * 16 + quad % 8 / 4 * 8) = packed;
+        *reinterpret_cast<uint2 *>(block + lane_of(row, quad % 8) * 16 + quad % 8 / 4 * 8) =
+            pack_16<STAGE>(load_quad(x, quad * 4, columns), inverse);
+    }
+}
+
+// The largest magnitude of each row, 0 where it is not finite: that row's results will not be, whatever its factor.
+__global__ void find_largest(float *largest, const float *x, size_t x_stride, uint32_t columns, uint32_t units) {
+    const uint32_t bits = largest_of_row(x + blockIdx.x * x_stride, columns, units * (CUDA_UNIT_COLUMNS / 4));
+    if (threadIdx.x == 0) {
+        largest[blockIdx.x] = bits < INFINITE ? __uint_as_float(bits) : 0.0f;
+    }
+}
+
+// A block of threads a row, which has units * 64 columns. F16: every block finds the largest of all rows.
+template <Stage STAGE>
+__global__ void stage_row(uint8_t *staged, const float *largest, float *scales, const float *x, size_t x_stride,
+                          uint32_t columns, uint32_t units) {
+    const uint32_t quads = units * (CUDA_UNIT_COLUMNS / 4);
+    float inverse = 1;
+    if constexpr (STAGE == Stage::F16) {
+        uint32_t bits = 0;
+        for (uint32_t row = threadIdx.x; row < gridDim.x; row += THREADS) {
+            bits = max(bits, __float_as_uint(largest[row]));
+        }
+        const PowerOfTwo power(block_max(bits));
+        inverse = power.inverse;
+        if (blockIdx.x == 0 && threadIdx.x == 0) {
+            scales[0] = power.factor;
+            scales[1] = 0;
+            scales[2] = 1;
+        }
+    }
+    x += blockIdx.x * x_stride;
+    uint2 *to = reinterpret_cast<uint2 *>(staged) + static_cast<size_t>(blockIdx.x) * quads;
+    for (uint32_t quad = threadIdx.x; quad < quads; quad += THREADS) {
+        to[quad] = pack_16<STAGE>(load_quad(x, quad * 4, columns), inverse);
     }
 }
 
@@ -147,4 +201,14 @@ void matmul_stage(struct stream *stream, Stage stage, uint8_t *staged, float *ro
                stage == Stage::F16 ? stage_16<Stage::F16> : stage_16<Stage::BF16>, staged, row_factors, work.x,
                work.x_stride, work.columns, work.units);
     }
+}
+
+void matmul_stage_plain(struct stream *stream, Stage stage, uint8_t *staged, float *largest, float *scales,
+                        const MatmulWork &work) {
+    if (stage == Stage::F16) {
+        launch(stream, dim3(work.n), dim3(THREADS), 0, find_largest, largest, work.x, work.x_stride, work.columns,
+               work.units);
+    }
+    launch(stream, dim3(work.n), dim3(THREADS), 0, stage == Stage::F16 ? stage_row<Stage::F16> : stage_row<Stage::BF16>,
+           staged, largest, scales, work.x, work.x_stride, work.columns, work.units);
 }

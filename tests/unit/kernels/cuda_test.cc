@@ -7,6 +7,7 @@ namespace {
 struct device_config cuda_config() {
     struct device_config config = {};
     config.name = "cuda";
+    config.invariant = true;
     return config;
 }
 

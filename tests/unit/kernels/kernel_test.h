@@ -60,6 +60,7 @@ inline struct device_config config_of(const Setting &setting) {
     config.isa = setting.isa;
     config.threads = setting.threads;
     config.compute = setting.compute;
+    config.invariant = true; // bits are compared
     return config;
 }
 
@@ -107,6 +108,7 @@ inline struct device_config cpu_config() {
     struct device_config config = {};
     config.name = "cpu";
     config.threads = 2;
+    config.invariant = true; // for tests that put another device in its place
     return config;
 }
 

@@ -39,6 +39,8 @@ class Runner {
         uint32_t threads = 1, slabs = 1, ranks = 1;
         const char *isa = "auto";
         uint32_t rows = 64, logit_rows = 64, sequences = 16, context = 128;
+        bool invariant = true;     // bits are compared
+        uint32_t library_rows = 0; // cuda, not invariant: from so many rows on cuBLAS multiplies
     };
 
     Runner(struct model *model, const Options &options) : model_(model), options_(options) {
@@ -50,6 +52,8 @@ class Runner {
         device.isa = options.isa;
         device.compute = options.compute;
         device.ranks = options.ranks;
+        device.invariant = options.invariant;
+        device.library_rows = options.library_rows;
         check(device_open(&device, &device_));
         check(model_split(model, options.ranks));
         struct kv_shape kv = model_kv_shape(model, options.kv);

@@ -69,6 +69,7 @@ class Engine {
         device_config.ranks = options.ranks;
         device_config.link_bytes_per_s = options.link_gbps * 1e9;
         device_config.copy_jitter_ns = options.copy_jitter_ns;
+        device_config.invariant = true; // tokens are compared
         struct engine_config config = {};
         config.context = options.context;
         config.max_sequences = options.max_sequences;
