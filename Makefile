@@ -108,7 +108,7 @@ $(BUILD)/kernels/device.o: CPPFLAGS += -DMETRONOME_CUDA
 endif
 
 ifeq ($(CUDA),1)
-$(BUILD)/kernels/cuda/%.o: CPPFLAGS += -isystem $(CUDA_HOME)/include
+$(BUILD)/kernels/cuda/%.o $(BUILD)/bench/programs/gpu_bench.o: private CPPFLAGS += -isystem $(CUDA_HOME)/include
 LDLIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(BUILD)/flags.stamp
 	@mkdir -p $(@D)
@@ -123,7 +123,7 @@ CUEMU_OBJECTS := $(addprefix $(BUILD)/tests/cuemu/,block.o cublas.o machine.o me
 # tests/cuemu/nccl.cc and cublas.cc stand in for the libraries.
 CUDA_OBJECTS := $(filter-out %/nccl_load.o %/cublas_load.o,$(CUDA_OBJECTS))
 LDLIBS += -lstdc++
-$(BUILD)/kernels/cuda/%.o $(BUILD)/tests/cuemu/%.o: CPPFLAGS += -Itests/cuemu/include
+$(BUILD)/kernels/cuda/%.o $(BUILD)/tests/cuemu/%.o $(BUILD)/bench/programs/gpu_bench.o: private CPPFLAGS += -Itests/cuemu/include
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(BUILD)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,C++,$@)
@@ -199,6 +199,7 @@ $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIBS_models)
 # ---- developers' measurements: bench/programs/NAME_bench.c becomes build/VARIANT/NAME-bench ----
 
 BENCHES := $(patsubst bench/programs/%_bench.c,$(BUILD)/%-bench,$(wildcard bench/programs/*_bench.c))
+BENCHES := $(if $(CUDA_OBJECTS),$(BENCHES),$(filter-out %/gpu-bench,$(BENCHES))) # which reads cuBLAS's header
 .PHONY: benches
 benches: $(BENCHES) ## every measuring program, not run
 
@@ -290,9 +291,14 @@ offload-show: $(BUILD)/metronome ## the demo model with half of its weights in h
 # On a machine with a GPU: make CUDA=1 gpu-bench. QUICK=quick shows that its kernels run, on the emulator
 # too, and leaves the other systems out. PEERS is for scripts/peers.py: PEERS='--model DIRECTORY --batch 16'.
 .PHONY: gpu-bench
+ifeq ($(CUDA_OBJECTS),)
+gpu-bench:
+	@echo 'gpu-bench: this build has no cuda device; make CUDA=1 gpu-bench' >&2; exit 1
+else
 gpu-bench: $(BUILD)/gpu-bench $(if $(QUICK),,$(BUILD)/metronome) ## the cuda device's kernels, and other systems: docs/peers.md
 	$(Q)$< $(QUICK)
 	$(if $(QUICK),,$(Q)$(PYTHON) scripts/peers.py --program $(BUILD)/metronome $(PEERS))
+endif
 $(BUILD)/gpu-bench: $(BUILD)/bench/programs/gpu_bench.o $(LIBS_kernels)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@

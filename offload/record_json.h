@@ -20,7 +20,7 @@ struct record_key {
     uint64_t model_bytes;         /* of its weights */
     char device[16];              /* "cpu" */
     char device_description[128]; /* "AMD EPYC, avx512_vnni, 2 threads" */
-    char compute[8];              /* "int8" or "f32" */
+    char compute[16];             /* "int8" or "f32", and ", cuBLAS" where it multiplies */
     char kv_type[8];
     uint64_t link_bytes_per_s;         /* nominal; 0: unknown, or not paced */
     uint32_t rows, sequences, context; /* the largest iteration: the grid goes no further */

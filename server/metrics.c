@@ -111,6 +111,8 @@ static const struct metric table[] = {
      "Engines that share the link, this one included; 0: no bus is configured."},
     {"bus_granted_bytes_per_second", GAUGE, U64, ENGINE(offload.bus_bytes_per_s), NULL, true,
      "What this engine may use of the shared link."},
+    {"invariant", GAUGE, DOUBLE, offsetof(struct metrics, invariant), NULL, true,
+     "1: tokens do not depend on what else runs; 0: they may, where two are nearly equal."},
     {"offload_info", GAUGE, DOUBLE, offsetof(struct metrics, one), INFO_LABEL, true,
      "The policy in force, and why it offloads as much as it does: slo, memory, bus or pinned."},
     {"arena_bytes", GAUGE, SIZE, ENGINE(offload.arena_bytes), NULL, true,
@@ -349,6 +351,7 @@ void api_metrics(struct service *service, struct http_exchange *exchange) {
                               .resident_bytes = resident_bytes(),
                               .start_time_s = (double)service->started_s};
     if (metrics.ready) {
+        metrics.invariant = device_info(service->runtime.device).invariant;
         engine_stats(service->runtime.engine, &metrics.engine);
         metrics.classes = &service->classes;
         for (uint32_t i = 0; i < service->classes.count; i++) {

@@ -19,8 +19,9 @@ struct metrics {
     const struct slo_classes *classes; /* their names, if the engine's numbers are there */
     struct class_stats by_class[SLO_MAX_CLASSES];
     double layers_offloaded, predicted_s, measured_s, stall_s, total_stall_s, total_kv_stall_s;
-    double one;      /* 1: the value of rows whose labels say it all */
-    double kv_usage; /* share of the KV cache in use, 0 to 1 */
+    double invariant; /* 1 or 0 */
+    double one;       /* 1: the value of rows whose labels say it all */
+    double kv_usage;  /* share of the KV cache in use, 0 to 1 */
     double resident_bytes;
     double start_time_s; /* of the process, since 1970 */
 };

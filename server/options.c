@@ -62,6 +62,9 @@ static const struct option options[] = {
     {"isa", OPTION_CHOICE, "", "auto", 0, 0, isas, FIELD(isa), "instruction set on cpu"},
     {"compute", OPTION_CHOICE, "", "int8", 0, 0, computes, FIELD(compute),
      "products with quantized weights: int8 is fast, f32 is exact"},
+    {"invariant", OPTION_CHOICE, "", "off", 0, 0, switches, FIELD(invariant),
+     "on: on cuda, too, tokens do not depend on what else runs, and own kernels multiply large batches; off: cuBLAS "
+     "does, which is faster. cpu and sim are so always"},
     {"hardware", OPTION_PATH, "", "", 0, 0, NULL, FIELD(hardware), "the hardware that sim stands for: a JSON file"},
 
     {"max_sequences", OPTION_INT, "", "64", 1, 65536, NULL, FIELD(max_sequences), "sequences in one iteration"},

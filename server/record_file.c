@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "server/version.h"
 
+#include <stdio.h>
 #include <string.h>
 
 struct status record_file_key(const struct config *config, const struct model *model, const struct device *device,
@@ -18,7 +19,10 @@ struct status record_file_key(const struct config *config, const struct model *m
     record_key_text(out->model, sizeof out->model, shape->name);
     record_key_text(out->device, sizeof out->device, info.name);
     record_key_text(out->device_description, sizeof out->device_description, info.description);
-    record_key_text(out->compute, sizeof out->compute, config->compute);
+    const bool library = strcmp(info.name, "cuda") == 0 && strcmp(config->invariant, "off") == 0;
+    char compute[32];
+    snprintf(compute, sizeof compute, "%s%s", config->compute, library ? ", cuBLAS" : "");
+    record_key_text(out->compute, sizeof out->compute, compute);
     record_key_text(out->kv_type, sizeof out->kv_type, config->kv_type);
     record_key_text(out->build, sizeof out->build, version_commit());
     return STATUS_SUCCESS;

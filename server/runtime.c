@@ -93,6 +93,7 @@ static struct status open_device(const struct config *config, struct runtime *ru
         .ranks = (uint32_t)config->tensor_parallel_size,
         .isa = config->isa,
         .compute = strcmp(config->compute, "f32") == 0 ? COMPUTE_F32 : COMPUTE_INT8,
+        .invariant = strcmp(config->invariant, "on") == 0,
         .seed = config->seed,
         .hardware = *hardware ? hardware : NULL,
     };

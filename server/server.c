@@ -57,10 +57,11 @@ static void show_ready(const struct server *server) {
     const char *host = service->config->host;
     bool bare_ipv6 = strchr(host, ':') != NULL;
     struct device_info device = device_info(service->runtime.device);
-    printf("metronome: ready on http://%s%s%s:%u (model %s on %s: %s; context %u tokens, KV cache %llu; loaded in "
+    printf("metronome: ready on http://%s%s%s:%u (model %s on %s: %s%s; context %u tokens, KV cache %llu; loaded in "
            "%.2f s)\n",
            bare_ipv6 ? "[" : "", host, bare_ipv6 ? "]" : "", http_server_port(service->http), service->model_name,
-           device.name, device.description, service->runtime.context, (unsigned long long)service->runtime.kv_tokens,
+           device.name, device.description, device.invariant ? ", invariant" : "", service->runtime.context,
+           (unsigned long long)service->runtime.kv_tokens,
            (double)(clock_now_ns() - server->load_began_ns) / (double)NS_PER_S);
     fflush(stdout);
 }

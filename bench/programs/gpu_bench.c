@@ -5,21 +5,23 @@
  *   prefill matmul     multiply-adds a second (2 operations each), as a share of cuBLAS in bf16 at the same shapes
  *   prefill attention  operations a second
  *
- * cuBLAS is loaded when it is there (libcublas.so, libcudart.so); without it the rates stand alone. `quick` runs the
- * same calls once on small shapes, which shows on the emulator that the program works and says nothing about speed.
+ * Prefill's products are made twice: by own kernels (`invariant`), and as cuBLAS makes them, with its weights'
+ * unpacking. Without cuBLAS own kernels' rates stand alone. `quick` runs the same calls once on small shapes, which
+ * shows on the emulator that the program works and says nothing about speed.
  *
  *   build/release-cuda/gpu-bench [quick] */
 #include "base/random.h"
+#include "kernels/cuda/cublas.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define PASSES 5
-#define COPIES_MAX 16 /* of a matrix, used in turn, so that weights come from memory and not from the cache */
+#define DECODE_ROWS 32 /* up to so many the weights' bytes are what counts */
+#define COPIES_MAX 16  /* of a matrix, used in turn, so that weights come from memory and not from the cache */
 
 struct bench {
     struct device *device;
@@ -28,6 +30,7 @@ struct bench {
     struct random_state random;
     bool quick;
     double copy_bytes_per_s;
+    struct bench *library; /* the same GPU as a device that is not invariant; NULL where cuBLAS is not here */
 };
 
 static void must(struct status status) {
@@ -122,63 +125,59 @@ static void run_matmul(struct bench *bench, void *context, uint32_t pass) {
     }
 }
 
-/* cuBLAS, by name: what is used of it. Enumerators are those of cublas_api.h and library_types.h. */
-struct cublas {
-    int (*create)(void **handle);
-    int (*gemm)(void *handle, int transa, int transb, int m, int n, int k, const void *alpha, const void *a, int a_type,
-                int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc,
-                int compute_type, int algorithm);
-    int (*synchronize)(void);
-    void *handle;
+/* cuBLAS by itself, on the default stream; the handle is NULL where it is not measured. */
+struct reference {
+    struct cublas cublas;
+    cublasHandle_t handle;
 };
-#define CUBLAS_TRANSPOSED 1
-#define CUBLAS_PLAIN 0
-#define CUDA_BF16 14
-#define CUBLAS_COMPUTE_F32 68
-#define CUBLAS_DEFAULT (-1)
 
-/* Whether cuBLAS can be used here. */
-static bool load_cublas(struct cublas *cublas) {
-    void *library = dlopen("libcublas.so", RTLD_NOW), *runtime = dlopen("libcudart.so", RTLD_NOW);
-    if (library == NULL || runtime == NULL) {
-        return false;
+static void load_reference(struct reference *reference) {
+    const struct status status = cublas_load(&reference->cublas);
+    if (status_failed(&status) || reference->cublas.create(&reference->handle) != CUBLAS_STATUS_SUCCESS) {
+        reference->handle = NULL;
+        printf("rates of prefill stand alone: %s\n", status_failed(&status) ? status.message : "cublasCreate fails");
     }
-    *(void **)&cublas->create = dlsym(library, "cublasCreate_v2");
-    *(void **)&cublas->gemm = dlsym(library, "cublasGemmEx");
-    *(void **)&cublas->synchronize = dlsym(runtime, "cudaDeviceSynchronize");
-    return cublas->create && cublas->gemm && cublas->synchronize && cublas->create(&cublas->handle) == 0;
 }
 
 /* Seconds of a bf16 product of these shapes by cuBLAS; 0 if it fails. */
-static double cublas_seconds(struct bench *bench, const struct cublas *cublas, uint32_t rows, uint32_t columns,
+static double cublas_seconds(struct bench *bench, const struct reference *reference, uint32_t rows, uint32_t columns,
                              uint32_t n) {
+    const struct cublas *cublas = &reference->cublas;
     const size_t values = ((size_t)rows * columns + (size_t)n * columns + (size_t)n * rows);
     uint16_t *memory = device_memory(bench, values * sizeof *memory);
     uint16_t *weights = memory, *x = weights + (size_t)rows * columns, *out = x + (size_t)n * columns;
     const float one = 1, zero = 0;
     double best = 1e9;
-    int error = 0;
-    for (int pass = 0; pass < 2 * PASSES && error == 0; pass++) {
-        error = cublas->synchronize();
+    bool works = true;
+    for (int pass = 0; pass < 2 * PASSES && works; pass++) {
+        works = cudaDeviceSynchronize() == cudaSuccess;
         const uint64_t start = device_now_ns(bench->device);
-        for (int i = 0; i < COPIES_MAX && error == 0; i++) { /* many in a row: the host's share goes unseen */
-            error = cublas->gemm(cublas->handle, CUBLAS_TRANSPOSED, CUBLAS_PLAIN, (int)rows, (int)n, (int)columns, &one,
-                                 weights, CUDA_BF16, (int)columns, x, CUDA_BF16, (int)columns, &zero, out, CUDA_BF16,
-                                 (int)rows, CUBLAS_COMPUTE_F32, CUBLAS_DEFAULT);
+        for (int i = 0; i < COPIES_MAX && works; i++) { /* many in a row: the host's share goes unseen */
+            works = cublas->gemm_ex(reference->handle, CUBLAS_OP_T, CUBLAS_OP_N, (int)rows, (int)n, (int)columns, &one,
+                                    weights, CUDA_R_16BF, (int)columns, x, CUDA_R_16BF, (int)columns, &zero, out,
+                                    CUDA_R_16BF, (int)rows, CUBLAS_COMPUTE_32F,
+                                    CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_SUCCESS;
         }
-        error = error != 0 ? error : cublas->synchronize();
+        works = works && cudaDeviceSynchronize() == cudaSuccess;
         const double seconds = (double)(device_now_ns(bench->device) - start) / 1e9 / COPIES_MAX;
         best = seconds < best ? seconds : best;
     }
     device_free(bench->device, memory);
-    return error == 0 ? best : 0;
+    return works ? best : 0;
+}
+
+static void show_rate(const char *by, double operations, double seconds, double limit) {
+    printf("  %s %9.2f us %8.2f TFLOP/s", by, seconds * 1e6, operations / seconds / 1e12);
+    if (limit > 0) {
+        printf("  %5.1f %% of cuBLAS in bf16", 100 * limit / seconds);
+    }
 }
 
 /* One shape in one type, for decode (few rows) and prefill. */
-static void measure_matmul(struct bench *bench, const struct cublas *cublas, enum tensor_type type, uint32_t rows,
+static void measure_matmul(struct bench *bench, const struct reference *reference, enum tensor_type type, uint32_t rows,
                            uint32_t columns) {
-    static const uint32_t row_counts[] = {1, 8, 32, 512, 2048}, quick_counts[] = {1, 40};
-    const uint32_t *counts = bench->quick ? quick_counts : row_counts, cases = bench->quick ? 2 : 5;
+    static const uint32_t row_counts[] = {1, 8, DECODE_ROWS, 128, 256, 512, 2048}, quick_counts[] = {1, 40};
+    const uint32_t *counts = bench->quick ? quick_counts : row_counts, cases = bench->quick ? 2 : 7;
     const size_t packed_bytes = device_packed_bytes(bench->device, type, rows, columns);
     uint8_t *file = random_bytes(bench, tensor_row_bytes(type, columns) * rows);
     uint8_t *packed = random_bytes(bench, packed_bytes);
@@ -195,15 +194,20 @@ static void measure_matmul(struct bench *bench, const struct cublas *cublas, enu
     for (uint32_t i = 0; i < cases; i++) {
         matmul.n = counts[i];
         const double seconds = best_seconds(bench, run_matmul, &matmul) / matmul.copies;
-        printf("matmul %-5s %5u x %5u by %4u rows %9.2f us", tensor_traits(type)->name, rows, columns, matmul.n,
-               seconds * 1e6);
-        if (matmul.n <= 32) {
+        printf("matmul %-5s %5u x %5u by %4u rows", tensor_traits(type)->name, rows, columns, matmul.n);
+        if (matmul.n <= DECODE_ROWS) {
             const double rate = (double)packed_bytes / seconds;
-            printf("  %8.1f GB/s  %5.1f %% of the copy's\n", rate / 1e9, 100 * rate / bench->copy_bytes_per_s);
+            printf(" %9.2f us  %8.1f GB/s  %5.1f %% of the copy's\n", seconds * 1e6, rate / 1e9,
+                   100 * rate / bench->copy_bytes_per_s);
         } else {
-            const double limit = cublas->handle ? cublas_seconds(bench, cublas, rows, columns, matmul.n) : 0;
-            printf("  %8.2f TFLOP/s", 2.0 * rows * columns * matmul.n / seconds / 1e12);
-            printf(limit > 0 ? "  %5.1f %% of cuBLAS in bf16\n" : "\n", 100 * limit / seconds);
+            const double operations = 2.0 * rows * columns * matmul.n;
+            const double limit = reference->handle ? cublas_seconds(bench, reference, rows, columns, matmul.n) : 0;
+            show_rate("invariant", operations, seconds, limit);
+            if (bench->library) {
+                const double other = best_seconds(bench->library, run_matmul, &matmul) / matmul.copies;
+                show_rate("; off", operations, other, limit);
+            }
+            printf("\n");
         }
     }
     device_free(bench->device, matmul.x);
@@ -282,11 +286,12 @@ static void measure_attention(struct bench *bench, uint32_t sequences, uint32_t 
     free(table);
 }
 
-int main(int argc, char **argv) {
-    struct bench bench = {.quick = argc > 1 && strcmp(argv[1], "quick") == 0};
-    const struct device_config config = {.name = "cuda", .compute = COMPUTE_INT8};
-    random_seed(&bench.random, 1);
-    must(device_open(&config, &bench.device));
+/* ---- the device, twice: by own kernels alone, and with cuBLAS for all that is not decode ---- */
+
+static void open_bench(struct bench *bench, bool invariant) {
+    const struct device_config config = {
+        .name = "cuda", .compute = COMPUTE_INT8, .invariant = invariant, .library_rows = DECODE_ROWS + 1};
+    must(device_open(&config, &bench->device));
     const struct device_limits limits = {.rows = 2048,
                                          .columns = 14336,
                                          .vocabulary = 1,
@@ -296,32 +301,46 @@ int main(int argc, char **argv) {
                                          .kv_heads = 8,
                                          .head_dim = 128,
                                          .context = 8192};
-    must(device_prepare(bench.device, &limits));
-    must(stream_create(bench.device, STREAM_COMPUTE, &bench.stream));
-    must(event_create(bench.device, &bench.begin));
-    must(event_create(bench.device, &bench.end));
+    must(device_prepare(bench->device, &limits));
+    must(stream_create(bench->device, STREAM_COMPUTE, &bench->stream));
+    must(event_create(bench->device, &bench->begin));
+    must(event_create(bench->device, &bench->end));
+}
+
+static void close_bench(struct bench *bench) {
+    event_destroy(bench->begin);
+    event_destroy(bench->end);
+    stream_destroy(bench->stream);
+    device_close(bench->device);
+}
+
+int main(int argc, char **argv) {
+    const bool quick = argc > 1 && strcmp(argv[1], "quick") == 0;
+    struct bench library = {.quick = quick}, bench = {.quick = quick};
+    struct reference reference = {0};
+    random_seed(&bench.random, 1);
+    open_bench(&bench, true);
+    open_bench(&library, false);
+    bench.library = device_info(library.device).invariant ? NULL : &library;
     printf("%s\n", device_info(bench.device).description);
-    struct cublas cublas = {0};
-    if (bench.quick || !load_cublas(&cublas)) {
-        cublas.handle = NULL;
-        printf("cuBLAS is not used: rates of prefill stand alone\n");
+    if (!quick) {
+        load_reference(&reference);
     }
     measure_copy(&bench);
     static const enum tensor_type types[] = {TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_Q4_1,
                                              TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
-    static const uint32_t shapes[][2] = {{4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}}, quick[] = {48, 512};
+    static const uint32_t shapes[][2] = {{4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}};
+    static const uint32_t quick_shape[] = {48, 512};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        for (size_t j = 0; j < (bench.quick ? 1 : sizeof shapes / sizeof *shapes); j++) {
-            const uint32_t *shape = bench.quick ? quick : shapes[j];
-            measure_matmul(&bench, &cublas, types[i], shape[0], shape[1]);
+        for (size_t j = 0; j < (quick ? 1 : sizeof shapes / sizeof *shapes); j++) {
+            const uint32_t *shape = quick ? quick_shape : shapes[j];
+            measure_matmul(&bench, &reference, types[i], shape[0], shape[1]);
         }
     }
-    measure_attention(&bench, bench.quick ? 2 : 32, bench.quick ? 64 : 8192, 1);
-    measure_attention(&bench, 1, bench.quick ? 64 : 2048, 1);
-    measure_attention(&bench, 1, bench.quick ? 64 : 4096, bench.quick ? 48 : 2048);
-    event_destroy(bench.begin);
-    event_destroy(bench.end);
-    stream_destroy(bench.stream);
-    device_close(bench.device);
+    measure_attention(&bench, quick ? 2 : 32, quick ? 64 : 8192, 1);
+    measure_attention(&bench, 1, quick ? 64 : 2048, 1);
+    measure_attention(&bench, 1, quick ? 64 : 4096, quick ? 48 : 2048);
+    close_bench(&library);
+    close_bench(&bench);
     return 0;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes the compile commands of every C source as the Makefile has them, for clang-tidy and editors. Those of
-kernels/cuda are the emulator's, which need no CUDA.
+kernels/cuda and of its benchmark are the emulator's, which need no CUDA.
 
 Usage: tests/tools/compile_commands.py [FILE]        FILE: compile_commands.json
 """
@@ -31,8 +31,8 @@ def compilations(*goals):
 def main():
     target = sys.argv[1] if len(sys.argv) > 1 else "compile_commands.json"
     entries = compilations("all", "benches")
-    entries += [entry for entry in compilations("CUDA=emulated", "all")
-                if re.fullmatch(r"kernels/cuda/.*\.c", entry["file"])]
+    entries += [entry for entry in compilations("CUDA=emulated", "all", "benches")
+                if re.fullmatch(r"kernels/cuda/.*\.c|bench/programs/gpu_bench\.c", entry["file"])]
     if not entries:
         print("make compiles nothing")
         return 1

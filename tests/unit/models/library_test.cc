@@ -70,7 +70,7 @@ class Library : public ::testing::TestWithParam<size_t> {
 };
 
 // What it is off by is what activations and weights lose in bf16, layer after layer: at the most what own kernels lose
-// with activations in int8, 2.4e-2 (gemma3). Weights in f32 are theirs in any case.
+// with activations in int8, 2.6e-2 (llama). Weights in f32 are theirs in any case.
 const double BOUND = 3e-2;
 
 TEST_P(Library, StaysCloseToTheExactPass) {
@@ -81,7 +81,9 @@ TEST_P(Library, StaysCloseToTheExactPass) {
         printf("%-8s %-4s %.1e; own kernels %.1e\n", family.name.c_str(), quantize ? "q8_0" : family.dtype.c_str(),
                worst_error(library, exact), worst_error(own, exact));
         EXPECT_LE(worst_error(library, exact), BOUND);
-        EXPECT_EQ(library == own, quantize == QUANTIZE_NONE && family.dtype == "F32") << "who has multiplied?";
+        if (quantize || family.dtype == "F32") {
+            EXPECT_EQ(library == own, !quantize) << "who has multiplied?";
+        }
     }
 }
 

@@ -109,6 +109,7 @@ TEST_F(Metrics, ShowsTheNumbersUnderVllmsNames) {
     numbers_->engine.finished[FINISH_STOP] = 5;
     numbers_->engine.finished[FINISH_CANCELLED] = 6;
     numbers_->http.responses[4] = 9;
+    numbers_->invariant = 1;
     std::string text = write();
     std::string model = "{model_name=\"a \\\"model\\\"\"";
     for (const std::string &line : {
@@ -121,6 +122,7 @@ TEST_F(Metrics, ShowsTheNumbersUnderVllmsNames) {
              "metronome:request_success_total" + model + ",finished_reason=\"stop\"} 5\n",
              "metronome:request_success_total" + model + ",finished_reason=\"abort\"} 6\n",
              "metronome:kv_blocks_free" + model + "} 4\n",
+             "metronome:invariant" + model + "} 1\n",
              "metronome:http_responses_total" + model + ",status=\"4xx\"} 9\n",
              std::string("metronome:build_info{version=\"1.2.3\"} 1\n"),
          }) {
