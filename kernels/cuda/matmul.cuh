@@ -202,8 +202,8 @@ void matmul_stage_plain(struct stream *stream, Stage stage, uint8_t *staged, flo
                         const MatmulWork &work);
 constexpr uint32_t MATMUL_SCALES = 3;
 
-// cuBLAS into device->library where it may be used; and the products by it, of `parts` of 16 bits or less that are not
-// F32. Both may be called where there is none: false says that nothing was done.
+// cuBLAS into device->library where it may be used; and the products by it, of all parts but those in F32. `staged` and
+// `largest` are the scratch that `work` names. False: it is not for this device or so few rows, and nothing was done.
 struct status matmul_library_prepare(struct cuda_device *device, const struct device_limits *limits);
 void matmul_library_release(struct cuda_device *device);
 bool matmul_library(struct stream *stream, const struct matmul_part *parts, uint32_t count, uint8_t *staged,

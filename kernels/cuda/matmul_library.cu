@@ -155,7 +155,7 @@ struct Chain {
     }
 };
 
-// Rows of `stage`'s parts that have no chain yet.
+// The next parts that are staged so and make one product; false if all have been taken.
 bool next_chain(Chain *chain, Stage stage, const struct matmul_part *parts, uint32_t count, bool *taken) {
     chain->count = chain->rows = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -196,8 +196,8 @@ uint32_t unpack_rows(struct stream *stream, const Chain &chain, Place *place, ui
 
 // out (n, rows) = x (n, units * 64) * tile (rows, units * 64)^T, on top of what is there if `add`. cuBLAS has columns
 // where we have rows, so that it is asked for the transposed product. Its workspace is forgotten with every new stream.
-void multiply_tile(struct stream *stream, Stage stage, const uint8_t *staged, float *out, size_t out_stride, bool add,
-                   uint32_t rows, const MatmulWork &work) {
+void multiply_tile(struct stream *stream, Stage stage, float *out, size_t out_stride, bool add, uint32_t rows,
+                   const MatmulWork &work) {
     static const float ONE = 1, ZERO = 0;
     const struct cuda_library *library = cuda_device_of(stream)->library;
     const struct cublas *cublas = &library->cublas;
@@ -206,26 +206,26 @@ void multiply_tile(struct stream *stream, Stage stage, const uint8_t *staged, fl
     const float *beta = f16 ? library->scales + (add ? 2 : 1) : add ? &ONE : &ZERO;
     const cudaDataType type = f16 ? CUDA_R_16F : CUDA_R_16BF;
     const int width = static_cast<int>(work.units * CUDA_UNIT_COLUMNS);
-    if (!cuda_stream_ready(stream)) {
-        return;
-    }
-    check(stream, cublas->set_stream(library->handle, cuda_stream_handle(stream)), "cublasSetStream") &&
+    const bool ready =
+        cuda_stream_ready(stream) &&
+        check(stream, cublas->set_stream(library->handle, cuda_stream_handle(stream)), "cublasSetStream") &&
         check(stream, cublas->set_workspace(library->handle, library->workspace, library->workspace_bytes),
               "cublasSetWorkspace") &&
         check(stream,
               cublas->set_pointer_mode(library->handle, f16 ? CUBLAS_POINTER_MODE_DEVICE : CUBLAS_POINTER_MODE_HOST),
-              "cublasSetPointerMode") &&
+              "cublasSetPointerMode");
+    if (ready) {
         check(stream,
               cublas->gemm_ex(library->handle, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(rows),
-                              static_cast<int>(work.n), width, alpha, library->tile, type, width, staged, type, width,
-                              beta, out, CUDA_R_32F, static_cast<int>(out_stride), CUBLAS_COMPUTE_32F,
+                              static_cast<int>(work.n), width, alpha, library->tile, type, width, work.staged, type,
+                              width, beta, out, CUDA_R_32F, static_cast<int>(out_stride), CUBLAS_COMPUTE_32F,
                               CUBLAS_GEMM_DEFAULT),
               "cublasGemmEx");
+    }
 }
 
 // Tiles as equal as whole groups can be: a small last one would leave most of the GPU idle.
-void multiply_chain(struct stream *stream, Stage stage, const Chain &chain, const uint8_t *staged,
-                    const MatmulWork &work) {
+void multiply_chain(struct stream *stream, Stage stage, const Chain &chain, const MatmulWork &work) {
     const struct matmul_part &first = *chain.parts[0];
     if (first.bias != nullptr) {
         launch(stream, dim3(work.n, blocks_for(chain.rows, THREADS)), dim3(THREADS), 0, begin_with_bias, first.out,
@@ -239,8 +239,8 @@ void multiply_chain(struct stream *stream, Stage stage, const Chain &chain, cons
     Place place = {0, 0};
     for (uint32_t done = 0; done < chain.rows;) {
         const uint32_t unpacked = unpack_rows(stream, chain, &place, rows, work.units);
-        multiply_tile(stream, stage, staged, first.out + done, first.out_stride,
-                      first.accumulate || first.bias != nullptr, unpacked, work);
+        multiply_tile(stream, stage, first.out + done, first.out_stride, first.accumulate || first.bias != nullptr,
+                      unpacked, work);
         done += unpacked;
     }
 }
@@ -262,7 +262,7 @@ bool matmul_library(struct stream *stream, const struct matmul_part *parts, uint
                 matmul_stage_plain(stream, stage, staged, largest, library->scales, work);
                 is_staged = true;
             }
-            multiply_chain(stream, stage, chain, staged, work);
+            multiply_chain(stream, stage, chain, work);
         }
     }
     return true;
