@@ -139,7 +139,7 @@ TEST(RecordJson, RefusesWithTheFieldsName) {
         {"23999999999", "0", "link_bytes_per_s: is 0"},
         {"\"parameters\":\t134515008", "\"parameters\":1.5", "key.parameters: is 1.5"},
         {"\"rows\":\t512", "\"rows\":4294967296", "key.rows: is 4294967296"},
-        {"\"compute\":\t\"int8\"", "\"compute\":\"int8int8\"", "key.compute: expected a text of at most 7 bytes"},
+        {"\"kv_type\":\t\"f16\"", "\"kv_type\":\"f16f16f1\"", "key.kv_type: expected a text of at most 7 bytes"},
         {"\"compute\":\t\"int8\"", "\"compute\":8", "key.compute: expected a text"},
         {"\"build\"", "\"built\"", "key.built: there is no such field"},
         {"\"sequences\":\t64,", "", "key.sequences: is missing"},
