@@ -204,11 +204,8 @@ BENCHES := $(if $(CUDA_OBJECTS),$(BENCHES),$(filter-out %/gpu-bench,$(BENCHES)))
 benches: $(BENCHES) ## every measuring program, not run
 
 .PHONY: kernel-bench
-kernel-bench: $(BUILD)/kernel-bench ## how fast the cpu device's kernels run here
-	$(Q)$<
-$(BUILD)/kernel-bench: $(BUILD)/bench/programs/kernel_bench.o $(LIBS_kernels)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+kernel-bench: $(BUILD)/metronome ## how fast the cpu device's kernels run here, against the machine
+	$(Q)$< bench ops
 
 # MODEL names the file that it runs.
 MODEL ?= .cache/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -291,17 +288,9 @@ offload-show: $(BUILD)/metronome ## the demo model with half of its weights in h
 # On a machine with a GPU: make CUDA=1 gpu-bench. QUICK=quick shows that its kernels run, on the emulator
 # too, and leaves the other systems out. PEERS is for scripts/peers.py: PEERS='--model DIRECTORY --batch 16'.
 .PHONY: gpu-bench
-ifeq ($(CUDA_OBJECTS),)
-gpu-bench:
-	@echo 'gpu-bench: this build has no cuda device; make CUDA=1 gpu-bench' >&2; exit 1
-else
-gpu-bench: $(BUILD)/gpu-bench $(if $(QUICK),,$(BUILD)/metronome) ## the cuda device's kernels, and other systems: docs/peers.md
-	$(Q)$< $(QUICK)
-	$(if $(QUICK),,$(Q)$(PYTHON) scripts/peers.py --program $(BUILD)/metronome $(PEERS))
-endif
-$(BUILD)/gpu-bench: $(BUILD)/bench/programs/gpu_bench.o $(LIBS_kernels)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+gpu-bench: $(BUILD)/metronome ## the cuda device's kernels against the GPU, and other systems: docs/peers.md
+	$(Q)$< bench ops --device cuda $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(Q)$(PYTHON) scripts/peers.py --program $< $(PEERS))
 
 # DEVICE and RANKS say what adds up: make CUDA=1 ranks-bench DEVICE=cuda RANKS=4 on a machine with as many GPUs.
 DEVICE ?= cpu

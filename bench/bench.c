@@ -17,6 +17,7 @@ static const struct benchmark benchmarks[] = {
     {"counts", bench_counts, "counts of simulations that must not change unseen"},
     {"link", bench_link, "what the link to the device gives, alone and under compute"},
     {"offload", bench_offload, "every offload policy at its best, and the frontiers, simulated"},
+    {"ops", bench_ops, "every op of the decoder's math against this machine's limits"},
     {"paper", bench_paper, "the figures of the Select-N paper, simulated, beside ours"},
     {"serve", bench_serve, "sends load to an OpenAI server and times its tokens"},
 };

@@ -6,6 +6,7 @@
 int bench_counts(int argc, const char **argv);
 int bench_link(int argc, const char **argv);
 int bench_offload(int argc, const char **argv);
+int bench_ops(int argc, const char **argv);
 int bench_paper(int argc, const char **argv);
 int bench_serve(int argc, const char **argv);
 

@@ -61,6 +61,7 @@ struct device_info {
     uint64_t host_memory;
     uint64_t host_used;
     double link_bytes_per_s; /* nominal; 0 if unknown */
+    const char *isa;         /* cpu: "avx512", "avx2" or "scalar", as chosen; NULL elsewhere */
     uint32_t threads;
     uint32_t ranks; /* at least 1; memory and link are those of one of them, and they are alike */
     bool invariant; /* rows' results do not depend on batch, chunk or threads; of cuda known once it is prepared, and

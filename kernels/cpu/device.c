@@ -168,6 +168,7 @@ static struct device_info cpu_info(const struct device *base) {
         .host_memory = machine->host.budget,
         .host_used = machine->host.used,
         .link_bytes_per_s = atomic_load_explicit(&machine->link.bytes_per_s, memory_order_relaxed),
+        .isa = isa_names[device->isa],
         .threads = device->threads,
         .ranks = 1,
         .invariant = true,

@@ -185,5 +185,36 @@ class Generate(CommandTest):
         self.refuse("generate", "--model", MODEL, "--prompt", "", *SMALL, words=["empty"])
 
 
+class BenchOps(CommandTest):
+    def test_every_form_says_the_same(self):
+        page = self.write("")
+        text = self.expect("bench", "ops", "--quick", "--seed", "5", "--html", page).stdout
+        self.assertIn("of the limit %", text)
+        with open(page, encoding="utf-8") as file:
+            html = file.read()
+        self.assertIn("<svg", html)
+        self.assertIn("<h2>Every op</h2>", html)
+        self.assertNotRegex(html, r"(?:src|href)=")  # nothing is fetched
+        report = json.loads(self.expect("bench", "ops", "--quick", "--seed", "5", "--threads", "1", "--isa", "scalar",
+                                        "--compute", "f32", "--type", "Q8_0", "--json", "-").stdout)
+        self.assertEqual(report["about"][0]["seed"], 5)
+        self.assertEqual((report["config"][0]["type"], report["config"][0]["quantized weights as"]), ("Q8_0", "f32"))
+        self.assertIn("scalar, 1 thread", report["config"][0]["device"])
+        self.assertGreater(len(report["ops"]), 60)
+        self.assertLessEqual({row["limit"] for row in report["ops"]}, {"memory", "arithmetic", "launch"})
+        for row in report["ops"]:
+            self.assertLessEqual(row["us"], row["median us"])
+            self.assertAlmostEqual(row["GB/s"] * row["us"], row["KB"], delta=1e-6 * row["KB"])
+
+    def test_refusals(self):
+        self.refuse("bench", "ops", "--device", "sim", status=1, words=["sim"])
+        self.refuse("bench", "ops", "--compute", "f16", words=["int8 nor f32"])
+        self.refuse("bench", "ops", "--type", "Q9_9", words=["Q9_9"])
+        self.refuse("bench", "ops", "--model", "no-such", words=["no-such"])
+        self.refuse("bench", "ops", "--threads", "0", words=["--threads"])
+        self.refuse("bench", "ops", "extra", words=["extra"])
+        self.refuse("bench", "opps", words=["did you mean ops?"])
+
+
 if __name__ == "__main__":
     unittest.main()
