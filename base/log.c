@@ -62,6 +62,11 @@ static void progress_draw(struct progress *bar, uint64_t done) {
     cells[WIDTH] = 0;
     fprintf(stderr, "\r%s [%s] %3llu %%", bar->label, cells,
             (unsigned long long)(bar->total ? done * 100 / bar->total : 100));
+    const double spent_s = (double)(clock_now_ns() - bar->started_ns) / (double)NS_PER_S;
+    if (done > 0 && spent_s >= 1) {
+        const uint64_t left_s = (uint64_t)(spent_s / (double)done * (double)(bar->total - done) + 0.5);
+        fprintf(stderr, ", %llu:%02llu left  ", (unsigned long long)left_s / 60, (unsigned long long)left_s % 60);
+    }
     fflush(stderr);
 }
 

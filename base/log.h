@@ -22,8 +22,9 @@ void log_line(enum log_level level, const char *format, ...) __attribute__((form
 #define log_warn(...) log_line(LOG_WARN, __VA_ARGS__)
 #define log_error(...) log_line(LOG_ERROR, __VA_ARGS__)
 
-/* A bar on stderr for work of known length. On a terminal it redraws one line at most 20 times a second; elsewhere
- * it prints one line when the work ends. One thread owns a bar. */
+/* A bar on stderr for work of known length, with an estimate of what is left. On a terminal it redraws one line at most
+ * 20 times a second, if the log is not above LOG_INFO when it begins; elsewhere it prints one line when the work ends.
+ * One thread owns a bar. */
 struct progress {
     const char *label; /* borrowed until progress_end */
     uint64_t total;

@@ -1,5 +1,4 @@
 /* `metronome bench ops`: every op against what the machine can do. Threads: main's, and the device's own. */
-#include "base/log.h"
 #include "bench/about.h"
 #include "bench/commands.h"
 #include "bench/ops_bench.h"
@@ -176,9 +175,8 @@ static void draw_matmuls(const struct ops_report *report, struct book *book) {
 static struct status write_ops(const struct arguments *arguments, struct book *book) {
     struct ops_order order;
     struct ops_report report;
-    struct progress bar;
     TRY(read_order(arguments, &order));
-    struct status status = ops_run(&order, &bar, &report);
+    struct status status = ops_run(&order, &report);
     if (!status_failed(&status)) {
         about_write(NULL, order.seed, book);
         book_table(book, "config");

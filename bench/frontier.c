@@ -1,6 +1,6 @@
 #include "bench/frontier.h"
 
-#include "base/log.h"
+#include "bench/output.h"
 #include "bench/serving.h"
 #include "bench/steady.h"
 #include "server/chart.h"
@@ -209,7 +209,7 @@ static struct status write_load(const struct plan_case *c, const char *path, uin
                                    .output_tokens = 128,
                                    .requests = LOAD_REQUESTS,
                                    .seed = seed};
-    progress_begin(&bar, "promises kept under load", RATES * POLICIES);
+    output_progress_begin(&bar, "promises kept under load", RATES * POLICIES);
     for (uint32_t i = 0; i < RATES; i++) {
         serving.rate = 0.25 * (i + 1);
         for (uint32_t policy = 0; policy < POLICIES; policy++) {
@@ -228,7 +228,7 @@ static struct status write_load(const struct plan_case *c, const char *path, uin
             progress_update(&bar, i * POLICIES + policy + 1);
         }
     }
-    progress_end(&bar);
+    output_progress_end(&bar);
     TRY(draw("requests that kept their promise, as the load grows", "requests a second", "% kept", NULL, &frontier,
              RATES, 100, svg, "load", book));
     write_points("frontier_load", "requests/s", &frontier, RATES, false, book);

@@ -1,5 +1,6 @@
 #include "bench/ops_bench.h"
 
+#include "bench/output.h"
 #include "bench/peak.h"
 
 #include <math.h>
@@ -298,19 +299,20 @@ static void close_bench(struct ops_bench *bench) {
     free(bench->pattern);
 }
 
-struct status ops_run(const struct ops_order *order, struct progress *bar, struct ops_report *out) {
+struct status ops_run(const struct ops_order *order, struct ops_report *out) {
+    struct progress bar;
     struct ops_bench bench = {.order = order, .report = out};
     *out = (struct ops_report){0};
     struct status status = open_bench(&bench);
     const uint32_t groups = ops_groups();
-    progress_begin(bar, "ops", groups);
+    output_progress_begin(&bar, "ops", groups);
     for (uint32_t i = 0; i < groups && !status_failed(&status); i++) {
         const uint32_t mark = ops_mark(&bench);
         status = ops_measure_group(&bench, i);
         ops_release(&bench, mark);
-        progress_update(bar, i + 1);
+        progress_update(&bar, i + 1);
     }
-    progress_end(bar);
+    output_progress_end(&bar);
     set_launch(out);
     close_bench(&bench);
     return status;

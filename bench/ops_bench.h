@@ -5,7 +5,6 @@
 #ifndef METRONOME_BENCH_OPS_BENCH_H
 #define METRONOME_BENCH_OPS_BENCH_H
 
-#include "base/log.h"
 #include "base/random.h"
 #include "bench/cublas.h"
 #include "kernels/ops.h"
@@ -58,7 +57,7 @@ enum ops_limit { OPS_MEMORY, OPS_ARITHMETIC, OPS_LAUNCH, OPS_UNKNOWN };
 enum ops_limit ops_row_limit(const struct ops_limits *limits, const struct ops_row *row, double *limit_s);
 
 /* Measures all there is. STATUS_UNSUPPORTED where the device has no speed of its own (sim). */
-struct status ops_run(const struct ops_order *order, struct progress *bar, struct ops_report *out);
+struct status ops_run(const struct ops_order *order, struct ops_report *out);
 void ops_report_free(struct ops_report *report);
 
 /* ---- for bench/ops_cases.c ---- */

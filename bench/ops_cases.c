@@ -1,6 +1,7 @@
 /* Which calls `metronome bench ops` times, with what they move and compute: matmuls of every packed type, attention at
  * several contexts, and the ops that work row by row. A new op of kernels/ops.h is a row in a table here.
  * Threads: one. */
+#include "base/check.h"
 #include "bench/ops_bench.h"
 
 #include <stdio.h>
@@ -42,39 +43,47 @@ static size_t bytes_of(const struct ops_bench *bench, const struct matrices *mat
     return device_packed_bytes(bench->device, matrices->type, matrices->rows[part], matrices->columns);
 }
 
+/* One matrix of random codes, packed, in host memory that the caller frees. */
+static struct status pack_matrix(const struct ops_bench *bench, const struct matrices *matrices, uint32_t part,
+                                 uint8_t **out) {
+    const size_t file_bytes = tensor_row_bytes(matrices->type, matrices->columns) * matrices->rows[part];
+    uint8_t *file = malloc(file_bytes), *packed = aligned_alloc(64, bytes_of(bench, matrices, part));
+    if (file == NULL || packed == NULL) {
+        free(file);
+        free(packed);
+        return status_error(STATUS_NO_MEMORY, "no memory for a %u x %u matrix", matrices->rows[part],
+                            matrices->columns);
+    }
+    for (size_t done = 0; done < file_bytes; done += OPS_PATTERN_BYTES) {
+        const size_t left = file_bytes - done;
+        memcpy(file + done, bench->pattern, left < OPS_PATTERN_BYTES ? left : OPS_PATTERN_BYTES);
+    }
+    device_pack(bench->device, matrices->type, matrices->rows[part], matrices->columns, file, packed);
+    free(file);
+    *out = packed;
+    return STATUS_SUCCESS;
+}
+
 /* Packs each matrix once, and puts as many copies on the device as make up the footprint. */
 static struct status place_matrices(struct ops_bench *bench, const struct matrices *matrices,
                                     struct matmul_context *context) {
+    float *out = bench->out;
     for (uint32_t i = 0; i < matrices->parts; i++) {
-        const size_t packed_bytes = bytes_of(bench, matrices, i);
-        const size_t file_bytes = tensor_row_bytes(matrices->type, matrices->columns) * matrices->rows[i];
-        const size_t wide = file_bytes > packed_bytes ? file_bytes : packed_bytes;
-        uint8_t *file = malloc(wide), *packed = aligned_alloc(64, (packed_bytes + 63) / 64 * 64), *weights;
-        struct status status = file && packed ? ops_alloc(bench, packed_bytes * context->copies, &weights)
-                                              : status_error(STATUS_NO_MEMORY, "no memory for a %u x %u matrix",
-                                                             matrices->rows[i], matrices->columns);
-        if (!status_failed(&status)) {
-            for (size_t done = 0; done < file_bytes; done += OPS_PATTERN_BYTES) {
-                const size_t left = file_bytes - done;
-                memcpy(file + done, bench->pattern, left < OPS_PATTERN_BYTES ? left : OPS_PATTERN_BYTES);
-            }
-            device_pack(bench->device, matrices->type, matrices->rows[i], matrices->columns, file, packed);
-        }
-        size_t before = 0; /* rows of the parts before this one */
-        for (uint32_t j = 0; j < i; j++) {
-            before += (size_t)bench->rows * matrices->rows[j];
-        }
+        const size_t bytes = bytes_of(bench, matrices, i);
+        uint8_t *weights = NULL, *packed = NULL;
+        TRY(ops_alloc(bench, bytes * context->copies, &weights));
+        TRY(pack_matrix(bench, matrices, i, &packed));
+        struct status status = STATUS_SUCCESS;
         for (uint32_t copy = 0; copy < context->copies && !status_failed(&status); copy++) {
-            uint8_t *target = weights + copy * packed_bytes;
-            context->part[(size_t)copy * context->parts + i] =
-                (struct matmul_part){.weight = {target, matrices->type, matrices->rows[i], matrices->columns},
-                                     .out = bench->out + before,
-                                     .out_stride = matrices->rows[i]};
-            status = ops_upload(bench, target, packed, packed_bytes);
+            context->part[(size_t)copy * context->parts + i] = (struct matmul_part){
+                .weight = {weights + copy * bytes, matrices->type, matrices->rows[i], matrices->columns},
+                .out = out,
+                .out_stride = matrices->rows[i]};
+            status = ops_upload(bench, weights + copy * bytes, packed, bytes);
         }
-        free(file);
         free(packed);
         TRY(status);
+        out += (size_t)bench->rows * matrices->rows[i];
     }
     return STATUS_SUCCESS;
 }
@@ -116,6 +125,7 @@ static struct status measure_matmul(struct ops_bench *bench, const struct matric
     for (uint32_t i = 0; i < matrices->parts; i++) {
         all += bytes_of(bench, matrices, i);
     }
+    CHECK(all > 0);
     size_t copies = wanted_footprint(bench) / all + 1;
     copies = copies < MOST_COPIES ? copies : MOST_COPIES;
     struct matmul_context *context = malloc(sizeof *context + copies * matrices->parts * sizeof context->part[0]);
@@ -196,29 +206,26 @@ static struct status place_kv(struct ops_bench *bench, const struct kv_case *kv,
     struct kv_batch *batch = &context->batch;
     const size_t block_bytes = kv_block_bytes(&batch->shape);
     const uint32_t blocks = batch->table_stride * kv->sequences;
-    uint8_t *cache;
-    uint64_t *table = malloc(blocks * sizeof *table), *device_table;
-    struct kv_segment *device_segments;
+    uint8_t *cache = NULL;
+    uint64_t *device_table = NULL;
+    struct kv_segment *device_segments = NULL;
+    TRY(ops_alloc(bench, block_bytes * blocks, &cache));
+    TRY(ops_alloc(bench, blocks * sizeof *device_table, &device_table));
+    TRY(ops_alloc(bench, sizeof context->segments, &device_segments));
+    TRY(ops_fill(bench, cache, block_bytes * blocks));
+    uint64_t *table = malloc(blocks * sizeof *table);
     if (table == NULL) {
         return status_error(STATUS_NO_MEMORY, "no memory for a table of %u blocks", blocks);
     }
-    struct status status = ops_alloc(bench, block_bytes * blocks, &cache);
-    for (uint32_t i = 0; i < blocks && !status_failed(&status); i++) {
+    for (uint32_t i = 0; i < blocks; i++) {
         table[i] = (uint64_t)(uintptr_t)(cache + i * block_bytes);
     }
-    if (!status_failed(&status)) {
-        status = ops_alloc(bench, blocks * sizeof *table, &device_table);
-    }
-    if (!status_failed(&status)) {
-        status = ops_upload(bench, device_table, table, blocks * sizeof *table);
-    }
+    const struct status status = ops_upload(bench, device_table, table, blocks * sizeof *table);
     free(table);
     TRY(status);
-    TRY(ops_fill(bench, cache, block_bytes * blocks));
     for (uint32_t i = 0; i < kv->sequences; i++) {
         context->segments[i] = (struct kv_segment){i + 1, i * kv->rows, kv->rows, kv->context - kv->rows, i};
     }
-    TRY(ops_alloc(bench, sizeof context->segments, &device_segments));
     TRY(ops_upload(bench, device_segments, context->segments, sizeof context->segments));
     batch->segments = device_segments;
     batch->segments_host = context->segments;

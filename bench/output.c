@@ -43,3 +43,13 @@ int output_run(int argc, const char **argv, const struct flag *flags, size_t fla
     book_free(&book);
     return status_failed(&status) ? command_failed(&status) : EXIT_DONE;
 }
+
+void output_progress_begin(struct progress *bar, const char *label, uint64_t total) {
+    progress_begin(bar, label, total);
+    log_set_level(LOG_ERROR);
+}
+
+void output_progress_end(struct progress *bar) {
+    log_set_level(LOG_INFO);
+    progress_end(bar);
+}

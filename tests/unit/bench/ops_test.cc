@@ -1,6 +1,5 @@
 // bench/ops_bench.h: every op is measured, in every type, and what holds it is told from its numbers.
 extern "C" {
-#include "base/log.h"
 #include "bench/ops_bench.h"
 #include "bench/peak.h"
 }
@@ -32,11 +31,9 @@ ops_order quick_order() {
 }
 
 TEST(Ops, MeasuresEveryOpInEveryType) {
-    log_set_level(LOG_ERROR);
     ops_order order = quick_order();
     ops_report report;
-    progress bar;
-    status status = ops_run(&order, &bar, &report);
+    status status = ops_run(&order, &report);
     ASSERT_EQ(status.code, STATUS_OK) << status.message;
     std::set<std::string> measured, types;
     for (uint32_t i = 0; i < report.count; i++) {
@@ -74,11 +71,9 @@ TEST(Ops, MeasuresEveryOpInEveryType) {
 }
 
 TEST(Ops, CountsWhatACallMovesAndComputes) {
-    log_set_level(LOG_ERROR);
     ops_order order = quick_order();
     ops_report report;
-    progress bar;
-    ASSERT_EQ(ops_run(&order, &bar, &report).code, STATUS_OK);
+    ASSERT_EQ(ops_run(&order, &report).code, STATUS_OK);
     bool gated = false, gate = false;
     for (uint32_t i = 0; i < report.count; i++) {
         const ops_row &row = report.rows[i];
@@ -121,14 +116,13 @@ TEST(Ops, TheLongestOfThreeIsTheLimit) {
 TEST(Ops, RefusesWhatHasNoSpeedOfItsOwn) {
     ops_order order = quick_order();
     ops_report report;
-    progress bar;
     order.device.name = "sim";
-    EXPECT_EQ(ops_run(&order, &bar, &report).code, STATUS_UNSUPPORTED);
+    EXPECT_EQ(ops_run(&order, &report).code, STATUS_UNSUPPORTED);
     order.device.name = "abacus";
-    EXPECT_EQ(ops_run(&order, &bar, &report).code, STATUS_NOT_FOUND);
+    EXPECT_EQ(ops_run(&order, &report).code, STATUS_NOT_FOUND);
     order = quick_order();
     order.device.device_memory = 64 << 10;
-    status status = ops_run(&order, &bar, &report);
+    status status = ops_run(&order, &report);
     EXPECT_EQ(status.code, STATUS_NO_MEMORY) << status.message;
     ops_report_free(&report);
 }
