@@ -36,7 +36,7 @@ void about_write(const char *hardware, uint64_t seed, struct book *book) {
     book_table(book, "about");
     book_text(book, "metronome", version_text());
     book_text(book, "commit", version_commit());
-    book_text(book, "simulated", hardware ? hardware : "");
+    book_text(book, "simulated", hardware ? hardware : "nothing");
     book_number(book, "seed", 0, (double)seed);
     book_text(book, "run on", processor);
     book_number(book, "cores", 0, (double)sysconf(_SC_NPROCESSORS_ONLN));

@@ -16,7 +16,8 @@ static const char page_head[] =
     "h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.5rem}p{max-width:50rem}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:1rem 0}\n"
     "th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}\n"
-    "th{border-bottom:2px solid #888}td.n{text-align:right;font-variant-numeric:tabular-nums}\n"
+    "th{border-bottom:2px solid #888}.n{text-align:right;font-variant-numeric:tabular-nums}tr:hover "
+    "td{background:#f4f4f4}\n"
     "figure{margin:1.5rem 0}svg{max-width:100%;height:auto}\n</style>\n";
 
 /* Words in a page: what HTML reads as its own is taken out. */
@@ -239,7 +240,7 @@ static void write_markdown_table(struct book *book, const char *words) {
 static void write_html_table(struct book *book, const char *words) {
     text_adds(&book->html, "<div class=\"wide\"><table><tr>");
     for (uint32_t j = 0; j < book->table.columns; j++) {
-        text_adds(&book->html, "<th>");
+        text_adds(&book->html, book->table.cell[j].number ? "<th class=\"n\">" : "<th>");
         add_html(&book->html, book->table.column[j]);
     }
     for (uint32_t i = 0; i < book->table.rows; i++) {

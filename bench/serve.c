@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "bench/commands.h"
 #include "bench/load/lengths.h"
+#include "bench/load/page.h"
 #include "bench/load/report.h"
 #include "server/command.h"
 
@@ -36,6 +37,7 @@ static const struct flag flags[] = {
     {"slo.ttft_ms", "MS", "a promise that goodput counts: the first token"},
     {"slo.tpot_ms", "MS", "a promise that goodput counts: each token after it, in the mean of an answer"},
     {"json", "FILE", "writes the report as JSON; - is standard output, instead of the text"},
+    {"html", "FILE", "writes a page of its own, pictures included"},
     {"help", NULL, "this"},
 };
 enum {
@@ -62,6 +64,7 @@ enum {
     SLO_TTFT,
     SLO_TPOT,
     JSON,
+    HTML,
     HELP
 };
 
@@ -302,6 +305,9 @@ static struct status write_report(const struct order *order, struct load_report 
                                .report = report,
                                .figures = &figures};
     TRY(command_write_forms(values[JSON], NULL, write_form, &story));
+    if (values[HTML]) {
+        TRY(load_story_page(&story, values[HTML]));
+    }
     return figures.whole > 0 ? STATUS_SUCCESS
                              : status_error(STATUS_IO, "bench serve: none of %u answers came whole", figures.sent);
 }

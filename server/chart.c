@@ -10,7 +10,7 @@
 #define BOTTOM 56.0
 #define TICKS 6
 
-static const char *const colours[] = {"#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#666666"};
+static const char *const colours[] = {"#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#1f78b4", "#666666"};
 #define COLOURS (sizeof colours / sizeof *colours)
 
 /* What the axes span; both begin at 0. */
@@ -29,6 +29,7 @@ static struct span span_of(const struct chart *chart) {
     }
     span.x = span.x > 0 ? span.x : 1;
     span.y = span.y > 0 ? span.y : 1;
+    span.y *= chart->y_most > 0 ? 1 : 1.04; /* the highest point stands clear of the frame */
     return span;
 }
 

@@ -290,6 +290,18 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(report["kept"], 5)
         self.assertEqual(report["ttft_ms"]["count"], 5)
 
+    def test_a_page_says_the_same(self):
+        with tempfile.TemporaryDirectory() as folder, FakeServer(GOOD, sends(CHUNKED), GOOD) as server:
+            page = os.path.join(folder, "load.html")
+            report = self.bench(server, "--slo.ttft_ms", "100000", "--html", page, requests=6)
+            with open(page, encoding="utf-8") as file:
+                html = file.read()
+        self.assertEqual(html.count("<svg"), 2)
+        self.assertNotRegex(html, r"(?:src|href)=")  # nothing is fetched
+        for kind in ("ok", "closed"):
+            self.assertIn(f'<td>{kind}<td class="n">{report["outcomes"][kind]}<td>', html)
+        self.assertIn(f'{report["ttft_ms"]["p50"]:.2f}', html)
+
     def test_a_kept_connection_may_be_closed(self):
         with FakeServer(sends(GOOD)) as server:
             report = self.bench(server, requests=20)
