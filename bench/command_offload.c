@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_CELLS 64
-
 static const struct flag flags[] = {
     {"device", "NAME", "sim if not given; cpu measures here, with the model of --weights"},
     {"weights", "FILE", "cpu: a GGUF file; the demo model's if not given"},
@@ -22,13 +20,15 @@ static const struct flag flags[] = {
      "the described model that the frontiers are of, opt-13b if not given; on cpu the description of "
      "--weights, smollm2-135m if not given"},
     {"seed", "N", "of the loads; 1 if not given"},
-    {"quick", NULL, "two cells of the grid and nothing else: to see that it runs"},
-    {"full", NULL, "32 cells of the grid in place of 9: half an hour"},
+    {"share", "P",
+     "cpu: the device has room for so many % of the layers' weights, 30, 50 or 70; all three if not given"},
+    {"quick", NULL, "two cells of the grid and nothing else, on cpu one: to see that it runs"},
+    {"full", NULL, "32 cells of the grid in place of 9: half an hour; on cpu 12 in place of 6, and more rounds"},
     {"paper", NULL, "the figures of the Select-N paper first"},
     {"svg", "FOLDER", "writes the frontiers as files, too: frontier-memory.svg and so on"},
     OUTPUT_FLAGS,
 };
-enum { DEVICE, WEIGHTS, HARDWARE, MODEL, SEED, QUICK, FULL, PAPER, SVG, OUTPUT };
+enum { DEVICE, WEIGHTS, HARDWARE, MODEL, SEED, SHARE, QUICK, FULL, PAPER, SVG, OUTPUT };
 #define FLAGS (sizeof flags / sizeof flags[0])
 
 static void show_help(FILE *file) {
@@ -41,17 +41,17 @@ static void show_help(FILE *file) {
 }
 
 static struct status write_grid(const char *hardware, uint64_t seed, enum grid_size size, struct book *book) {
-    struct grid_cell *cells = calloc(MOST_CELLS, sizeof *cells);
+    struct grid_cell *cells = calloc(GRID_MOST_CELLS, sizeof *cells);
     struct progress bar;
     struct status status =
         cells ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for the cells of the grid");
-    uint32_t count = cells ? grid_cells(size, cells, MOST_CELLS) : 0;
-    progress_begin(&bar, "policies", count);
+    uint32_t count = cells ? grid_cells(size, cells, GRID_MOST_CELLS) : 0;
+    output_progress_begin(&bar, "policies", count);
     for (uint32_t i = 0; i < count && !status_failed(&status); i++) {
         status = status_context(grid_fill(hardware, seed, &cells[i]), "%s", cells[i].model);
         progress_update(&bar, i + 1);
     }
-    progress_end(&bar);
+    output_progress_end(&bar);
     if (!status_failed(&status)) {
         grid_report(cells, count, hardware, book);
     }
@@ -75,16 +75,24 @@ static struct status write_paper(const char *hardware, struct book *book) {
 static struct status write_all(const struct arguments *arguments, struct book *book) {
     const char *const *values = arguments->values;
     const char *hardware = values[HARDWARE] ? values[HARDWARE] : "a10";
+    const enum grid_size size = values[QUICK] ? GRID_QUICK : values[FULL] ? GRID_FULL : GRID_USUAL;
     double seed = 1;
     if (values[SEED]) {
         TRY(arguments_number("seed", values[SEED], 0, 1e15, &seed));
     }
-    log_set_level(LOG_ERROR);
     const char *device = values[DEVICE] ? values[DEVICE] : "sim";
     if (strcmp(device, "cpu") == 0) {
+        double percent = size == GRID_QUICK ? 50 : 0;
+        if (values[SHARE]) {
+            TRY(arguments_number("share", values[SHARE], 30, 70, &percent));
+        }
+        if (percent != 0 && percent != 30 && percent != 50 && percent != 70) {
+            return status_error(STATUS_INVALID, "--share: %.40s is none of 30, 50 and 70", values[SHARE]);
+        }
         about_write(NULL, (uint64_t)seed, book);
         return measured_write(values[WEIGHTS] ? values[WEIGHTS] : ".cache/SmolLM2-135M-Instruct.Q4_1.gguf",
-                              values[MODEL] ? values[MODEL] : "smollm2-135m", (uint64_t)seed, book);
+                              values[MODEL] ? values[MODEL] : "smollm2-135m", size, percent / 100, (uint64_t)seed,
+                              book);
     }
     if (strcmp(device, "sim") != 0) {
         return status_error(STATUS_INVALID, "--device: \"%.40s\" is neither sim nor cpu", device);
@@ -93,7 +101,6 @@ static struct status write_all(const struct arguments *arguments, struct book *b
     if (values[PAPER]) {
         TRY(write_paper("a10", book));
     }
-    enum grid_size size = values[QUICK] ? GRID_QUICK : values[FULL] ? GRID_FULL : GRID_USUAL;
     TRY(write_grid(hardware, (uint64_t)seed, size, book));
     return values[QUICK]
                ? STATUS_SUCCESS

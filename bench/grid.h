@@ -42,6 +42,8 @@ struct grid_cell {
     struct grid_answer answer[GRID_POLICIES];
 };
 
+#define GRID_MOST_CELLS 64
+
 enum grid_size { GRID_QUICK, GRID_USUAL, GRID_FULL }; /* 2, 9 and 32 cells */
 
 /* Writes the cells to fill, without answers, and returns how many there are. */

@@ -1,54 +1,38 @@
 #include "bench/grid_report.h"
 
+#include "bench/ratios.h"
+
 #include <math.h>
 #include <stdio.h>
 
 #define GIB 0x1p30
 
-/* Ratios of metronome to another over the cells. */
-struct ratios {
-    double least, most, log_sum;
-    uint32_t count;      /* cells where both keep the promise */
-    uint32_t only_ours;  /* cells where metronome alone does */
-    uint32_t only_other; /* and the other alone */
-    uint32_t below;      /* cells where the other is better by more than a hundredth */
-};
-
 static struct ratios ratios_to(const struct grid_cell *cells, uint32_t count, enum grid_policy other) {
-    struct ratios ratios = {.least = INFINITY};
+    double ours[GRID_MOST_CELLS], theirs[GRID_MOST_CELLS];
     for (uint32_t i = 0; i < count; i++) {
-        double ours = cells[i].answer[GRID_METRONOME].tokens_per_s, theirs = cells[i].answer[other].tokens_per_s;
-        ratios.only_ours += ours > 0 && theirs == 0;
-        ratios.only_other += ours == 0 && theirs > 0;
-        ratios.below += ours < 0.99 * theirs;
-        if (ours > 0 && theirs > 0) {
-            ratios.least = fmin(ratios.least, ours / theirs);
-            ratios.most = fmax(ratios.most, ours / theirs);
-            ratios.log_sum += log(ours / theirs);
-            ratios.count++;
-        }
+        ours[i] = cells[i].answer[GRID_METRONOME].tokens_per_s;
+        theirs[i] = cells[i].answer[other].tokens_per_s;
     }
-    return ratios;
+    return ratios_of(ours, theirs, count);
 }
 
 static void write_ratios(const struct grid_cell *cells, uint32_t count, struct book *book) {
     book_say(
         book,
-        "Tokens a second of metronome to each other policy's, over the %u cells. `alone`: cells in which only "
+        "Tokens a second of metronome to each other policy's, over the %u cells. alone: cells in which only "
         "metronome, or only the other, finds a setting that keeps the promise for %.0f %% of requests; they have no "
         "ratio and are in no mean.",
         count, 100 * GRID_ATTAINMENT);
     book_table(book, "offload_ratios");
     for (int policy = 0; policy < GRID_METRONOME; policy++) {
         struct ratios ratios = ratios_to(cells, count, (enum grid_policy)policy);
-        bool any = ratios.count > 0;
         book_text(book, "metronome to", grid_policy_name((enum grid_policy)policy));
         book_number(book, "cells", 0, ratios.count);
-        book_number(book, "geometric mean", 2, any ? exp(ratios.log_sum / ratios.count) : NAN);
-        book_number(book, "least", 2, any ? ratios.least : NAN);
-        book_number(book, "most", 2, any ? ratios.most : NAN);
+        book_number(book, "geometric mean", 2, ratios.mean);
+        book_number(book, "least", 2, ratios.least);
+        book_number(book, "most", 2, ratios.most);
         book_number(book, "metronome alone", 0, ratios.only_ours);
-        book_number(book, "the other alone", 0, ratios.only_other);
+        book_number(book, "the other alone", 0, ratios.only_theirs);
         book_number(book, "below 0.99", 0, ratios.below);
         book_end_row(book);
     }

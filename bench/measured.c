@@ -1,69 +1,122 @@
 #include "bench/measured.h"
 
-#include "base/log.h"
+#include "bench/output.h"
+#include "bench/ratios.h"
 #include "bench/serving.h"
 #include "bench/steady.h"
+#include "server/chart.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#define ROUNDS 3
-#define REQUESTS 12
 #define PROMPT 16 /* tokens, in the mean */
 #define OUTPUT 32
+#define MOST_PLACES 8
+#define MOST_TRIED 3
+#define MOST_ROUNDS 5
+#define WAITING 6 /* requests beyond those that run together at first */
+#define MOST_REQUESTS (MOST_PLACES + WAITING)
+#define LINK_TOKENS \
+    8              /* the link carries all layers in so many times what a token takes with everything on the device */
+#define KEEPS 0.95 /* of requests, over all rounds, for a policy to have kept the promise */
 
-static const char *const policy_names[] = {"zero-inference", "flexgen", "prefetch-group", "select-n", "metronome"};
+static const char *const policy_names[] = {"none",           "zero-inference", "flexgen",
+                                           "prefetch-group", "select-n",       "metronome"};
 #define POLICIES (sizeof policy_names / sizeof policy_names[0])
-static const uint32_t places[] = {2, 8};
+#define METRONOME (POLICIES - 1)
+static const uint32_t places[] = {1, 2, 3, 4, 5, 6, 7, MOST_PLACES};
 #define PLACES (sizeof places / sizeof places[0])
 
-/* The promise is so many times what a token takes with everything on the device, and the link carries `reach` of the
- * layers' weights in that time. */
+/* The device has room for `share` of the layers' weights, and the promise is `slack` times what the link takes to carry
+ * the others. */
+static const double shares[] = {0.3, 0.5, 0.7};
 static const struct {
-    double share, relaxed, reach;
-} cases[] = {{0.3, 8, 1.1}, {0.5, 5, 0.9}, {0.5, 10, 0.9}, {0.7, 4, 0.7}};
-#define CASES (sizeof cases / sizeof cases[0])
+    double slack;
+    enum grid_size from;
+} promises[] = {{1.4, GRID_USUAL}, {2, GRID_FULL}, {3, GRID_QUICK}, {6, GRID_FULL}};
+#define SHARES (sizeof shares / sizeof shares[0])
+#define PROMISES (sizeof promises / sizeof promises[0])
+#define MOST_CELLS (SHARES * PROMISES)
+
+static const struct {
+    uint32_t rounds, tried; /* with 1 tried it is what is best by the record */
+} efforts[] = {[GRID_QUICK] = {1, 1}, [GRID_USUAL] = {3, 1}, [GRID_FULL] = {MOST_ROUNDS, MOST_TRIED}};
+
+/* What one policy did in one cell. */
+struct answer {
+    uint32_t places;
+    struct steady steady;              /* the options, set by hand */
+    double rate[MOST_ROUNDS];          /* ascending once all have run */
+    double attainment, late, link_use; /* sums over the rounds */
+    uint32_t runs;
+    struct status refusal;
+};
+
+struct cell {
+    double share;
+    uint64_t tpot_ns, device_memory;
+    struct answer answer[POLICIES];
+};
 
 struct contest {
     struct serving_case serving;
     struct plan_case planned; /* the same, for those who plan by hand: with what was measured here */
     struct record record;
     double weights, rest; /* bytes of layers, and of what else is on the device */
+    uint32_t rounds, tried, cells;
+    struct cell cell[MOST_CELLS];
+    uint64_t right[MOST_REQUESTS], given[MOST_REQUESTS]; /* what the requests' tokens are */
 };
 
-/* A run with everything on the device: its sizes, and how long a token takes. */
+/* A run with everything on the device: its sizes, its tokens, and how long one takes. */
 static struct status measure_resident(struct contest *contest, double *token_ns) {
     struct serving_result result;
     const struct serving_setting setting = {.policy = "metronome", .places = 2};
     struct serving_case serving = contest->serving;
     serving.link_bytes_per_s = 1e9;
-    TRY(serving_sizes(&serving, places[PLACES - 1], &contest->weights, &contest->rest));
+    serving.requests = MOST_REQUESTS;
+    serving.tokens_hash = contest->right;
+    TRY(serving_sizes(&serving, MOST_PLACES, &contest->weights, &contest->rest));
     serving.device_memory = (uint64_t)(2 * (contest->rest + contest->weights));
     TRY(serving_run(&serving, &setting, &result)); /* with room for all, and nothing promised: nothing leaves */
     contest->record = result.record;
     *token_ns = result.report.tpot.p50_ms * 1e6;
+    const double link = contest->weights * 1e9 / (LINK_TOKENS * *token_ns);
+    contest->serving.link_bytes_per_s = link;
+    contest->record.link_bytes_per_s = (uint64_t)link;
+    contest->planned.hardware.link_bytes_per_s = link;
+    contest->planned.hardware.link_latency_ns = contest->record.copy_ns;
     return STATUS_SUCCESS;
 }
 
-/* One promise, link and budget. */
-static void set_case(struct contest *contest, size_t index, double token_ns) {
-    struct serving_case *serving = &contest->serving;
-    struct plan_case *planned = &contest->planned;
-    serving->tpot_ns = (uint64_t)(cases[index].relaxed * token_ns);
-    serving->link_bytes_per_s = cases[index].reach * contest->weights / (double)serving->tpot_ns * 1e9;
-    serving->device_memory = (uint64_t)(contest->rest + cases[index].share * contest->weights);
-    contest->record.link_bytes_per_s = (uint64_t)serving->link_bytes_per_s;
-    serving->record = &contest->record;
-    planned->deadline_ns = serving->tpot_ns;
-    planned->hardware.link_bytes_per_s = serving->link_bytes_per_s;
-    planned->hardware.link_latency_ns = contest->record.copy_ns;
-    double one_context = (double)plan_case_kv_token_bytes(planned) * serving->context;
-    double globals = (double)description_global_bytes(&planned->model);
-    planned->hardware.device_memory_bytes = (uint64_t)(globals + one_context + cases[index].share * contest->weights);
+static void add_cells(struct contest *contest, enum grid_size size, double share) {
+    for (size_t i = 0; i < SHARES; i++) {
+        for (size_t j = 0; j < PROMISES; j++) {
+            if (promises[j].from <= size && (share <= 0 || share == shares[i])) {
+                const double carried_ns = (1 - shares[i]) * contest->weights * 1e9 / contest->serving.link_bytes_per_s;
+                contest->cell[contest->cells++] =
+                    (struct cell){.share = shares[i],
+                                  .tpot_ns = (uint64_t)(promises[j].slack * carried_ns),
+                                  .device_memory = (uint64_t)(contest->rest + shares[i] * contest->weights)};
+            }
+        }
+    }
 }
 
-/* What a user who knew the record would set by hand: the quickest plan that fits. */
+static void enter_cell(struct contest *contest, const struct cell *cell) {
+    struct plan_case *planned = &contest->planned;
+    const double one_context = (double)plan_case_kv_token_bytes(planned) * contest->serving.context;
+    const double globals = (double)description_global_bytes(&planned->model);
+    contest->serving.tpot_ns = planned->deadline_ns = cell->tpot_ns;
+    contest->serving.device_memory = cell->device_memory;
+    contest->serving.record = &contest->record;
+    planned->hardware.device_memory_bytes = (uint64_t)(globals + one_context + cell->share * contest->weights);
+}
+
+/* What a user who knew the record would set by hand for so many sequences: the quickest plan that fits. */
 static struct status choose_options(const struct contest *contest, const char *policy, uint32_t batch,
                                     struct steady *out) {
     struct plan_case planned = contest->planned;
@@ -74,122 +127,269 @@ static struct status choose_options(const struct contest *contest, const char *p
     planned.before_ns = 0;
     planned.after_ns = cell.outside_ns;
     TRY(steady_quickest(&planned, policy, out));
+    const uint32_t layers = out->load.layers, streamed = (uint32_t)steady_layers(out);
+    if (strcmp(policy, "select-n") == 0 && streamed > 0) { /* its own choice leaves nothing for noise */
+        out->options = (struct policy_options){.interval = layers / streamed};
+        snprintf(out->options_text, sizeof out->options_text, "interval %u", layers / streamed);
+    }
     return STATUS_SUCCESS;
 }
 
-/* Of the rounds of one policy with one number of places. */
-struct tally {
-    double rate[ROUNDS], attainment;
-    uint32_t runs;
-    struct steady steady;
-    struct status refusal;
-};
+static struct status run_once(struct contest *contest, const char *policy, struct answer *answer,
+                              struct serving_result *result) {
+    struct serving_case *serving = &contest->serving;
+    struct serving_setting setting = {.policy = policy, .places = answer->places};
+    if (strcmp(policy, "metronome") != 0) {
+        setting.options = answer->steady.options;
+        setting.slabs = answer->steady.load.slabs;
+    }
+    serving->requests = answer->places + WAITING;
+    serving->tokens_hash = contest->given;
+    answer->refusal = serving_run(serving, &setting, result);
+    if (status_failed(&answer->refusal)) {
+        const bool refused = answer->refusal.code == STATUS_INVALID || answer->refusal.code == STATUS_NO_MEMORY;
+        return refused ? STATUS_SUCCESS : answer->refusal;
+    }
+    if (memcmp(contest->given, contest->right, serving->requests * sizeof contest->given[0]) != 0) {
+        return status_error(STATUS_DEVICE, "%s with %u places gives other tokens than a device with room for all",
+                            policy, answer->places);
+    }
+    return STATUS_SUCCESS;
+}
+
+/* The numbers of places that are best by the record, with their options; at least one, and be it hopeless. */
+static struct status list_tries(struct contest *contest, const char *policy, struct answer *tries, uint32_t *count) {
+    double predicted[MOST_TRIED];
+    *count = 0;
+    for (size_t i = 0; i < PLACES; i++) {
+        struct answer try = {.places = places[i]};
+        TRY(choose_options(contest, policy, places[i], &try.steady));
+        const double iteration_ns = (double)try.steady.choice.prediction.iteration_ns;
+        if (i > 0 && (!try.steady.possible || iteration_ns > (double)contest->serving.tpot_ns)) {
+            break; /* more takes more memory, and more time */
+        }
+        const double rate = places[i] / iteration_ns;
+        uint32_t at = *count < contest->tried ? (*count)++ : contest->tried;
+        for (; at > 0 && rate > predicted[at - 1]; at--) {
+            if (at < contest->tried) {
+                tries[at] = tries[at - 1];
+                predicted[at] = predicted[at - 1];
+            }
+        }
+        if (at < contest->tried) {
+            tries[at] = try;
+            predicted[at] = rate;
+        }
+    }
+    return STATUS_SUCCESS;
+}
+
+/* Keeps what looks best by the record; of several that do, the best in a run each. */
+static struct status tune(struct contest *contest, const char *policy, struct answer *best) {
+    struct answer tries[MOST_TRIED];
+    double most = -1;
+    uint32_t count;
+    TRY(list_tries(contest, policy, tries, &count));
+    *best = tries[0];
+    for (uint32_t i = 0; i < count && contest->tried > 1; i++) {
+        struct serving_result result;
+        TRY(run_once(contest, policy, &tries[i], &result));
+        const double rate = status_failed(&tries[i].refusal) ? -0.5 : result.kept_tokens_per_s;
+        if (rate > most) {
+            most = rate;
+            *best = tries[i];
+        }
+    }
+    return STATUS_SUCCESS;
+}
 
 static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
+    const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static void add_run(struct contest *contest, const char *policy, uint32_t count, struct tally *tally) {
-    struct serving_setting setting = {.policy = policy, .places = count};
-    bool by_hand = strcmp(policy, "flexgen") == 0 || strcmp(policy, "prefetch-group") == 0;
-    setting.options = by_hand ? tally->steady.options : (struct policy_options){0};
-    setting.slabs = by_hand ? tally->steady.load.slabs : 0;
-    struct serving_result result;
-    struct status status = serving_run(&contest->serving, &setting, &result);
-    if (status_failed(&status)) {
-        tally->refusal = status;
-        return;
+/* The rounds of one cell, policy after policy, so that whatever else the machine does befalls all. */
+static struct status run_cell(struct contest *contest, struct cell *cell, struct progress *bar, uint64_t *done) {
+    enter_cell(contest, cell);
+    for (size_t i = 0; i < POLICIES; i++) {
+        TRY(tune(contest, policy_names[i], &cell->answer[i]));
+        progress_update(bar, *done += contest->tried - 1);
     }
-    tally->rate[tally->runs++] = result.kept_tokens_per_s;
-    tally->attainment += replay_attainment(&result.report);
-}
-
-static void write_row(const struct contest *contest, size_t index, const char *policy, uint32_t count,
-                      struct tally *tally, struct book *book) {
-    bool ran = tally->runs > 0;
-    qsort(tally->rate, tally->runs, sizeof tally->rate[0], compare);
-    book_number(book, "device memory % of layers", 0, 100 * cases[index].share);
-    book_number(book, "promise ms", 2, (double)contest->serving.tpot_ns / 1e6);
-    book_number(book, "link GB/s", 2, contest->serving.link_bytes_per_s / 1e9);
-    book_text(book, "policy", policy);
-    book_text(book, "set by hand", tally->steady.options_text);
-    book_number(book, "places", 0, count);
-    book_number(book, "tok/s", 1, ran ? tally->rate[tally->runs / 2] : NAN);
-    book_number(book, "least", 1, ran ? tally->rate[0] : NAN);
-    book_number(book, "most", 1, ran ? tally->rate[tally->runs - 1] : NAN);
-    book_number(book, "kept %", 1, ran ? 100 * tally->attainment / tally->runs : NAN);
-    book_end_row(book);
-}
-
-/* The rounds of one case, policy after policy, so that whatever else the machine does befalls all. */
-static struct status run_case(struct contest *contest, size_t index, struct progress *bar, uint64_t *done,
-                              struct book *book) {
-    static struct tally tallies[POLICIES][PLACES];
-    memset(tallies, 0, sizeof tallies);
-    for (int round = 0; round < ROUNDS; round++) {
-        for (size_t policy = 0; policy < POLICIES; policy++) {
-            for (size_t i = 0; i < PLACES; i++) {
-                struct tally *tally = &tallies[policy][i];
-                if (round == 0) {
-                    TRY(choose_options(contest, policy_names[policy], places[i], &tally->steady));
-                }
-                if (!status_failed(&tally->refusal)) {
-                    add_run(contest, policy_names[policy], places[i], tally);
-                }
-                progress_update(bar, ++*done);
+    for (uint32_t round = 0; round < contest->rounds; round++) {
+        for (size_t i = 0; i < POLICIES; i++) {
+            struct answer *answer = &cell->answer[i];
+            struct serving_result result;
+            if (!status_failed(&answer->refusal)) {
+                TRY(run_once(contest, policy_names[i], answer, &result));
             }
+            if (!status_failed(&answer->refusal)) {
+                const struct replay_report *report = &result.report;
+                const double carried = contest->serving.link_bytes_per_s * report->seconds;
+                answer->rate[answer->runs++] = result.kept_tokens_per_s;
+                answer->attainment += replay_attainment(report);
+                answer->late += (double)report->late_iterations / (double)report->iterations;
+                answer->link_use += (double)report->bytes_streamed / carried;
+            }
+            progress_update(bar, ++*done);
         }
     }
-    for (size_t policy = 0; policy < POLICIES; policy++) {
-        for (size_t i = 0; i < PLACES; i++) {
-            write_row(contest, index, policy_names[policy], places[i], &tallies[policy][i], book);
-        }
+    for (size_t i = 0; i < POLICIES; i++) {
+        qsort(cell->answer[i].rate, cell->answer[i].runs, sizeof cell->answer[i].rate[0], compare);
     }
     return STATUS_SUCCESS;
 }
 
-static struct status run_cases(struct contest *contest, struct book *book) {
-    struct progress bar;
-    uint64_t done = 0;
-    double token_ns;
-    TRY(measure_resident(contest, &token_ns));
-    struct status status = STATUS_SUCCESS;
-    book_say(book, "With everything on the device a token of two sequences takes %.2f ms.", token_ns / 1e6);
-    progress_begin(&bar, "policies in turn", CASES * ROUNDS * POLICIES * PLACES);
-    book_table(book, "measured");
-    for (size_t i = 0; i < CASES && !status_failed(&status); i++) {
-        set_case(contest, i, token_ns);
-        status = run_case(contest, i, &bar, &done, book);
-    }
-    book_end_table(book);
-    progress_end(&bar);
-    return status;
+/* ---- the report ---- */
+
+static bool keeps(const struct answer *answer) {
+    return answer->runs > 0 && answer->attainment >= KEEPS * answer->runs;
 }
 
-struct status measured_write(const char *model, const char *described, uint64_t seed, struct book *book) {
+/* Tokens a second in the middle of the rounds; 0 where the promise was not kept. */
+static double kept_rate(const struct answer *answer) {
+    return keeps(answer) ? answer->rate[answer->runs / 2] : 0;
+}
+
+static void write_ratios(const struct contest *contest, struct book *book) {
+    double ours[MOST_CELLS], theirs[MOST_CELLS];
+    book_say(book,
+             "Tokens a second of metronome to each other policy's, of the medians, over the %u cells. A policy keeps a "
+             "promise if %.0f %% of its requests do; alone: cells in which only one of the two does, which have no "
+             "ratio and are in no mean. broke: cells in which the other policy ran and did not keep it.",
+             contest->cells, 100 * KEEPS);
+    book_table(book, "measured_ratios");
+    for (size_t policy = 0; policy < POLICIES; policy++) {
+        uint32_t broke = 0;
+        for (uint32_t i = 0; i < contest->cells; i++) {
+            const struct answer *other = &contest->cell[i].answer[policy];
+            ours[i] = kept_rate(&contest->cell[i].answer[METRONOME]);
+            theirs[i] = kept_rate(other);
+            broke += other->runs > 0 && !keeps(other);
+        }
+        const struct ratios ratios = ratios_of(ours, theirs, contest->cells);
+        book_text(book, "metronome to", policy_names[policy]);
+        book_number(book, "cells", 0, ratios.count);
+        book_number(book, "geometric mean", 2, ratios.mean);
+        book_number(book, "least", 2, ratios.least);
+        book_number(book, "most", 2, ratios.most);
+        book_number(book, "metronome alone", 0, ratios.only_ours);
+        book_number(book, "the other alone", 0, ratios.only_theirs);
+        book_number(book, "broke", 0, broke);
+        book_end_row(book);
+    }
+    book_end_table(book);
+}
+
+static void write_cells(const struct contest *contest, struct book *book) {
+    book_table(book, "measured");
+    for (uint32_t i = 0; i < contest->cells; i++) {
+        const struct cell *cell = &contest->cell[i];
+        for (size_t policy = 0; policy < POLICIES; policy++) {
+            const struct answer *answer = &cell->answer[policy];
+            const uint32_t runs = answer->runs;
+            const bool ran = runs > 0;
+            book_number(book, "device % of layers", 0, 100 * cell->share);
+            book_number(book, "promise ms", 1, (double)cell->tpot_ns / 1e6);
+            book_text(book, "policy", policy_names[policy]);
+            book_text(book, "set by hand", ran ? answer->steady.options_text : "");
+            book_number(book, "places", 0, ran ? answer->places : NAN);
+            book_number(book, "tok/s", 1, ran ? answer->rate[runs / 2] : NAN);
+            book_number(book, "least", 1, ran ? answer->rate[0] : NAN);
+            book_number(book, "most", 1, ran ? answer->rate[runs - 1] : NAN);
+            book_number(book, "kept %", 1, ran ? 100 * answer->attainment / runs : NAN);
+            book_number(book, "late iterations %", 1, ran ? 100 * answer->late / runs : NAN);
+            book_number(book, "link use", 2, ran ? answer->link_use / runs : NAN);
+            book_end_row(book);
+        }
+    }
+    book_end_table(book);
+}
+
+/* Tokens a second by the promise, a picture for each size of the device. */
+static void draw_cells(const struct contest *contest, struct book *book) {
+    for (uint32_t begin = 0, end; begin < contest->cells; begin = end) {
+        struct chart_point points[POLICIES][PROMISES];
+        struct chart_line lines[POLICIES];
+        char title[96];
+        for (end = begin; end < contest->cells && contest->cell[end].share == contest->cell[begin].share; end++) {
+            for (size_t policy = 0; policy < POLICIES; policy++) {
+                const double rate = kept_rate(&contest->cell[end].answer[policy]);
+                points[policy][end - begin] =
+                    (struct chart_point){.x = (double)contest->cell[end].tpot_ns / 1e6, .y = rate > 0 ? rate : NAN};
+            }
+        }
+        for (size_t policy = 0; policy < POLICIES; policy++) {
+            lines[policy] =
+                (struct chart_line){.name = policy_names[policy], .points = points[policy], .count = end - begin};
+        }
+        struct text svg = {0};
+        snprintf(title, sizeof title, "A device with room for %.0f %% of the layers' weights",
+                 100 * contest->cell[begin].share);
+        const struct chart chart = {.title = title,
+                                    .x_label = "promised time per token, ms",
+                                    .y_label = "tokens a second, promise kept",
+                                    .lines = lines,
+                                    .line_count = POLICIES};
+        chart_svg(&chart, &svg);
+        book_chart(book, title, &svg, NULL);
+        text_free(&svg);
+    }
+}
+
+static struct status run_cells(struct contest *contest, enum grid_size size, double share, struct book *book) {
+    struct progress bar;
+    double token_ns;
+    uint64_t done = 0;
+    log_set_level(LOG_ERROR);
+    struct status status = measure_resident(contest, &token_ns);
+    log_set_level(LOG_INFO);
+    TRY(status);
+    add_cells(contest, size, share);
+    output_progress_begin(&bar, "policies in turn", contest->cells * POLICIES * (contest->rounds + contest->tried - 1));
+    for (uint32_t i = 0; i < contest->cells && !status_failed(&status); i++) {
+        status = run_cell(contest, &contest->cell[i], &bar, &done);
+    }
+    output_progress_end(&bar);
+    TRY(status);
+    book_say(book,
+             "With everything on the device a token of two sequences takes %.2f ms; the link gives %.2f GB/s, which "
+             "carries the layers' %.1f MB in %d times that.",
+             token_ns / 1e6, contest->serving.link_bytes_per_s / 1e9, contest->weights / 1e6, LINK_TOKENS);
+    write_ratios(contest, book);
+    draw_cells(contest, book);
+    write_cells(contest, book);
+    return STATUS_SUCCESS;
+}
+
+struct status measured_write(const char *model, const char *described, enum grid_size size, double share, uint64_t seed,
+                             struct book *book) {
     struct contest *contest = calloc(1, sizeof *contest);
     if (!contest) {
         return status_error(STATUS_NO_MEMORY, "no memory for the benchmark");
     }
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
     struct status status = steady_case("cpu", described, PLAN_DECODE, 1, PROMPT + OUTPUT / 2, &contest->planned);
+    contest->rounds = efforts[size].rounds;
+    contest->tried = efforts[size].tried;
     contest->serving = (struct serving_case){.model = model,
                                              .context = 3 * (PROMPT + OUTPUT) / 2,
                                              .prompt_tokens = PROMPT,
                                              .output_tokens = OUTPUT,
-                                             .requests = REQUESTS,
+                                             .threads = cores > 1 ? (uint32_t)cores - 1 : 1,
                                              .seed = seed};
     if (!status_failed(&status)) {
         book_section(book, "Measured on the cpu device");
         book_say(
             book,
-            "Whole engines with a real model behind a paced link. The promise is a multiple of what a token takes "
-            "here with everything on the device; %d requests of %d + %d tokens come at once. flexgen and "
-            "prefetch-group have the options that are best by the record measured here. %d rounds, the policies in "
-            "turn: the median, the slowest and the quickest. tok/s: of requests of which no token was late. A dash: "
-            "the engine refuses, for the promise cannot be kept or the weights do not fit.",
-            REQUESTS, PROMPT, OUTPUT, ROUNDS);
-        status = run_cases(contest, book);
+            "Whole engines with a real model behind a paced link, on %u thread%s: one core is left to the copies, "
+            "as a GPU's copy engine is beside its compute. Requests of %d + %d tokens come at once, more than run "
+            "together. Each policy has the number of places and the options that are best by the record measured "
+            "here%s; %u rounds, the policies in turn: the median, the slowest and the quickest. tok/s: of requests "
+            "of which no token was late, as long as others wait. All policies gave the same tokens. A dash: the "
+            "engine refuses, for the promise cannot be kept or the weights do not fit.",
+            contest->serving.threads, contest->serving.threads == 1 ? "" : "s", PROMPT, OUTPUT,
+            contest->tried > 1 ? " (of three that look best the one that is best in a run)" : "", contest->rounds);
+        status = run_cells(contest, size, share, book);
     }
     free(contest);
     return status;

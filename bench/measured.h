@@ -5,8 +5,13 @@
 #define METRONOME_BENCH_MEASURED_H
 
 #include "bench/book.h"
+#include "bench/grid.h"
 
-/* Adds a section. `model` is a GGUF file, `described` the name of its description. */
-struct status measured_write(const char *model, const char *described, uint64_t seed, struct book *book);
+/* Adds a section; `model` is a GGUF file, `described` the name of its description. GRID_USUAL takes a few minutes, a
+ * third of them with a `share` of the layers' weights that the device has room for: 0.3, 0.5 or 0.7; 0 is all three. A
+ * policy that gives other tokens than a device with room for all of the model is STATUS_INTERNAL: nothing else that it
+ * did would mean anything. */
+struct status measured_write(const char *model, const char *described, enum grid_size size, double share, uint64_t seed,
+                             struct book *book);
 
 #endif

@@ -28,6 +28,7 @@ static struct status open_engine(const struct serving_case *serving, const struc
     struct device_config device = {.name = serving->hardware ? "sim" : "cpu",
                                    .hardware = serving->hardware,
                                    .device_memory = serving->device_memory,
+                                   .threads = serving->threads,
                                    .link_bytes_per_s = serving->link_bytes_per_s};
     struct engine_config engine = {.context = serving->context,
                                    .max_sequences = places,
@@ -112,6 +113,9 @@ static struct status run_load(const struct serving_case *serving, struct bench_e
     if (!status_failed(&status)) {
         status = replay_run(bench->engine, bench->device, &replay, outcomes, &out->report);
         trace_free(&trace);
+    }
+    for (uint32_t i = 0; serving->tokens_hash && i < serving->requests; i++) {
+        serving->tokens_hash[i] = outcomes[i].tokens_hash;
     }
     out->kept_tokens_per_s = status_failed(&status) ? 0 : rate_while_crowded(outcomes, serving->requests);
     free(outcomes);

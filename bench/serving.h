@@ -15,6 +15,7 @@ struct serving_case {
     const char *model;                     /* on cpu: a GGUF file */
     uint64_t device_memory;                /* bytes */
     double link_bytes_per_s;               /* 0: the description's */
+    uint32_t threads;                      /* on cpu; 0: one for each core */
     uint64_t ttft_ns, tpot_ns;             /* promised; 0: not */
     double rate;                           /* requests a second, at random; 0: all at once */
     uint32_t context;                      /* longest prompt and answer, tokens */
@@ -22,6 +23,7 @@ struct serving_case {
     uint32_t requests;                     /* that come at once */
     uint64_t seed;
     const struct record *record; /* NULL: measured by each run */
+    uint64_t *tokens_hash;       /* (requests) what each request's tokens were goes there; NULL: nowhere */
 };
 
 /* What a user sets by hand. */

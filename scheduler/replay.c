@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/random.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -129,7 +130,7 @@ static struct status submit_due(struct replay *replay) {
 
 /* ---- events in ---- */
 
-static void take_token(struct replay *replay, struct replay_outcome *outcome, uint64_t now) {
+static void take_token(struct replay *replay, struct replay_outcome *outcome, uint32_t token, uint64_t now) {
     const struct promise promise = promise_of(replay->config, (uint32_t)(outcome - replay->outcomes));
     uint64_t due = UINT64_MAX;
     if (outcome->tokens == 0) {
@@ -140,6 +141,7 @@ static void take_token(struct replay *replay, struct replay_outcome *outcome, ui
     }
     outcome->last_token_ns = now;
     outcome->tokens++;
+    outcome->tokens_hash = random_hash(outcome->tokens_hash, token);
     outcome->late_tokens += now > due;
 }
 
@@ -152,7 +154,7 @@ static struct status take_events(struct replay *replay) {
             struct live *live = event->request->owner;
             struct replay_outcome *outcome = &replay->outcomes[live->index];
             if (event->has_token) {
-                take_token(replay, outcome, now);
+                take_token(replay, outcome, event->token, now);
             }
             if (event->finish != FINISH_NONE) {
                 outcome->finish = event->finish;
