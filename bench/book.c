@@ -15,15 +15,20 @@ static const char page_head[] =
     "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}\n"
     "h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.5rem}p{max-width:50rem}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:1rem 0}\n"
-    "th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}\n"
-    "th{border-bottom:2px solid #888}.n{text-align:right;font-variant-numeric:tabular-nums}tr:hover "
+    "th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:bottom}\n"
+    "th{border-bottom:2px solid "
+    "#888}.n{text-align:right}td.n{white-space:nowrap;font-variant-numeric:tabular-nums}tr:hover "
     "td{background:#f4f4f4}\n"
     "figure{margin:1.5rem 0}svg{max-width:100%;height:auto}\n</style>\n";
 
-/* Words in a page: what HTML reads as its own is taken out. */
+/* Words in a page: what HTML reads as its own is taken out, and `names` are set apart as in Markdown. */
 static void add_html(struct text *out, const char *words) {
+    bool code = false;
     for (; *words; words++) {
-        if (*words == '<' || *words == '&') {
+        if (*words == '`' && (code || strchr(words + 1, '`'))) {
+            code = !code;
+            text_adds(out, code ? "<code>" : "</code>");
+        } else if (*words == '<' || *words == '&') {
             text_adds(out, *words == '<' ? "&lt;" : "&amp;");
         } else {
             text_add(out, words, 1);

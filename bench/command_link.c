@@ -1,6 +1,7 @@
 /* `metronome bench link`: what the link between host and device gives, by the size of a copy, alone and under compute.
  *
  * Threads: main's, and the device's own. */
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "bench/about.h"
@@ -8,6 +9,7 @@
 #include "bench/output.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
+#include "server/chart.h"
 #include "server/command.h"
 #include "server/described.h"
 
@@ -18,6 +20,7 @@
 
 #define LEAST_BYTES ((size_t)4 << 10)
 #define MOST_BYTES ((size_t)64 << 20)
+#define LEVELS 8                   /* 4 KiB, 16 KiB ... 64 MiB */
 #define AT_ONCE ((size_t)64 << 20) /* bytes of a measurement: small copies are many */
 #define MOST_COPIES 1024
 #define ROUNDS 5
@@ -172,11 +175,28 @@ static struct status measure(struct link_bench *bench, size_t bytes, enum copy_k
     return STATUS_SUCCESS;
 }
 
+static void draw_rates(struct chart_point (*points)[LEVELS], uint32_t count, struct book *book) {
+    const struct chart_line lines[] = {{.name = "to the device, alone", .points = points[0], .count = count},
+                                       {.name = "to the host, alone", .points = points[1], .count = count},
+                                       {.name = "to the device, computing", .points = points[2], .count = count}};
+    struct text svg = {0};
+    const struct chart chart = {.title = "What the link gives by the size of a copy",
+                                .x_label = "KiB a copy, as a power of 2",
+                                .y_label = "GB/s",
+                                .lines = lines,
+                                .line_count = 3};
+    chart_svg(&chart, &svg);
+    book_chart(book, chart.title, &svg, NULL);
+    text_free(&svg);
+}
+
 static struct status write_rates(struct link_bench *bench, struct book *book) {
     double copy_ns, products_ns;
     TRY(run_once(bench, MOST_BYTES, 1, COPY_HOST_TO_DEVICE, 0, &copy_ns, &products_ns));
     TRY(run_once(bench, MOST_BYTES, 0, COPY_HOST_TO_DEVICE, 8, &copy_ns, &products_ns));
     double alone_ns = products_ns / 8;
+    struct chart_point points[3][LEVELS];
+    uint32_t level = 0;
     book_table(book, "link");
     for (size_t bytes = LEAST_BYTES; bytes <= MOST_BYTES; bytes *= 4) {
         struct measured alone, back, under;
@@ -189,6 +209,12 @@ static struct status write_rates(struct link_bench *bench, struct book *book) {
                     : wanted > 4096 ? 4096
                                     : (uint32_t)wanted,
                     &under));
+        CHECK(level < LEVELS);
+        const double rates[3] = {alone.median, back.median, under.median};
+        for (int i = 0; i < 3; i++) {
+            points[i][level] = (struct chart_point){log2((double)bytes / 1024), rates[i] / 1e9};
+        }
+        level++;
         book_number(book, "KiB a copy", 0, (double)bytes / 1024);
         book_number(book, "to device GB/s", 2, alone.median / 1e9);
         book_number(book, "slowest", 2, alone.least / 1e9);
@@ -203,6 +229,7 @@ static struct status write_rates(struct link_bench *bench, struct book *book) {
              "Medians of %d rounds. under compute: products of %d rows with a %d x %d matrix of half floats run "
              "meanwhile; `products take`: their time to that without copies.",
              ROUNDS, ROWS, WIDTH, WIDTH);
+    draw_rates(points, level, book);
     return STATUS_SUCCESS;
 }
 

@@ -1,4 +1,5 @@
 /* `metronome bench paper`. Threads: main's. */
+#include "bench/about.h"
 #include "bench/commands.h"
 #include "bench/output.h"
 #include "bench/paper.h"
@@ -25,8 +26,10 @@ static struct status write_paper(const struct arguments *arguments, struct book 
     if (!paper) {
         return status_error(STATUS_NO_MEMORY, "no memory for the paper's cases");
     }
-    struct status status = paper_compute(arguments->values[HARDWARE] ? arguments->values[HARDWARE] : "a10", paper);
+    const char *hardware = arguments->values[HARDWARE] ? arguments->values[HARDWARE] : "a10";
+    struct status status = paper_compute(hardware, paper);
     if (!status_failed(&status)) {
+        about_write(hardware, 0, book); /* nothing is drawn at random */
         paper_write(paper, book);
     }
     free(paper);

@@ -13,15 +13,16 @@
 #include <unistd.h>
 
 #define PROMPT 16 /* tokens, in the mean */
-#define OUTPUT 32
+#define OUTPUT 24
 #define MOST_PLACES 8
 #define MOST_TRIED 3
 #define MOST_ROUNDS 5
-#define WAITING 6 /* requests beyond those that run together at first */
+#define WAITING 4 /* requests beyond those that run together at first */
 #define MOST_REQUESTS (MOST_PLACES + WAITING)
 #define LINK_TOKENS \
-    8              /* the link carries all layers in so many times what a token takes with everything on the device */
-#define KEEPS 0.95 /* of requests, over all rounds, for a policy to have kept the promise */
+    8                /* the link carries all layers in so many times what a token takes with everything on the device */
+#define HEADROOM 0.9 /* of the promise that a plan by the record may take: machines are not as even as records */
+#define KEEPS 0.95   /* of requests, over all rounds, for a policy to have kept the promise */
 
 static const char *const policy_names[] = {"none",           "zero-inference", "flexgen",
                                            "prefetch-group", "select-n",       "metronome"};
@@ -144,6 +145,7 @@ static struct status run_once(struct contest *contest, const char *policy, struc
         setting.slabs = answer->steady.load.slabs;
     }
     serving->requests = answer->places + WAITING;
+    serving->warm_up = strcmp(policy, "metronome") == 0; /* the others learn nothing of the machine's noise */
     serving->tokens_hash = contest->given;
     answer->refusal = serving_run(serving, &setting, result);
     if (status_failed(&answer->refusal)) {
@@ -165,7 +167,7 @@ static struct status list_tries(struct contest *contest, const char *policy, str
         struct answer try = {.places = places[i]};
         TRY(choose_options(contest, policy, places[i], &try.steady));
         const double iteration_ns = (double)try.steady.choice.prediction.iteration_ns;
-        if (i > 0 && (!try.steady.possible || iteration_ns > (double)contest->serving.tpot_ns)) {
+        if (i > 0 && (!try.steady.possible || iteration_ns > HEADROOM * (double)contest->serving.tpot_ns)) {
             break; /* more takes more memory, and more time */
         }
         const double rate = places[i] / iteration_ns;
@@ -379,16 +381,18 @@ struct status measured_write(const char *model, const char *described, enum grid
                                              .seed = seed};
     if (!status_failed(&status)) {
         book_section(book, "Measured on the cpu device");
-        book_say(
-            book,
-            "Whole engines with a real model behind a paced link, on %u thread%s: one core is left to the copies, "
-            "as a GPU's copy engine is beside its compute. Requests of %d + %d tokens come at once, more than run "
-            "together. Each policy has the number of places and the options that are best by the record measured "
-            "here%s; %u rounds, the policies in turn: the median, the slowest and the quickest. tok/s: of requests "
-            "of which no token was late, as long as others wait. All policies gave the same tokens. A dash: the "
-            "engine refuses, for the promise cannot be kept or the weights do not fit.",
-            contest->serving.threads, contest->serving.threads == 1 ? "" : "s", PROMPT, OUTPUT,
-            contest->tried > 1 ? " (of three that look best the one that is best in a run)" : "", contest->rounds);
+        book_say(book,
+                 "Whole engines with a real model behind a paced link, on %u thread%s: one core is left to the copies, "
+                 "as a GPU's copy engine is beside its compute. Requests of %d + %d tokens come at once, more than run "
+                 "together. Each policy has the number of places and the options that are best by the record measured "
+                 "here, with a tenth of the promise to spare%s; metronome has served as many others before, for it "
+                 "learns of noise "
+                 "and the others do not; %u rounds, the policies in turn: the median, the slowest and the quickest. "
+                 "tok/s: of requests "
+                 "of which no token was late, as long as others wait. All policies gave the same tokens. A dash: the "
+                 "engine refuses, for the promise cannot be kept or the weights do not fit.",
+                 contest->serving.threads, contest->serving.threads == 1 ? "" : "s", PROMPT, OUTPUT,
+                 contest->tried > 1 ? " (of three that look best the one that is best in a run)" : "", contest->rounds);
         status = run_cells(contest, size, share, book);
     }
     free(contest);

@@ -1,5 +1,7 @@
 #include "bench/paper.h"
 
+#include "server/chart.h"
+
 #include <math.h>
 
 #define GIB 0x1p30
@@ -151,6 +153,28 @@ static void write_throughput(const struct paper *paper, struct book *book) {
     book_end_table(book);
 }
 
+static void draw_throughput(const struct paper *paper, struct book *book) {
+    static const char *const names[PAPER_POLICIES] = {"flexgen", "select-n", "metronome"};
+    struct chart_point points[PAPER_POLICIES][PAPER_PROMISES];
+    struct chart_line lines[PAPER_POLICIES];
+    for (int policy = 0; policy < PAPER_POLICIES; policy++) {
+        for (uint32_t i = 0; i < PAPER_PROMISES; i++) {
+            const double rate = paper->throughput[i].tokens_per_s[policy];
+            points[policy][i] = (struct chart_point){paper->throughput[i].tpot_ms, rate > 0 ? rate : NAN};
+        }
+        lines[policy] = (struct chart_line){.name = names[policy], .points = points[policy], .count = PAPER_PROMISES};
+    }
+    struct text svg = {0};
+    const struct chart chart = {.title = "OPT-13B: tokens a second by the promise",
+                                .x_label = "promised time per token, ms",
+                                .y_label = "tokens a second",
+                                .lines = lines,
+                                .line_count = PAPER_POLICIES};
+    chart_svg(&chart, &svg);
+    book_chart(book, chart.title, &svg, NULL);
+    text_free(&svg);
+}
+
 static void write_bus(const struct paper *paper, struct book *book) {
     static const char *const names[PAPER_PAIRS] = {"flexgen, by its cost model", "flexgen, by hand for one alone",
                                                    "select-n, granted", "metronome, granted"};
@@ -190,5 +214,6 @@ void paper_write(const struct paper *paper, struct book *book) {
     say_flexgen(paper, book);
     write_memory(paper, book);
     write_throughput(paper, book);
+    draw_throughput(paper, book);
     write_bus(paper, book);
 }

@@ -132,6 +132,12 @@ struct status serving_run(const struct serving_case *serving, const struct servi
     struct bench_engine bench = {0};
     *out = (struct serving_result){0};
     struct status status = open_engine(serving, setting, setting->places, &bench);
+    if (!status_failed(&status) && serving->warm_up) {
+        struct serving_case before = *serving;
+        before.seed = serving->seed + 1;
+        before.tokens_hash = NULL;
+        status = run_load(&before, &bench, out);
+    }
     if (!status_failed(&status)) {
         status = run_load(serving, &bench, out);
     }

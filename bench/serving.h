@@ -21,6 +21,7 @@ struct serving_case {
     uint32_t context;                      /* longest prompt and answer, tokens */
     uint32_t prompt_tokens, output_tokens; /* means */
     uint32_t requests;                     /* that come at once */
+    bool warm_up;                          /* as many others before them, which do not count */
     uint64_t seed;
     const struct record *record; /* NULL: measured by each run */
     uint64_t *tokens_hash;       /* (requests) what each request's tokens were goes there; NULL: nowhere */

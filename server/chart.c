@@ -73,14 +73,14 @@ static void add_axes(const struct chart *chart, const struct span *span, struct 
     for (uint32_t i = 0; i * step <= span->x * 1.0001; i++) {
         double x = i * step;
         add_rule(place_x(span, x), TOP, place_x(span, x), bottom, "#eeeeee", out);
-        text_addf(out, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%.4g</text>\n", place_x(span, x),
+        text_addf(out, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%.6g</text>\n", place_x(span, x),
                   bottom + 18, x);
     }
     step = tick_step(span->y);
     for (uint32_t i = 0; i * step <= span->y * 1.0001; i++) {
         double y = i * step;
         add_rule(LEFT, place_y(span, y), right, place_y(span, y), "#eeeeee", out);
-        text_addf(out, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n", LEFT - 6, place_y(span, y) + 4,
+        text_addf(out, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%.6g</text>\n", LEFT - 6, place_y(span, y) + 4,
                   y);
     }
     add_rule(LEFT, bottom, right, bottom, "#333333", out);

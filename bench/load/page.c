@@ -5,16 +5,17 @@
 #include "server/chart.h"
 
 #include <math.h>
-#include <stdlib.h>
+#include <string.h>
 
 #define MOST_POINTS 400 /* of a picture: where there are more requests, the slowest of so many in a row */
 
 static void write_load(const struct load_story *story, struct book *book) {
+    const char *slash = story->trace ? strrchr(story->trace, '/') : NULL;
     book_table(book, "load");
     book_text(book, "server", story->url);
     book_text(book, "model", story->target->model);
     book_text(book, "endpoint", story->target->completions ? "completions" : "chat");
-    book_text(book, "trace", story->trace ? story->trace : "drawn");
+    book_text(book, "trace", slash ? slash + 1 : story->trace ? story->trace : "drawn");
     book_text(book, "prompts", story->prompt ? story->prompt : "the trace's");
     book_text(book, "answers", story->output ? story->output : "the trace's");
     book_number(book, "clients", 0, story->clients > 0 ? story->clients : NAN);
