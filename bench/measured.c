@@ -19,10 +19,9 @@
 #define MOST_ROUNDS 5
 #define WAITING 4 /* requests beyond those that run together at first */
 #define MOST_REQUESTS (MOST_PLACES + WAITING)
-#define LINK_TOKENS \
-    8                /* the link carries all layers in so many times what a token takes with everything on the device */
-#define HEADROOM 0.9 /* of the promise that a plan by the record may take: machines are not as even as records */
-#define KEEPS 0.95   /* of requests, over all rounds, for a policy to have kept the promise */
+#define LINK_TOKENS 8 /* times what a token takes with all on the device: so long the link takes for all layers */
+#define HEADROOM 0.9  /* of the promise that a plan by the record may take: machines are not as even as records */
+#define KEEPS 0.95    /* of requests, over all rounds, for a policy to have kept the promise */
 
 static const char *const policy_names[] = {"none",           "zero-inference", "flexgen",
                                            "prefetch-group", "select-n",       "metronome"};
