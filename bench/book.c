@@ -16,9 +16,8 @@ static const char page_head[] =
     "h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.5rem}p{max-width:50rem}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:1rem 0}\n"
     "th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:bottom}\n"
-    "th{border-bottom:2px solid "
-    "#888}.n{text-align:right}td.n{white-space:nowrap;font-variant-numeric:tabular-nums}tr:hover "
-    "td{background:#f4f4f4}\n"
+    "th{border-bottom:2px solid #888}.n{text-align:right}tr:hover td{background:#f4f4f4}\n"
+    "td.n{white-space:nowrap;font-variant-numeric:tabular-nums}\n"
     "figure{margin:1.5rem 0}svg{max-width:100%;height:auto}\n</style>\n";
 
 /* Words in a page: what HTML reads as its own is taken out, and `names` are set apart as in Markdown. */

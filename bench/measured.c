@@ -127,10 +127,11 @@ static struct status choose_options(const struct contest *contest, const char *p
     planned.before_ns = 0;
     planned.after_ns = cell.outside_ns;
     TRY(steady_quickest(&planned, policy, out));
-    const uint32_t layers = out->load.layers, streamed = (uint32_t)steady_layers(out);
+    const uint32_t streamed = (uint32_t)steady_layers(out);
     if (strcmp(policy, "select-n") == 0 && streamed > 0) { /* its own choice leaves nothing for noise */
-        out->options = (struct policy_options){.interval = layers / streamed};
-        snprintf(out->options_text, sizeof out->options_text, "interval %u", layers / streamed);
+        const uint32_t interval = out->load.layers / streamed;
+        out->options = (struct policy_options){.interval = interval};
+        snprintf(out->options_text, sizeof out->options_text, "interval %u", interval);
     }
     return STATUS_SUCCESS;
 }

@@ -213,6 +213,8 @@ class BenchOps(CommandTest):
         self.refuse("bench", "ops", "--model", "no-such", words=["no-such"])
         self.refuse("bench", "ops", "--threads", "0", words=["--threads"])
         self.refuse("bench", "ops", "extra", words=["extra"])
+        self.refuse("bench", "offload", "--device", "cpu", "--share", "40", words=["none of 30, 50 and 70"])
+        self.refuse("bench", "offload", "--device", "cpu", "--weights", "/no/such.gguf", words=["/no/such.gguf"])
         self.refuse("bench", "opps", words=["did you mean ops?"])
 
 

@@ -49,6 +49,24 @@ TEST_F(Serving, IsTheSameEveryTime) {
     EXPECT_EQ(one.report.bytes_streamed, other.report.bytes_streamed);
 }
 
+TEST_F(Serving, TellsEachRequestsTokensAndCountsNoWarmUp) {
+    uint64_t one[12], other[12];
+    serving.tokens_hash = one;
+    run("metronome", 4);
+    ASSERT_EQ(status.code, STATUS_OK) << status.message;
+    serving.tokens_hash = other;
+    run("select-n", 4);
+    ASSERT_EQ(status.code, STATUS_OK) << status.message;
+    for (int i = 0; i < 12; i++) {
+        EXPECT_EQ(one[i], other[i]) << "request " << i << " has other tokens by another policy";
+        EXPECT_NE(one[i], one[(i + 1) % 12]);
+    }
+    serving.warm_up = true;
+    serving_result warm = run("metronome", 4);
+    EXPECT_EQ(warm.report.requests, 12u);
+    EXPECT_NE(other[0], one[0]) << "on sim, tokens are of the sequence, and this one is the thirteenth";
+}
+
 TEST_F(Serving, SaysWhatDoesNotFit) {
     run("none", 4);
     EXPECT_EQ(status.code, STATUS_NO_MEMORY);
