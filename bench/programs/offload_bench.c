@@ -316,8 +316,8 @@ static void time_iterations(struct rig *rig, uint32_t iterations, struct samples
     }
 }
 
-/* Opens the engine that may offload, by the record of the first one opened. With a promise nothing gets over the link by
- * the promised time, as that record is made to say. */
+/* Opens the engine that may offload, by the record of the first one opened. With a promise nothing gets over the link
+ * by the promised time, as that record is made to say. */
 static void open_idle(struct rig_config config, struct record *record, uint64_t tpot_ns, struct rig *rig) {
     config.policy = "metronome";
     if (record->link_bytes_per_s == 0) {
