@@ -108,7 +108,7 @@ $(BUILD)/kernels/device.o: CPPFLAGS += -DMETRONOME_CUDA
 endif
 
 ifeq ($(CUDA),1)
-$(BUILD)/kernels/cuda/%.o $(BUILD)/bench/programs/gpu_bench.o: private CPPFLAGS += -isystem $(CUDA_HOME)/include
+$(BUILD)/kernels/cuda/%.o: private CPPFLAGS += -isystem $(CUDA_HOME)/include
 LDLIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(BUILD)/flags.stamp
 	@mkdir -p $(@D)
@@ -123,7 +123,7 @@ CUEMU_OBJECTS := $(addprefix $(BUILD)/tests/cuemu/,block.o cublas.o machine.o me
 # tests/cuemu/nccl.cc and cublas.cc stand in for the libraries.
 CUDA_OBJECTS := $(filter-out %/nccl_load.o %/cublas_load.o,$(CUDA_OBJECTS))
 LDLIBS += -lstdc++
-$(BUILD)/kernels/cuda/%.o $(BUILD)/tests/cuemu/%.o $(BUILD)/bench/programs/gpu_bench.o: private CPPFLAGS += -Itests/cuemu/include
+$(BUILD)/kernels/cuda/%.o $(BUILD)/tests/cuemu/%.o: private CPPFLAGS += -Itests/cuemu/include
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu $(BUILD)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,C++,$@)
@@ -199,7 +199,6 @@ $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIBS_models)
 # ---- developers' measurements: bench/programs/NAME_bench.c becomes build/VARIANT/NAME-bench ----
 
 BENCHES := $(patsubst bench/programs/%_bench.c,$(BUILD)/%-bench,$(wildcard bench/programs/*_bench.c))
-BENCHES := $(if $(CUDA_OBJECTS),$(BENCHES),$(filter-out %/gpu-bench,$(BENCHES))) # which reads cuBLAS's header
 .PHONY: benches
 benches: $(BENCHES) ## every measuring program, not run
 
@@ -289,6 +288,7 @@ offload-show: $(BUILD)/metronome ## the demo model with half of its weights in h
 # too, and leaves the other systems out. PEERS is for scripts/peers.py: PEERS='--model DIRECTORY --batch 16'.
 .PHONY: gpu-bench
 gpu-bench: $(BUILD)/metronome ## the cuda device's kernels against the GPU, and other systems: docs/peers.md
+	$(Q)$< bench ops --device cuda --invariant $(if $(QUICK),--quick)
 	$(Q)$< bench ops --device cuda $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(Q)$(PYTHON) scripts/peers.py --program $< $(PEERS))
 

@@ -17,12 +17,16 @@ static const struct flag flags[] = {
     {"threads", "N", "cpu: as many as there are cores if not given"},
     {"isa", "NAME", "cpu: avx512, avx2 or scalar; the best there is if not given"},
     {"compute", "HOW", "with quantized weights: int8 if not given, or f32"},
+    {"invariant", NULL, "cuda: by own kernels alone; if not given, cuBLAS makes the products of 33 rows and more"},
     {"seed", "N", "of the numbers; 1 if not given"},
     {"quick", NULL, "each call once, on small shapes: shows that all of it runs, and says nothing about speed"},
     OUTPUT_FLAGS,
 };
-enum { DEVICE, MODEL, TYPE, THREADS, ISA, COMPUTE, SEED, QUICK, OUTPUT };
+enum { DEVICE, MODEL, TYPE, THREADS, ISA, COMPUTE, INVARIANT, SEED, QUICK, OUTPUT };
 #define FLAGS (sizeof flags / sizeof flags[0])
+
+/* All that is not decode: where cuBLAS begins to pay is what this is to find out. */
+#define LIBRARY_ROWS 33
 
 static void show_help(FILE *file) {
     fprintf(file,
@@ -59,6 +63,8 @@ static struct status read_order(const struct arguments *arguments, struct ops_or
     }
     order->seed = (uint64_t)seed;
     order->device.threads = (uint32_t)threads;
+    order->device.invariant = values[INVARIANT] != NULL;
+    order->device.library_rows = LIBRARY_ROWS;
     order->device.compute = strcmp(compute, "f32") == 0 ? COMPUTE_F32 : COMPUTE_INT8;
     struct model_description described = {.shape = tiny, .weight_type = TENSOR_Q4_1, .feed_forward_matrices = 3};
     if (values[MODEL] || !order->quick) {

@@ -200,9 +200,9 @@ static struct status measure_device(struct ops_bench *bench) {
     TRY(sample(bench, &call, &row));
     ops_release(bench, mark);
     limits->level[limits->levels++] = (struct ops_level){copy.bytes, 2 * (double)copy.bytes / row.least_s};
-    bench->report->cublas = !bench->order->quick && cublas_load(&bench->cublas);
+    bench->report->cublas = !bench->order->quick && cublas_limit_load(&bench->cublas);
     if (bench->report->cublas) {
-        const double seconds = cublas_seconds(bench->device, &bench->cublas, wide, wide, wide);
+        const double seconds = cublas_limit_seconds(bench->device, &bench->cublas, wide, wide, wide);
         const double rate = seconds > 0 ? 2.0 * wide * wide * wide / seconds : 0;
         limits->operations_per_s[OPS_INT8] = limits->operations_per_s[OPS_F32] = rate;
     }

@@ -6,7 +6,7 @@
 #define METRONOME_BENCH_OPS_BENCH_H
 
 #include "base/random.h"
-#include "bench/cublas.h"
+#include "bench/cublas_limit.h"
 #include "kernels/ops.h"
 #include "models/model.h"
 
@@ -71,7 +71,7 @@ struct ops_bench {
     struct stream *stream;
     struct event *begin, *end;
     struct random_state random;
-    struct cublas cublas;
+    struct cublas_limit cublas;
     void *buffer[OPS_MOST_BUFFERS]; /* (buffers) in the order in which they were allocated */
     uint32_t buffers;
     uint32_t turn;          /* calls made so far: what is there in several copies is used in turn */

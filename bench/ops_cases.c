@@ -108,7 +108,7 @@ static struct status time_matmul(struct ops_bench *bench, const struct matrices 
         outputs += matrices->rows[i];
         call.arithmetic_s +=
             bench->cublas.handle && n > FEW_ROWS
-                ? cublas_seconds(bench->device, &bench->cublas, matrices->rows[i], matrices->columns, n)
+                ? cublas_limit_seconds(bench->device, &bench->cublas, matrices->rows[i], matrices->columns, n)
                 : 0;
     }
     snprintf(shape, sizeof shape, "%s %s, %.0f x %u", tensor_traits(matrices->type)->name, matrices->name, outputs,

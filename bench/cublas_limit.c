@@ -1,4 +1,4 @@
-#include "bench/cublas.h"
+#include "bench/cublas_limit.h"
 
 #include <dlfcn.h>
 
@@ -12,8 +12,8 @@
 #define PASSES 10
 #define AT_ONCE 16 /* many in a row: the host's share goes unseen */
 
-bool cublas_load(struct cublas *cublas) {
-    *cublas = (struct cublas){0};
+bool cublas_limit_load(struct cublas_limit *cublas) {
+    *cublas = (struct cublas_limit){0};
     void *library = dlopen("libcublas.so", RTLD_NOW), *runtime = dlopen("libcudart.so", RTLD_NOW);
     if (library == NULL || runtime == NULL) {
         return false;
@@ -24,7 +24,8 @@ bool cublas_load(struct cublas *cublas) {
     return cublas->create && cublas->gemm && cublas->synchronize && cublas->create(&cublas->handle) == 0;
 }
 
-double cublas_seconds(struct device *device, const struct cublas *cublas, uint32_t rows, uint32_t columns, uint32_t n) {
+double cublas_limit_seconds(struct device *device, const struct cublas_limit *cublas, uint32_t rows, uint32_t columns,
+                            uint32_t n) {
     const size_t values = ((size_t)rows * columns + (size_t)n * columns + (size_t)n * rows);
     void *memory;
     const struct status status = device_alloc(device, values * sizeof(uint16_t), "cuBLAS", &memory);
