@@ -1,9 +1,11 @@
 # Metronome's build. `make help` lists the targets. Objects go to build/VARIANT; nothing is written elsewhere.
 # V=1 prints the commands whole; VARIANT is release, asan (with UBSan), tsan or fuzz. CUDA=1 adds the cuda device, with
 # nvcc from CUDA_HOME, and CUDA=emulated adds it on the emulator of tests/cuemu; both build into folders of their own.
+# With CUDA=1, NVTX=1 names iterations, layers and copies for NVIDIA's profilers.
 
 VARIANT ?= release
 CUDA    ?= 0
+NVTX    ?= 0
 BUILD   := build/$(VARIANT)$(if $(filter 1,$(CUDA)),-cuda)$(if $(filter emulated,$(CUDA)),-cuemu)
 
 CC  ?= cc
@@ -107,6 +109,10 @@ CUDA_OBJECTS := $(patsubst %,$(BUILD)/%.o,$(basename $(shell find kernels/cuda -
 $(BUILD)/kernels/device.o: CPPFLAGS += -DMETRONOME_CUDA
 endif
 
+ifeq ($(CUDA) $(NVTX),1 1)
+CPPFLAGS += -DMETRONOME_NVTX -isystem $(CUDA_HOME)/include
+endif
+
 ifeq ($(CUDA),1)
 $(BUILD)/kernels/cuda/%.o: private CPPFLAGS += -isystem $(CUDA_HOME)/include
 LDLIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
@@ -119,7 +125,7 @@ endif
 ifeq ($(CUDA),emulated)
 # Kernels as C++, for any x86-64 processor of the last ten years: they lean on fused multiply-adds and half floats.
 CUEMU_FLAGS := -O2 -Wno-unknown-pragmas -mfma -mf16c
-CUEMU_OBJECTS := $(addprefix $(BUILD)/tests/cuemu/,block.o cublas.o machine.o memory.o names.o nccl.o streams.o)
+CUEMU_OBJECTS := $(addprefix $(BUILD)/tests/cuemu/,block.o cublas.o graphs.o kernels.o machine.o memory.o names.o nccl.o streams.o)
 # tests/cuemu/nccl.cc and cublas.cc stand in for the libraries.
 CUDA_OBJECTS := $(filter-out %/nccl_load.o %/cublas_load.o,$(CUDA_OBJECTS))
 LDLIBS += -lstdc++
@@ -177,6 +183,12 @@ $(BUILD)/tests/$(1)/%_test: $(BUILD)/tests/$(1)/%_test.o $(LIBS_$(1))
 	$(Q)$(CXX) $(LDFLAGS) $$^ -lgtest_main -lgtest $(LDLIBS) -o $$@
 endef
 $(foreach room,$(ROOMS),$(eval $(call room_tests,$(room))))
+
+ifeq ($(CUDA),emulated)
+$(BUILD)/tests/cuemu/iteration_test: $(BUILD)/tests/cuemu/iteration_test.o $(LIBS_scheduler)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(LDFLAGS) $^ -lgtest_main -lgtest $(LDLIBS) -o $@
+endif
 
 # ---- fuzz targets: tests/fuzz/NAME_fuzz.c becomes build/fuzz/NAME (VARIANT=fuzz, clang and libFuzzer) ----
 

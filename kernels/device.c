@@ -164,6 +164,22 @@ void stream_copy_rows(struct stream *stream, void *target, const void *source, s
     stream->device->backend->stream_copy_rows(stream, target, source, stride, bytes, rows);
 }
 
+void stream_repeat_begin(struct stream *stream) {
+    if (stream->device->backend->repeat_begin) {
+        stream->device->backend->repeat_begin(stream);
+    }
+}
+
+void stream_repeat_end(struct stream *stream) {
+    if (stream->device->backend->repeat_end) {
+        stream->device->backend->repeat_end(stream);
+    }
+}
+
+struct launch_count device_launch_count(const struct device *device) {
+    return device->backend->launch_count ? device->backend->launch_count(device) : (struct launch_count){0};
+}
+
 struct link_count device_link_count(const struct device *device) {
     return device->backend->link_count(device);
 }

@@ -49,6 +49,7 @@ struct device_config {
     uint32_t ranks;          /* devices that share every layer (tensor parallelism); 0 or 1: one. The budgets, and the
                                 link's pace, are of each; `threads` are those of all together */
     uint32_t rank;           /* cuda: which GPU this is; set by the team that opens it */
+    bool no_graphs;          /* cuda: what stream_repeat_begin() brackets is launched one by one, to compare */
 };
 
 #define DEVICE_MOST_RANKS 16
@@ -148,6 +149,25 @@ void stream_copy_rows(struct stream *stream, void *target, const void *source, s
 
 /* A copy to the device of one rank alone, from host memory that the device did not allocate. */
 void stream_copy_to_rank(struct stream *stream, uint32_t rank, void *target, const void *source, size_t bytes);
+
+/* Brackets work on a stream that comes again and again, much of it with the same arguments, as an iteration does. On
+ * `cuda` what is enqueued in between is held back and launched as CUDA graphs, so that the host is no bound to it;
+ * elsewhere the brackets mean nothing. The order of things is what it is without them: work goes to the device when the
+ * brackets end, or before that when another stream or the host asks for an event that was recorded in between. In
+ * between, no memory may be freed that the work uses. They do not nest. */
+void stream_repeat_begin(struct stream *stream);
+void stream_repeat_end(struct stream *stream);
+
+/* What has been launched since the device was opened; all 0 where nothing is. From the thread that owns the device. */
+struct launch_count {
+    uint64_t kernels; /* one by one */
+    uint64_t graphs;  /* launched, and the operations that were in them: kernels, copies, waits, records */
+    uint64_t graph_nodes;
+    uint64_t instantiations; /* graphs made */
+    uint64_t updates;        /* operations that were changed in a graph before it was launched again */
+    uint64_t refusals;       /* graphs that the device would not make or change */
+};
+struct launch_count device_launch_count(const struct device *device);
 
 /* Bytes and calls that stream_copy() and stream_copy_rows() have put on the link since the device was opened: the only
  * place where streamed bytes are counted. Readable from any thread. */

@@ -42,6 +42,9 @@ struct backend {
     void (*stream_copy_rows)(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
                              uint32_t rows);
     void (*stream_wait)(struct stream *stream, struct event *event);
+    void (*repeat_begin)(struct stream *stream); /* these three NULL: nothing to do, nothing to count */
+    void (*repeat_end)(struct stream *stream);
+    struct launch_count (*launch_count)(const struct device *device);
     struct link_count (*link_count)(const struct device *device);
     void (*set_link)(struct device *device, double link_bytes_per_s);
 

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "kernels/range.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -414,6 +415,7 @@ static void find_groups(const struct forward *forward, struct rows *rows) {
 }
 
 static void run_layer(struct forward *forward, uint32_t index, struct rows *all, struct rows *wanted) {
+    range_begin("layer", index);
     const void *const *slabs = offload_acquire_layer(forward->offload, forward->stream, index);
     const struct layer layer = {
         .index = index, .layout = &forward->model->layers[index], .slabs = (const uint8_t *const *)slabs};
@@ -425,6 +427,7 @@ static void run_layer(struct forward *forward, uint32_t index, struct rows *all,
         run_feed_forward(forward, &layer, wanted);
     }
     offload_release_layer(forward->offload, forward->stream, index);
+    range_end();
 }
 
 /* ---- an iteration ---- */
@@ -587,6 +590,8 @@ void forward_run(struct forward *forward, const bool *logits_wanted) {
     const size_t input_bytes = p->block_table + addresses * sizeof(uint64_t);
     device_share(forward->device, forward->host_memory, p->block_table);
     device_share_table(forward->device, in->block_table, addresses);
+    range_begin("iteration", in->rows);
+    stream_repeat_begin(forward->stream);
     stream_copy(forward->stream, forward->device_memory, forward->host_memory, input_bytes, COPY_HOST_TO_DEVICE);
     event_record(forward->begun, forward->stream);
     run_embedding(forward, &all);
@@ -601,6 +606,8 @@ void forward_run(struct forward *forward, const bool *logits_wanted) {
         copy_results(forward, logits_wanted);
     }
     event_record(forward->copied, forward->stream);
+    stream_repeat_end(forward->stream);
+    range_end();
 }
 
 struct status forward_wait(struct forward *forward) {

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "kernels/ops.h"
+#include "kernels/range.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -202,8 +203,10 @@ static const uint8_t *host_slab(const struct pipeline *pipeline, uint32_t layer,
 
 static void copy_slab(struct pipeline *pipeline, uint32_t layer, uint32_t slab, uint32_t slot) {
     size_t bytes = pipeline->arena->slot_bytes;
+    range_begin("copy of a layer's slab", layer);
     stream_copy(pipeline->copy, arena_slot_address(pipeline->arena, slot), host_slab(pipeline, layer, slab), bytes,
                 COPY_HOST_TO_DEVICE);
+    range_end();
     pipeline->copied_bytes += bytes;
     pipeline->copies++;
 }

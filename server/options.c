@@ -65,6 +65,8 @@ static const struct option options[] = {
     {"invariant", OPTION_CHOICE, "", "off", 0, 0, switches, FIELD(invariant),
      "on: on cuda, too, tokens do not depend on what else runs, and own kernels multiply large batches; off: cuBLAS "
      "does, which is faster. cpu and sim are so always"},
+    {"cuda_graphs", OPTION_CHOICE, "", "on", 0, 0, switches, FIELD(cuda_graphs),
+     "on cuda: an iteration is launched as CUDA graphs; off: kernel by kernel, to compare"},
     {"hardware", OPTION_PATH, "", "", 0, 0, NULL, FIELD(hardware), "the hardware that sim stands for: a JSON file"},
 
     {"max_sequences", OPTION_INT, "", "64", 1, 65536, NULL, FIELD(max_sequences), "sequences in one iteration"},

@@ -96,6 +96,7 @@ static struct status open_device(const struct config *config, struct runtime *ru
         .invariant = strcmp(config->invariant, "on") == 0,
         .seed = config->seed,
         .hardware = *hardware ? hardware : NULL,
+        .no_graphs = strcmp(config->cuda_graphs, "off") == 0,
     };
     return status_context(device_open(&device, &runtime->device), "device %s", config->device);
 }

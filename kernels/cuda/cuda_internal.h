@@ -63,8 +63,9 @@ struct cuda_device {
 
 struct cuda_stream {
     struct stream base;
-    cudaStream_t handle;
-    struct status failure; /* STATUS_OK until the stream has failed */
+    cudaStream_t handle;    /* for list.c and stream.c; others ask cuda_stream_handle() */
+    struct status failure;  /* STATUS_OK until the stream has failed */
+    struct cuda_list *list; /* NULL: whatever is enqueued goes to CUDA at once */
 };
 
 static inline struct cuda_device *cuda_device_of(const struct stream *stream) {
@@ -74,10 +75,13 @@ static inline struct cuda_stream *cuda_stream_of(struct stream *stream) {
     return (struct cuda_stream *)stream;
 }
 
-/* The stream as a library takes it, with all that was launched before on it: to be asked for anew for each call. */
-static inline cudaStream_t cuda_stream_handle(struct stream *stream) {
-    return cuda_stream_of(stream)->handle;
-}
+/* To enqueue on the stream by another way than launch() and the functions of device.h, as libraries do: all that was
+ * enqueued before is on it when this returns. The stream's GPU must be the thread's. */
+cudaStream_t cuda_stream_handle(struct stream *stream);
+
+/* What launch() of kernel.cuh calls: enqueues a kernel with a copy of its arguments, of which there are `count` of
+ * sizes[i] bytes; `sizes` lasts as long as the program. Does nothing on a failed stream. */
+void cuda_launch(struct stream *stream, const struct cudaKernelNodeParams *params, const size_t *sizes, uint32_t count);
 
 /* The status of a failed CUDA call: "cudaMalloc: out of memory (cudaErrorMemoryAllocation)". */
 struct status cuda_status(cudaError_t error, const char *call);

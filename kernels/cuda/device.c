@@ -4,11 +4,12 @@
  * starts where there is none. One GPU: the first that CUDA_VISIBLE_DEVICES shows, or as a rank of a team the one of its
  * number, which cuda_select() makes the calling thread's. Threads: the host's. */
 #include "kernels/collective.h"
-#include "kernels/cuda/machine.h"
+#include "kernels/cuda/list.h"
 
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,6 +128,7 @@ static struct status build(struct cuda_device *device, const struct device_confi
         return cuda_status(error, "cudaSetDevice");
     }
     struct cuda_machine *machine = device->machine;
+    machine->graphs = !config->no_graphs;
     error = cudaDeviceGetStreamPriorityRange(&machine->least_priority, &machine->greatest_priority);
     if (error != cudaSuccess) {
         return cuda_status(error, "cudaDeviceGetStreamPriorityRange");
@@ -177,7 +179,17 @@ static void cuda_select(const struct device *device) {
     (void)cudaSetDevice(((const struct cuda_device *)device)->ordinal);
 }
 
+static struct launch_count cuda_launch_count(const struct device *device) {
+    return cuda_machine_of(device)->launches;
+}
+
 static void cuda_close(struct device *device) {
+    const struct launch_count count = cuda_launch_count(device);
+    log_debug("device cuda: %llu kernels launched one by one, %llu graphs of %llu operations in all; %llu made, %llu "
+              "operations in them changed, %llu refused",
+              (unsigned long long)count.kernels, (unsigned long long)count.graphs,
+              (unsigned long long)count.graph_nodes, (unsigned long long)count.instantiations,
+              (unsigned long long)count.updates, (unsigned long long)count.refusals);
     destroy(cuda(device));
 }
 
@@ -252,6 +264,9 @@ const struct backend cuda_backend = {
     .stream_copy = cuda_stream_copy,
     .stream_copy_rows = cuda_stream_copy_rows,
     .stream_wait = cuda_stream_wait,
+    .repeat_begin = cuda_repeat_begin,
+    .repeat_end = cuda_repeat_end,
+    .launch_count = cuda_launch_count,
     .link_count = cuda_link_count,
     .set_link = cuda_set_link,
     .event_create = cuda_event_create,

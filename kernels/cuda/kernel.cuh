@@ -14,7 +14,9 @@ extern "C" {
 }
 
 // CUDA_DYNAMIC_SHARED(float, tile): a pointer to the block's dynamic shared memory, 16-byte aligned.
+// CUDA_ENTRY(kernel): the address by which CUDA's C interface knows a kernel.
 #ifdef __CUDACC__
+#define CUDA_ENTRY(kernel) reinterpret_cast<const void *>(kernel)
 #define CUDA_DYNAMIC_SHARED(type, name)                              \
     extern __shared__ __align__(16) unsigned char dynamic_shared_[]; \
     type *name = reinterpret_cast<type *>(dynamic_shared_)
@@ -23,21 +25,26 @@ extern "C" {
 constexpr unsigned WARP = 32;
 constexpr unsigned EVERY_LANE = 0xffffffffu;
 
+template <typename... Parameters>
+void launch_values(struct stream *stream, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(Parameters...),
+                   const Parameters &...values) {
+    static constexpr size_t sizes[] = {sizeof(Parameters)...};
+    void *pointers[] = {const_cast<void *>(static_cast<const void *>(&values))...};
+    struct cudaKernelNodeParams params = {};
+    params.func = const_cast<void *>(CUDA_ENTRY(kernel));
+    params.gridDim = grid;
+    params.blockDim = block;
+    params.sharedMemBytes = static_cast<unsigned>(shared_bytes);
+    params.kernelParams = pointers;
+    cuda_launch(stream, &params, sizes, sizeof...(Parameters));
+}
+
 // Enqueues kernel<<<grid, block, shared_bytes>>>(arguments...) on the stream, which fails if CUDA refuses. More than 48
 // KiB of dynamic shared memory must have been allowed with cudaFuncSetAttribute().
 template <typename... Parameters, typename... Arguments>
 void launch(struct stream *stream, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(Parameters...),
             Arguments &&...arguments) {
-    if (!cuda_stream_ready(stream)) {
-        return;
-    }
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = block;
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = cuda_stream_of(stream)->handle;
-    cuda_check(stream, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...),
-               "cudaLaunchKernelEx");
+    launch_values(stream, grid, block, shared_bytes, kernel, static_cast<Parameters>(arguments)...);
 }
 
 // Blocks of `size` items that cover `count`.

@@ -1,4 +1,4 @@
-/* The `cuda` device under its ops: memory, clock, counts. For device.c, memory.c, stream.c and clock.c only.
+/* The `cuda` device under its ops: memory, clock, counts. For the C files of kernels/cuda/ only.
  * Threads: the host's; the link's counts may be read from any. */
 #ifndef METRONOME_KERNELS_CUDA_MACHINE_H
 #define METRONOME_KERNELS_CUDA_MACHINE_H
@@ -38,6 +38,9 @@ struct cuda_machine {
     struct cuda_clock clock;
     int least_priority, greatest_priority; /* of streams */
     uint32_t streams, events;              /* alive */
+    uint64_t event_serial;                 /* of the last event made */
+    bool graphs;                           /* work that repeats is launched as graphs */
+    struct launch_count launches;
     _Atomic uint64_t host_to_device_bytes, device_to_host_bytes;
     _Atomic uint64_t host_to_device_copies, device_to_host_copies;
 };

@@ -74,6 +74,11 @@ static void fail_all(const struct collective *collective, struct stream *const *
 
 static void all_reduce(struct collective *collective, struct stream *const *streams, float *const *x, size_t count) {
     const struct nccl *nccl = &collective->nccl;
+    cudaStream_t handles[DEVICE_MOST_RANKS];
+    for (uint32_t r = 0; r < collective->ranks; r++) {
+        streams[r]->device->backend->select(streams[r]->device);
+        handles[r] = cuda_stream_handle(streams[r]);
+    }
     const uint32_t failed = find_failed(collective, streams);
     if (failed < collective->ranks || collective->aborted) {
         fail_all(collective, streams,
@@ -84,8 +89,7 @@ static void all_reduce(struct collective *collective, struct stream *const *stre
     }
     ncclResult_t result = nccl->group_start();
     for (uint32_t r = 0; r < collective->ranks && result == ncclSuccess; r++) {
-        result = nccl->all_reduce(x[r], x[r], count, ncclFloat32, ncclSum, collective->comm[r],
-                                  cuda_stream_of(streams[r])->handle);
+        result = nccl->all_reduce(x[r], x[r], count, ncclFloat32, ncclSum, collective->comm[r], handles[r]);
     }
     const ncclResult_t ended = nccl->group_end();
     result = result == ncclSuccess ? ended : result;

@@ -7,24 +7,12 @@
  *
  * Compute streams have the greatest priority and copy streams the least, so that a copy inside the device does not hold
  * up kernels. Threads: the host's. */
-#include "kernels/cuda/machine.h"
+#include "kernels/cuda/list.h"
 
 #include "base/check.h"
 #include "base/clock.h"
 
 #include <stdlib.h>
-
-struct cuda_event {
-    struct event base;
-    cudaEvent_t handle;
-    bool recorded;
-    bool computed;         /* recorded on a compute stream */
-    struct status failure; /* of the stream when it was recorded */
-};
-
-static struct cuda_event *cuda_event_of(struct event *event) {
-    return (struct cuda_event *)event;
-}
 
 struct status cuda_status(cudaError_t error, const char *call) {
     CHECK(error != cudaSuccess);
@@ -81,6 +69,11 @@ struct status cuda_stream_create(struct device *device, enum stream_kind kind, s
         return cuda_status(error, "cudaStreamCreateWithPriority");
     }
     stream->base = (struct stream){.device = device, .kind = kind};
+    if (kind == STREAM_COMPUTE && machine->graphs && !(stream->list = cuda_list_create())) {
+        cudaStreamDestroy(stream->handle);
+        free(stream);
+        return status_error(STATUS_NO_MEMORY, "no memory for a stream's graphs");
+    }
     machine->streams++;
     *out = &stream->base;
     return STATUS_SUCCESS;
@@ -88,7 +81,9 @@ struct status cuda_stream_create(struct device *device, enum stream_kind kind, s
 
 void cuda_stream_destroy(struct stream *base) {
     struct cuda_stream *stream = cuda_stream_of(base);
+    cuda_flush(stream);
     cudaStreamSynchronize(stream->handle); /* what went wrong was there to be asked for */
+    cuda_list_destroy(stream->list);
     cudaStreamDestroy(stream->handle);
     cuda_machine_of(base->device)->streams--;
     free(stream);
@@ -96,6 +91,7 @@ void cuda_stream_destroy(struct stream *base) {
 
 struct status cuda_stream_sync(struct stream *base) {
     struct cuda_stream *stream = cuda_stream_of(base);
+    cuda_flush(stream);
     cuda_check(base, cudaStreamSynchronize(stream->handle), "cudaStreamSynchronize");
     if (base->kind == STREAM_COMPUTE) {
         struct status report = reported(cuda_device_of(base));
@@ -123,18 +119,18 @@ void cuda_stream_copy(struct stream *stream, void *target, const void *source, s
         [COPY_DEVICE_TO_DEVICE] = cudaMemcpyDeviceToDevice,
     };
     count(cuda_machine_of(stream->device), bytes, kind);
-    if (cuda_stream_ready(stream)) {
-        cudaError_t error = cudaMemcpyAsync(target, source, bytes, kinds[kind], cuda_stream_of(stream)->handle);
-        cuda_check(stream, error, "cudaMemcpyAsync");
-    }
+    cuda_put(stream,
+             &(struct cuda_node){.kind = CUDA_NODE_COPY,
+                                 .copy = {.target = target, .source = source, .bytes = bytes, .kind = kinds[kind]}});
 }
 
 void cuda_stream_copy_rows(struct stream *stream, void *target, const void *source, size_t stride, size_t bytes,
                            uint32_t rows) {
     count(cuda_machine_of(stream->device), bytes * rows, COPY_HOST_TO_DEVICE);
+    cudaStream_t handle = cuda_stream_handle(stream);
     if (cuda_stream_ready(stream)) {
-        cudaError_t error = cudaMemcpy2DAsync(target, bytes, source, stride, bytes, rows, cudaMemcpyHostToDevice,
-                                              cuda_stream_of(stream)->handle);
+        cudaError_t error =
+            cudaMemcpy2DAsync(target, bytes, source, stride, bytes, rows, cudaMemcpyHostToDevice, handle);
         cuda_check(stream, error, "cudaMemcpy2DAsync");
     }
 }
@@ -152,13 +148,23 @@ struct status cuda_event_create(struct device *device, struct event **out) {
         return cuda_status(error, "cudaEventCreateWithFlags");
     }
     event->base.device = device;
+    event->serial = ++cuda_machine_of(device)->event_serial;
     cuda_machine_of(device)->events++;
     *out = &event->base;
     return STATUS_SUCCESS;
 }
 
+/* Lists that have the event in them go. */
+static void let_go(struct cuda_event *event) {
+    cuda_event_settle(event);
+    if (event->waited_by) {
+        cuda_flush(event->waited_by);
+    }
+}
+
 void cuda_event_destroy(struct event *base) {
     struct cuda_event *event = cuda_event_of(base);
+    let_go(event);
     cudaEventDestroy(event->handle);
     cuda_machine_of(base->device)->events--;
     free(event);
@@ -166,29 +172,32 @@ void cuda_event_destroy(struct event *base) {
 
 void cuda_event_record(struct event *base, struct stream *stream) {
     struct cuda_event *event = cuda_event_of(base);
-    cuda_check(stream, cudaEventRecord(event->handle, cuda_stream_of(stream)->handle), "cudaEventRecord");
+    let_go(event);
     event->recorded = true;
     event->computed = stream->kind == STREAM_COMPUTE;
-    event->failure = cuda_stream_of(stream)->failure;
+    event->failure = STATUS_SUCCESS; /* or what it is when the record is enqueued */
+    cuda_put(stream, &(struct cuda_node){.kind = CUDA_NODE_RECORD, .record = {event, event->serial}});
 }
 
 void cuda_stream_wait(struct stream *stream, struct event *base) {
     struct cuda_event *event = cuda_event_of(base);
-    if (!event->recorded) {
+    if (!event->recorded || event->listed == cuda_stream_of(stream)) { /* in the stream's order already */
         return;
+    }
+    cuda_event_settle(event);
+    if (event->waited_by && event->waited_by != cuda_stream_of(stream)) {
+        cuda_flush(event->waited_by); /* one list at most waits for an event */
     }
     if (status_failed(&event->failure)) {
         fail(cuda_stream_of(stream), event->failure);
     }
-    if (cuda_stream_ready(stream)) {
-        cudaError_t error = cudaStreamWaitEvent(cuda_stream_of(stream)->handle, event->handle, 0);
-        cuda_check(stream, error, "cudaStreamWaitEvent");
-    }
+    cuda_put(stream, &(struct cuda_node){.kind = CUDA_NODE_WAIT, .wait = {event, event->serial}});
 }
 
 /* On a device that has failed everything is past: who waits shall be told so. */
 bool cuda_event_query(const struct event *base) {
-    const struct cuda_event *event = (const struct cuda_event *)base;
+    struct cuda_event *event = cuda_event_of(base);
+    cuda_event_settle(event);
     return !event->recorded || cudaEventQuery(event->handle) != cudaErrorNotReady;
 }
 
@@ -197,6 +206,7 @@ struct status cuda_event_sync(struct event *base) {
     if (!event->recorded) {
         return STATUS_SUCCESS;
     }
+    cuda_event_settle(event);
     cudaError_t error = cudaEventSynchronize(event->handle);
     if (error != cudaSuccess) {
         cudaGetLastError();

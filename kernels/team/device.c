@@ -287,7 +287,27 @@ static void team_stream_copy_rows(struct stream *base, void *target, const void 
     }
 }
 
-/* Ranks are alike: one's is each one's. */
+static void team_repeat_begin(struct stream *base) {
+    const struct team *team = team_of(base->device);
+    for (uint32_t r = 0; r < team->ranks; r++) {
+        team_enter(team, r);
+        stream_repeat_begin(stream_of(base)->rank[r]);
+    }
+}
+
+static void team_repeat_end(struct stream *base) {
+    const struct team *team = team_of(base->device);
+    for (uint32_t r = 0; r < team->ranks; r++) {
+        team_enter(team, r);
+        stream_repeat_end(stream_of(base)->rank[r]);
+    }
+}
+
+/* Ranks are alike: one's is each one's, here and below. */
+static struct launch_count team_launch_count(const struct device *device) {
+    return device_launch_count(team_of(device)->rank[0]);
+}
+
 static struct link_count team_link_count(const struct device *device) {
     return device_link_count(team_of(device)->rank[0]);
 }
@@ -429,6 +449,9 @@ const struct backend team_backend = {
     .stream_copy = team_stream_copy,
     .stream_copy_rows = team_stream_copy_rows,
     .stream_wait = team_stream_wait,
+    .repeat_begin = team_repeat_begin,
+    .repeat_end = team_repeat_end,
+    .launch_count = team_launch_count,
     .link_count = team_link_count,
     .set_link = team_set_link,
     .event_create = team_event_create,

@@ -162,7 +162,7 @@ TEST_F(Failure, OneOfSeveralGpus) {
     status = device_open(&config, &device);
     EXPECT_TRUE(contains(status.message, "device cuda: several GPUs take NCCL: libnccl.so.2")) << status.message;
 
-    for (const char *call : {"ncclAllReduce", "cudaLaunchKernelEx"}) {
+    for (const char *call : {"ncclAllReduce", "cudaLaunchKernelExC"}) {
         Bench bench(config);
         EXPECT_EQ(device_info(bench.device).ranks, 2u);
         void *x = nullptr;
@@ -188,7 +188,7 @@ TEST_F(Failure, OneOfSeveralGpus) {
 
 // Every call that enqueues: its stream fails with the call's name, and does nothing more.
 TEST_F(Failure, WhatCannotBeEnqueuedFailsItsStream) {
-    const char *const calls[] = {"cudaLaunchKernelEx", "cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent"};
+    const char *const calls[] = {"cudaLaunchKernelExC", "cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent"};
     for (const char *call : calls) {
         Bench bench(cuda_config());
         struct stream *bystander;
@@ -218,6 +218,78 @@ TEST_F(Failure, WhatCannotBeEnqueuedFailsItsStream) {
         stream_destroy(bystander);
         event_destroy(event);
         event_destroy(other);
+    }
+}
+
+// Work that repeats, when CUDA makes no graph of it or does not change one: it is launched one by one, right as ever,
+// which is counted, and not tried again for its shape. A launch that fails is its stream's failure.
+TEST_F(Failure, WhatIsNoGraphIsLaunchedOneByOne) {
+    struct Case {
+        const char *call;
+        uint64_t graphs, refusals;
+        bool fails;
+    };
+    const Case cases[] = {{"", 5, 0, false},
+                          {"cudaGraphCreate", 0, 1, false},
+                          {"cudaGraphAddMemcpyNode1D", 0, 1, false},
+                          {"cudaGraphAddKernelNode", 0, 1, false},
+                          {"cudaGraphAddEventRecordNode", 0, 1, false},
+                          {"cudaGraphAddEventWaitNode", 0, 1, false},
+                          {"cudaGraphInstantiate", 0, 1, false},
+                          {"cudaGraphExecKernelNodeSetParams", 1, 1, false},
+                          {"cudaGraphExecMemcpyNodeSetParams1D", 1, 1, false},
+                          {"cudaGraphExecEventRecordNodeSetEvent", 1, 1, false},
+                          {"cudaGraphExecEventWaitNodeSetEvent", 1, 1, false},
+                          {"cudaGraphLaunch", 0, 0, true}};
+    for (const Case &c : cases) {
+        SCOPED_TRACE(c.call);
+        Bench bench(cuda_config());
+        struct stream *copies;
+        struct event *arrived[2], *done[2];
+        ASSERT_OK(stream_create(bench.device, STREAM_COPY, &copies));
+        for (int i = 0; i < 2; i++) {
+            ASSERT_OK(event_create(bench.device, &arrived[i]));
+            ASSERT_OK(event_create(bench.device, &done[i]));
+        }
+        {
+            Buffer<float> x(bench, std::vector<float>(8, 1.0f)), y(bench, std::vector<float>(16));
+            if (*c.call) {
+                cuemu_fail_call(c.call, 0, cudaErrorLaunchFailure);
+            }
+            float expected = 1;
+            for (int i = 0; i < 6; i++) {
+                event_record(arrived[i % 2], copies);
+                stream_repeat_begin(bench.stream);
+                stream_wait(bench.stream, arrived[i % 2]);
+                op_scale(bench.stream, x.at(), static_cast<float>(i + 1), 1, 8);
+                stream_copy(bench.stream, y.at() + i % 2 * 8, x.at(), 32, COPY_DEVICE_TO_DEVICE);
+                event_record(done[i % 2], bench.stream);
+                stream_repeat_end(bench.stream);
+                struct status status = event_sync(done[i % 2]);
+                EXPECT_EQ(status_failed(&status), c.fails && i > 0);
+                expected *= static_cast<float>(i + 1);
+            }
+            if (c.fails) {
+                struct status status = stream_sync(bench.stream);
+                EXPECT_TRUE(contains(status.message, "cudaGraphLaunch: unspecified launch failure")) << status.message;
+                stream_destroy(bench.stream); // the buffers' destructors need one that works
+                ASSERT_OK(stream_create(bench.device, STREAM_COMPUTE, &bench.stream));
+            } else {
+                EXPECT_EQ(x.read()[0], expected);
+                EXPECT_EQ(y.read()[8], expected);
+                EXPECT_EQ(y.read()[0], expected / 6);
+            }
+            EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+            cuemu_recover();
+        }
+        const struct launch_count count = device_launch_count(bench.device);
+        EXPECT_EQ(count.graphs, c.graphs);
+        EXPECT_EQ(count.refusals, c.refusals);
+        stream_destroy(copies);
+        for (int i = 0; i < 2; i++) {
+            event_destroy(arrived[i]);
+            event_destroy(done[i]);
+        }
     }
 }
 

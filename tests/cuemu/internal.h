@@ -8,6 +8,14 @@
 
 namespace cuemu {
 
+// A launch: its kernel with a copy of its arguments.
+struct Launch {
+    dim3 grid, block;
+    size_t shared_bytes;
+    const void *kernel;
+    std::function<void()> body; // one thread
+};
+
 // ---- block.cc ----
 
 // Runs every block of a launch on the calling thread. Threads and blocks go in an order drawn from `seed` (0:
@@ -31,7 +39,22 @@ bool touches_device(const void *address, size_t bytes);
 
 // Runs `command` on the stream's thread, in its turn.
 void enqueue(cudaStream_t stream, std::function<void()> command);
+void enqueue(cudaStream_t stream, Launch launch);
+void enqueue_record(cudaStream_t stream, cudaEvent_t event);
 int device_of(cudaStream_t stream);
+int device_of(cudaEvent_t event);
+
+// What waits for the event's latest record, as it is now.
+std::function<void()> wait_for(cudaEvent_t event);
+
+// Is the copy what its kind says, of memory of this GPU?
+bool can_copy(const void *target, const void *source, size_t bytes, enum cudaMemcpyKind kind, int device);
+
+// ---- kernels.cc ----
+
+// Makes the launch of a known kernel, with a copy of its arguments; refuses what the current GPU cannot run.
+cudaError_t make_launch(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, void *const *arguments,
+                        Launch *out);
 
 // ---- machine.cc ----
 
@@ -58,5 +81,21 @@ void count_launch(const Launch &launch);
 std::string function_name(const void *function);
 
 } // namespace cuemu
+
+// At the head of a function of the runtime: what it returns if a failure is injected or the device has failed; and what
+// it refuses.
+#define ENTER(call)                              \
+    do {                                         \
+        cudaError_t error_ = cuemu::enter(call); \
+        if (error_ != cudaSuccess) {             \
+            return cuemu::keep(error_);          \
+        }                                        \
+    } while (0)
+#define REFUSE_UNLESS(condition, error) \
+    do {                                \
+        if (!(condition)) {             \
+            return cuemu::keep(error);  \
+        }                               \
+    } while (0)
 
 #endif

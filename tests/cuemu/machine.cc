@@ -35,6 +35,7 @@ struct State {
     std::mutex lock;
     struct cuemu_machine machine = {13000, 1, 80, UINT64_C(8) << 30};
     std::map<std::string, Injection> injections;
+    std::map<std::string, uint64_t> calls; // of the runtime's functions
     bool kernel_fails = false;
     cudaError_t kernel_error = cudaSuccess; // what a failing kernel breaks the device with
     cudaError_t broken = cudaSuccess;
@@ -95,6 +96,7 @@ const Name NAMES[] = {
     {cudaErrorInvalidPitchValue, "cudaErrorInvalidPitchValue", "invalid pitch argument"},
     {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
      "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorInvalidDeviceFunction, "cudaErrorInvalidDeviceFunction", "invalid device function"},
     {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
@@ -125,6 +127,7 @@ namespace cuemu {
 cudaError_t enter(const char *call) {
     State &s = state();
     std::lock_guard<std::mutex> hold(s.lock);
+    s.calls[call]++;
     auto injection = s.injections.find(call);
     if (injection != s.injections.end() && injection->second.skip-- == 0) {
         cudaError_t error = injection->second.error;
@@ -251,6 +254,15 @@ struct cuemu_count cuemu_count(void) {
         total.shapes += count.shapes.size();
         total.launches += count.launches;
         total.threads += count.threads;
+    }
+    return total;
+}
+
+uint64_t cuemu_calls(const char *call) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    uint64_t total = 0;
+    for (const auto &[name, count] : state().calls) {
+        total += !name.empty() && (!call || name == call) ? count : 0;
     }
     return total;
 }

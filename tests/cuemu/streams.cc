@@ -132,20 +132,6 @@ cudaError_t after(const char *call) {
 
 } // namespace
 
-#define ENTER(call)                              \
-    do {                                         \
-        cudaError_t error_ = cuemu::enter(call); \
-        if (error_ != cudaSuccess) {             \
-            return cuemu::keep(error_);          \
-        }                                        \
-    } while (0)
-#define REFUSE_UNLESS(condition, error) \
-    do {                                \
-        if (!(condition)) {             \
-            return cuemu::keep(error);  \
-        }                               \
-    } while (0)
-
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int) {
     ENTER("cudaStreamCreateWithPriority");
     REFUSE_UNLESS(flags == cudaStreamNonBlocking, cudaErrorNotSupported); // the default stream is not emulated
@@ -192,16 +178,17 @@ cudaError_t cudaDeviceSynchronize(void) {
     return after("");
 }
 
+bool cuemu::can_copy(const void *target, const void *source, size_t bytes, enum cudaMemcpyKind kind, int device) {
+    const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    return (to_device ? on_device(target, bytes, device) : !touches_device(target, bytes)) &&
+           (from_device ? on_device(source, bytes, device) : !touches_device(source, bytes));
+}
+
 cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream) {
     ENTER("cudaMemcpyAsync");
-    bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
-    bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-    REFUSE_UNLESS(
-        stream && (to_device ? cuemu::on_device(target, bytes, stream->device) : !cuemu::touches_device(target, bytes)),
-        cudaErrorInvalidValue);
-    REFUSE_UNLESS(from_device ? cuemu::on_device(source, bytes, stream->device) : !cuemu::touches_device(source, bytes),
-                  cudaErrorInvalidValue);
+    REFUSE_UNLESS(stream && cuemu::can_copy(target, source, bytes, kind, stream->device), cudaErrorInvalidValue);
     stream->enqueue([=] { memmove(target, source, bytes); });
     return cudaSuccess;
 }
@@ -240,16 +227,7 @@ int cuemu::device_of(cudaStream_t stream) {
     return stream->device;
 }
 
-cudaError_t cuemu::enqueue_launch(Launch launch, cudaStream_t stream) {
-    ENTER("cudaLaunchKernelEx");
-    REFUSE_UNLESS(stream, cudaErrorNotSupported);
-    REFUSE_UNLESS(stream->device == current_device(), cudaErrorInvalidResourceHandle);
-    dim3 grid = launch.grid, block = launch.block;
-    uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
-    REFUSE_UNLESS(threads > 0 && threads <= 1024 && block.z <= 64, cudaErrorInvalidConfiguration);
-    REFUSE_UNLESS(grid.x > 0 && grid.x <= 0x7fffffff && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535,
-                  cudaErrorInvalidConfiguration);
-    REFUSE_UNLESS(launch.shared_bytes <= shared_limit(launch.kernel), cudaErrorInvalidValue);
+void cuemu::enqueue(cudaStream_t stream, Launch launch) {
     bool fails = take_kernel_failure();
     count_launch(launch);
     uint64_t order = seed();
@@ -260,7 +238,6 @@ cudaError_t cuemu::enqueue_launch(Launch launch, cudaStream_t stream) {
             run_grid(launch, order);
         }
     });
-    return cudaSuccess;
 }
 
 // ---- events ----
@@ -281,12 +258,20 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     ENTER("cudaEventRecord");
     REFUSE_UNLESS(event && stream && event->device == stream->device, cudaErrorInvalidResourceHandle);
+    cuemu::enqueue_record(stream, event);
+    return cudaSuccess;
+}
+
+void cuemu::enqueue_record(cudaStream_t stream, cudaEvent_t event) {
     auto time_ns = std::make_shared<uint64_t>(0);
     std::lock_guard<std::mutex> hold(event->lock);
     event->time_ns = time_ns;
     event->timeline = stream->timeline;
     event->point = stream->enqueue([time_ns] { *time_ns = now_ns(); });
-    return cudaSuccess;
+}
+
+int cuemu::device_of(cudaEvent_t event) {
+    return event->device;
 }
 
 namespace {
@@ -301,11 +286,17 @@ std::pair<std::shared_ptr<Timeline>, uint64_t> latest(cudaEvent_t event) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     ENTER("cudaStreamWaitEvent");
-    auto [timeline, point] = latest(event);
-    if (timeline) {
-        stream->enqueue([timeline = timeline, point = point] { timeline->wait(point); });
-    }
+    stream->enqueue(cuemu::wait_for(event));
     return cudaSuccess;
+}
+
+std::function<void()> cuemu::wait_for(cudaEvent_t event) {
+    auto [timeline, point] = latest(event);
+    return [timeline = timeline, point = point] {
+        if (timeline) {
+            timeline->wait(point);
+        }
+    };
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {

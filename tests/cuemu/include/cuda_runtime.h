@@ -24,6 +24,7 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 // A block's threads are fibers of one thread of the system, which runs one block at a time.
 #define __shared__ static thread_local
+#define CUDA_ENTRY(kernel) cuemu::entry(kernel)
 #define CUDA_DYNAMIC_SHARED(type, name) type *name = reinterpret_cast<type *>(cuemu::self()->block->dynamic_shared)
 
 // ---- vector types ----
@@ -58,11 +59,6 @@ CUEMU_VECTOR4(uchar4, unsigned char, 4)
 struct uint3 {
     unsigned x, y, z;
 };
-struct dim3 {
-    unsigned x, y, z;
-    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {
-    }
-};
 
 // ---- threads, blocks ----
 
@@ -96,14 +92,28 @@ void block_barrier(int vote);
 using Collective = void (*)(void *const arguments[32], uint32_t mask);
 void warp_collective(uint32_t mask, void *argument, Collective operation);
 
-// A launch, checked against the limits of the machine and enqueued.
-struct Launch {
-    dim3 grid, block;
-    size_t shared_bytes;
-    const void *kernel;
-    std::function<void()> body; // one thread
+// A kernel's parameters, by which it can be called with pointers to its arguments.
+using Invoke = void (*)(const void *kernel, void *const *arguments);
+template <typename... Parameters> struct Signature {
+    static constexpr size_t sizes[] = {sizeof(Parameters)..., 0};
+
+    static void invoke(const void *kernel, void *const *arguments) {
+        call(reinterpret_cast<void (*)(Parameters...)>(const_cast<void *>(kernel)), arguments,
+             std::index_sequence_for<Parameters...>());
+    }
+    template <size_t... I>
+    static void call(void (*kernel)(Parameters...), void *const *arguments, std::index_sequence<I...>) {
+        kernel(*static_cast<Parameters *>(arguments[I])...);
+    }
 };
-cudaError_t enqueue_launch(Launch launch, cudaStream_t stream);
+
+// The kernel's address, by which CUDA's C interface may launch it from now on (kernels.cc): nvcc's twin of this is
+// code that registers every kernel when the program starts.
+const void *know(const void *kernel, const size_t *sizes, size_t count, Invoke invoke);
+template <typename... Parameters> const void *entry(void (*kernel)(Parameters...)) {
+    using Known = Signature<std::decay_t<Parameters>...>;
+    return know(reinterpret_cast<const void *>(kernel), Known::sizes, sizeof...(Parameters), Known::invoke);
+}
 
 [[noreturn]] void fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -115,23 +125,17 @@ extern __thread uint3 threadIdx, blockIdx;
 extern __thread dim3 blockDim, gridDim;
 static const int warpSize = 32;
 
-struct cudaLaunchAttribute;
-struct cudaLaunchConfig_t {
-    dim3 gridDim, blockDim;
-    size_t dynamicSmemBytes;
-    cudaStream_t stream;
-    cudaLaunchAttribute *attrs;
-    unsigned numAttrs;
-};
-
 // Arguments are copied now, the kernel runs when its stream comes to it.
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...),
                                Arguments &&...arguments) {
-    auto copy = std::tuple<std::decay_t<Parameters>...>(std::forward<Arguments>(arguments)...);
-    cuemu::Launch launch = {config->gridDim, config->blockDim, config->dynamicSmemBytes,
-                            reinterpret_cast<const void *>(kernel), [kernel, copy] { std::apply(kernel, copy); }};
-    return cuemu::enqueue_launch(std::move(launch), config->stream);
+    auto values = std::tuple<std::decay_t<Parameters>...>(std::forward<Arguments>(arguments)...);
+    return std::apply(
+        [&](auto &...value) {
+            void *pointers[] = {&value..., nullptr};
+            return cudaLaunchKernelExC(config, cuemu::entry(kernel), pointers);
+        },
+        values);
 }
 
 template <typename Function>

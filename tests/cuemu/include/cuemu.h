@@ -46,6 +46,9 @@ struct cuemu_count {
 };
 struct cuemu_count cuemu_count(void);
 
+/* Calls of the runtime's function of this name so far; NULL: of all of them. */
+uint64_t cuemu_calls(const char *call);
+
 #ifdef __cplusplus
 }
 #endif

@@ -38,6 +38,7 @@ class Runner {
         enum kv_type kv = KV_F16;
         uint32_t threads = 1, slabs = 1, ranks = 1;
         const char *isa = "auto";
+        bool no_graphs = false; // on cuda
         uint32_t rows = 64, logit_rows = 64, sequences = 16, context = 128;
         bool invariant = true;     // bits are compared
         uint32_t library_rows = 0; // cuda, not invariant: from so many rows on cuBLAS multiplies
@@ -54,6 +55,7 @@ class Runner {
         device.ranks = options.ranks;
         device.invariant = options.invariant;
         device.library_rows = options.library_rows;
+        device.no_graphs = options.no_graphs;
         check(device_open(&device, &device_));
         check(model_split(model, options.ranks));
         struct kv_shape kv = model_kv_shape(model, options.kv);
