@@ -330,16 +330,20 @@ CUEMU_PROGRAMS = {
     "tests/kernels/matmul_test": "*",
     "tests/kernels/matmul_library_test": "*",
     "tests/kernels/ops_test": "*",
+    "tests/cuemu/iteration_test": "*",
     "tests/kernels/cuda_test": "*",
+    "tests/kernels/cuda_graph_test": "*",
     "tests/kernels/team_test": "*",
     "tests/models/shard_test": "Ranks*/llama:Ranks*/gpt2",
     "tests/models/library_test": "*",
     "tests/cuemu/failure_test": "*",
     "tests/cuemu/library_test": "*",
     "tests/cuemu/emulator_test": "*",
+    "tests/cuemu/graph_test": "*",
 }
 CUEMU_TEAMS = ("tests/kernels/team_test", "tests/kernels/matmul_library_test",  # on several GPUs
                "tests/models/library_test", "tests/models/shard_test")
+CUEMU_LATE = ("tests/kernels/cuda_graph_test",)  # where waits are what is tested
 
 
 def count_kernels(path):
@@ -374,6 +378,8 @@ def suite_cuemu(runner, _options):
         environment = {"METRONOME_TEST_DEVICE": "cuda", "CUEMU_SEED": str(seed)}
         if program in CUEMU_TEAMS:
             environment["CUEMU_DEVICES"] = "8"
+        if program in CUEMU_LATE:
+            environment["CUEMU_DELAY_US"] = "100"
         if not program.startswith("tests/cuemu/"):
             environment["CUEMU_REPORT"] = counts
         ended, text = runner.run(f"cuemu-{name}", [f"{CUEMU}/{program}", f"--gtest_output=json:{report}",

@@ -15,10 +15,12 @@
 #define ANCHOR_NS (2 * NS_PER_S)
 #define OPENING_ROUNDS 16
 
-/* Nanoseconds from the anchor to the event, which is negative for an event that passed before it. */
+/* Nanoseconds from the anchor to the event, which is negative for an event that passed before it; both are past. */
 static bool elapsed_ns(cudaEvent_t from, cudaEvent_t to, int64_t *ns) {
     float ms;
-    if (cudaEventElapsedTime(&ms, from, to) != cudaSuccess) {
+    const cudaError_t error = cudaEventElapsedTime(&ms, from, to);
+    CHECK(error != cudaErrorNotReady);
+    if (error != cudaSuccess) {
         cudaGetLastError(); /* what is wrong with the device is told by the calls that wait for it */
         return false;
     }

@@ -219,7 +219,8 @@ struct status cuda_event_sync(struct event *base) {
 }
 
 uint64_t cuda_event_time_ns(const struct event *base) {
-    const struct cuda_event *event = (const struct cuda_event *)base;
-    CHECK(event->recorded && cuda_event_query(base));
+    struct cuda_event *event = cuda_event_of(base);
+    CHECK(event->recorded);
+    cuda_event_settle(event);
     return cuda_clock_time_ns(&cuda_machine_of(base->device)->clock, event->handle);
 }

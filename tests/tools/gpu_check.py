@@ -29,8 +29,8 @@ BUILD = "build/release-cuda"
 MODEL = ".cache/SmolLM2-135M-Instruct.Q4_1.gguf"
 CUDA_HOME = os.environ.get("CUDA_HOME", "/usr/local/cuda")
 
-OPS = ("kernels/cuda_test", "kernels/ops_test", "kernels/matmul_test", "kernels/matmul_library_test",
-       "kernels/attention_test")
+OPS = ("kernels/cuda_test", "kernels/cuda_graph_test", "kernels/ops_test", "kernels/matmul_test",
+       "kernels/matmul_library_test", "kernels/attention_test")
 MODELS = ("models/tiny_forward_test", "models/family_test", "models/library_test", "models/forward_test")
 OFFLOAD = ("scheduler/family_offload_test",)
 RANKS = {"kernels/team_test": "*", "models/shard_test": "Ranks*", "scheduler/ranks_test": "Ranks*Alike"}

@@ -152,41 +152,47 @@ TEST_F(CudaGraph, WhoLooksSeesAllThatWasEnqueued) {
     event_destroy(never);
 }
 
-// An event recorded again, on another stream, while a list waits for its record of before: the list means the one of
-// before. Waiting for the later one it would wait for itself.
+// A wait in a graph is for the event that was asked for, now this one and now that, and for its record of then: that it
+// is recorded again on an idle stream, before the list has gone, changes nothing.
 TEST_F(CudaGraph, AWaitMeansTheRecordThatWasTheLatestWhenItWasAsked) {
     Bench bench(cuda_config(true));
-    struct event *arrived, *released;
-    struct stream *copies;
-    ASSERT_OK(event_create(bench.device, &arrived));
-    ASSERT_OK(event_create(bench.device, &released));
-    ASSERT_OK(stream_create(bench.device, STREAM_COPY, &copies));
-    {
-        Buffer<float> x(bench, std::vector<float>(8, 1.0f));
-        for (int round = 0; round < 4; round++) {
-            event_record(arrived, copies);
-            stream_repeat_begin(bench.stream);
-            stream_wait(bench.stream, arrived);
-            for (int i = 0; i < 4; i++) {
-                op_scale(bench.stream, x.at(), 2, 1, 8);
-            }
-            event_record(released, bench.stream);
-            event_record(arrived, copies); // the list goes before this
-            stream_wait(copies, released);
-            event_record(arrived, copies);
-            stream_wait(bench.stream, arrived);
-            for (int i = 0; i < 4; i++) {
-                op_scale(bench.stream, x.at(), 0.5f, 1, 8);
-            }
-            stream_repeat_end(bench.stream);
-            ASSERT_OK(stream_sync(bench.stream));
-        }
-        EXPECT_EQ(x.read(), std::vector<float>(8, 1.0f));
+    struct event *arrived[2];
+    struct stream *busy, *idle;
+    for (struct event *&event : arrived) {
+        ASSERT_OK(event_create(bench.device, &event));
     }
-    EXPECT_EQ(device_launch_count(bench.device).graphs, 6u);
-    stream_destroy(copies);
-    event_destroy(arrived);
-    event_destroy(released);
+    ASSERT_OK(stream_create(bench.device, STREAM_COPY, &busy));
+    ASSERT_OK(stream_create(bench.device, STREAM_COPY, &idle));
+    {
+        constexpr int ROUNDS = 12, COPIES = 20;
+        std::vector<float> numbers(8 * ROUNDS);
+        for (size_t i = 0; i < numbers.size(); i++) {
+            numbers[i] = static_cast<float>(i / 8 + 1);
+        }
+        Pinned host(bench, numbers);
+        Buffer<float> x(bench, std::vector<float>(8)), y(bench, std::vector<float>(8));
+        for (int round = 0; round < ROUNDS; round++) {
+            struct event *event = arrived[round % 2];
+            for (int i = COPIES - 1; i >= 0; i--) { // the last is the round's own
+                stream_copy(busy, x.at(), host.at + std::max(round - i, 0) * 8, 32, COPY_HOST_TO_DEVICE);
+            }
+            event_record(event, busy);
+            stream_repeat_begin(bench.stream);
+            stream_wait(bench.stream, event);
+            stream_copy(bench.stream, y.at(), x.at(), 32, COPY_DEVICE_TO_DEVICE);
+            op_scale(bench.stream, y.at(), 2, 1, 8);
+            event_record(event, idle);
+            op_scale(bench.stream, y.at(), 2, 1, 8);
+            stream_repeat_end(bench.stream);
+            EXPECT_EQ(y.read(), std::vector<float>(8, 4.0f * static_cast<float>(round + 1)));
+        }
+    }
+    EXPECT_EQ(device_launch_count(bench.device).graphs, 11u);
+    stream_destroy(busy);
+    stream_destroy(idle);
+    for (struct event *event : arrived) {
+        event_destroy(event);
+    }
 }
 
 // An event is destroyed and another takes its place, perhaps its very handle: the graph follows.

@@ -42,7 +42,7 @@ struct Options {
     uint32_t slabs = 0;
     double link_gbps = 0, tpot_ms = 0;
     uint64_t copy_jitter_ns = 0;
-    bool no_graphs = false; // on cuda
+    bool no_graphs = false;                // on cuda
     const struct record *record = nullptr; // measured before; nullptr: measured at the start
     std::string device = "cpu", hardware;  // what sim stands for
     std::string weights;                   // a model's file, to be used without a tokenizer; empty: the demo model
