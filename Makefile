@@ -334,7 +334,7 @@ tsan: ## unit tests of the rooms with threads under the thread sanitizer
 	$(CHECK) tsan
 cuemu: ## the cuda device and every kernel on the emulator; no GPU is needed
 	$(CHECK) cuemu
-cuda: ## nvcc compiles everything for every architecture (make CUDA=1 builds the program)
+cuda: ## nvcc compiles everything for every architecture (make CUDA=1 builds the program; NVTX=1: with ranges for profilers)
 	$(CHECK) cuda
 cuda-resources: ## what every kernel takes, into docs/cuda-resources.md
 	@$(MAKE) --no-print-directory VARIANT=release CUDA=1 build/release-cuda/libkernels.a
