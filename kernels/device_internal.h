@@ -84,6 +84,8 @@ struct backend {
                      uint32_t dim);
     void (*gather)(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
     void (*argmax)(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
+    void (*sample)(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
+                   uint32_t vocabulary);
 
     /* NULL: what op_matmul() is, and nothing. */
     void (*matmul_partial)(struct stream *stream, const struct matmul_part *parts, uint32_t count, const float *x,

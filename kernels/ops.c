@@ -190,3 +190,22 @@ void op_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32
         backend->argmax(stream, out, logits, n, vocabulary);
     }
 }
+
+static void check_sample_row(const struct sample_batch *batch, const struct sample_row *row, uint32_t vocabulary) {
+    CHECK(row->inverse_temperature >= 0 && row->least_weight >= 1 && row->repetition > 0);
+    CHECK(row->change_count == 0 || batch->changes);
+    CHECK(row->target == SAMPLE_DRAW || row->target < vocabulary);
+    CHECK(row->score == SAMPLE_NO_SCORE || (batch->scores && row->top <= SAMPLE_MOST_TOP));
+}
+
+void op_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
+               uint32_t vocabulary) {
+    const struct backend *backend = backend_of(stream);
+    if (n > 0) {
+        CHECK(out && logits && batch->rows && batch->rows_host && vocabulary > 0 && vocabulary <= SAMPLE_MOST_TOKENS);
+        for (uint32_t i = 0; i < n; i++) {
+            check_sample_row(batch, &batch->rows_host[i], vocabulary);
+        }
+        backend->sample(stream, out, logits, batch, n, vocabulary);
+    }
+}

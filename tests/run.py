@@ -331,6 +331,7 @@ CUEMU_PROGRAMS = {
     "tests/kernels/matmul_library_test": "*",
     "tests/kernels/ops_test": "*",
     "tests/cuemu/iteration_test": "*",
+    "tests/kernels/sample_test": "*",
     "tests/kernels/cuda_test": "*",
     "tests/kernels/cuda_graph_test": "*",
     "tests/kernels/team_test": "*",

@@ -27,7 +27,7 @@ enum cpu_isa {
     CPU_AVX512, /* the same and AVX-512 F, BW, VL, DQ, VNNI: files *_avx512.c */
 };
 
-struct cpu_math;    /* pack.c, matmul.c, attention.c: their scratch, sized by device_prepare() */
+struct cpu_math;    /* pack.c, matmul.c, attention.c, sample.c: their scratch, sized by device_prepare() */
 struct cpu_machine; /* device.c: memory, link, pool, streams */
 
 struct cpu_device {
@@ -106,8 +106,13 @@ void cpu_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t 
 void cpu_attention(struct stream *stream, float *out, size_t out_stride, const float *q, size_t q_stride,
                    const struct kv_batch *batch, uint32_t layer, uint32_t query_heads, float scale, uint32_t window);
 
-/* Allocates the scratch of matmul and attention for these limits into device->math, which is NULL; called from
- * device_prepare() with nothing in flight. Release frees it (NULL is allowed) and sets it to NULL. */
+/* sample*.c */
+void cpu_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
+                uint32_t vocabulary);
+size_t cpu_sample_bytes(uint32_t vocabulary); /* of each worker's scratch */
+
+/* Allocates the scratch of matmul, attention and sampling for these limits into device->math, which is NULL; called
+ * from device_prepare() with nothing in flight. Release frees it (NULL is allowed) and sets it to NULL. */
 struct status cpu_math_prepare(struct cpu_device *device, const struct device_limits *limits);
 void cpu_math_release(struct cpu_device *device);
 

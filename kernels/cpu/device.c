@@ -273,4 +273,5 @@ const struct backend cpu_backend = {
     .activate = cpu_activate,
     .gather = cpu_gather,
     .argmax = cpu_argmax,
+    .sample = cpu_sample,
 };

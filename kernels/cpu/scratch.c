@@ -40,6 +40,10 @@ static struct status allocate_scratch(struct cpu_math *math, const struct cpu_de
     TRY(allocate(math->partial_capacity, sizeof *math->partials, "attention over long contexts",
                  (void **)&math->partials));
 
+    math->vocabulary = limits->vocabulary;
+    math->sampling_bytes = bytes_align(cpu_sample_bytes(limits->vocabulary), CPU_ALIGNMENT);
+    TRY(allocate(device->threads, math->sampling_bytes, "sampling", (void **)&math->sampling));
+
     math->sequences = limits->sequences;
     return allocate((size_t)limits->sequences + 1, sizeof *math->tile_starts, "attention's tiles",
                     (void **)&math->tile_starts);
@@ -75,6 +79,7 @@ void cpu_math_release(struct cpu_device *device) {
         free(math->workers);
         free(math->partials);
         free(math->tile_starts);
+        free(math->sampling);
         free(math);
         device->math = NULL;
     }

@@ -1,7 +1,7 @@
 /* The state of the cpu device's heavy ops: which kernels, and the scratch that they work in.
  *
  * Owns: memory sized once for the device's limits; ops run one at a time, so there is one of each. For the files
- * pack.c, matmul.c, embed.c, attention.c and scratch.c only. */
+ * pack.c, matmul.c, embed.c, attention.c, sample.c and scratch.c only. */
 #ifndef METRONOME_KERNELS_CPU_SCRATCH_H
 #define METRONOME_KERNELS_CPU_SCRATCH_H
 
@@ -24,6 +24,10 @@ struct cpu_math {
     size_t partial_capacity;
     uint32_t *tile_starts; /* (sequences + 1): the index of each segment's first tile */
     uint32_t sequences;
+
+    uint8_t *sampling; /* for each worker the scratch of one row, sampling_bytes apart */
+    size_t sampling_bytes;
+    uint32_t vocabulary; /* of the longest row that it holds */
 };
 
 #endif

@@ -175,6 +175,10 @@ void cuda_kv_store(struct stream *stream, const struct kv_batch *batch, uint32_t
 /* argmax.cu */
 void cuda_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
 
+/* sample.cu */
+void cuda_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
+                 uint32_t vocabulary);
+
 #ifdef __cplusplus
 }
 #endif

@@ -292,4 +292,5 @@ const struct backend cuda_backend = {
     .activate = cuda_activate,
     .gather = cuda_gather,
     .argmax = cuda_argmax,
+    .sample = cuda_sample,
 };

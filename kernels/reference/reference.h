@@ -27,6 +27,10 @@ void ref_activate(enum activation activation, float *out, const float *x, uint32
 void ref_gather(float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
 void ref_argmax(uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
 
+/* One row, by sorting; `score` is its own. False: there is no memory for that, and nothing is written. */
+bool ref_sample(uint32_t *out, const float *logits, const struct sample_row *row, const struct sample_change *changes,
+                struct sample_score *score, uint32_t vocabulary);
+
 /* Attention over keys and values that lie plainly: k and v (context, kv_heads, head_dim) of ONE sequence, of which
  * the row at `position` sees 0 .. position, or the last `window` of these if that is above 0. q and out (rows,
  * query_heads, head_dim), the first at first_position. `type` is the precision that k and v pass through in the cache.

@@ -146,6 +146,22 @@ uint64_t cost_argmax_ns(const struct cost_model *model, uint32_t n, uint32_t voc
     return cost_bytes_ns(model, F32 * n * vocabulary);
 }
 
+uint64_t cost_sample_ns(const struct cost_model *model, const struct sample_row *rows, uint32_t n,
+                        uint32_t vocabulary) {
+    uint64_t passes = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct sample_row *row = &rows[i];
+        if (row->target == SAMPLE_DRAW) {
+            const uint32_t cuts = (row->top_k > 0) + (row->top_p != SAMPLE_ALL_MASS);
+            passes += row->inverse_temperature == 0 ? 1 : 3 + 3 * cuts;
+        }
+        if (row->score != SAMPLE_NO_SCORE) {
+            passes += 2 + (row->top > 0);
+        }
+    }
+    return cost_bytes_ns(model, F32 * (double)passes * vocabulary);
+}
+
 uint64_t cost_all_reduce_ns(const struct cost_model *model, uint32_t ranks, uint32_t n, uint32_t dim) {
     double bytes = 2.0 * (ranks - 1) / ranks * F32 * n * dim;
     return model->launch_ns + model->peer_ns + whole_ns(bytes * model->ns_per_peer_byte);

@@ -59,6 +59,10 @@ uint64_t cost_activate_ns(const struct cost_model *model, uint32_t n, uint32_t d
 uint64_t cost_gather_ns(const struct cost_model *model, uint32_t n, uint32_t dim);
 uint64_t cost_argmax_ns(const struct cost_model *model, uint32_t n, uint32_t vocabulary);
 
+/* A pass over the logits to find the largest, and what else a row asks for: one to weigh them and one to draw, three
+ * for each of top_k and top_p, two for a score and one for the tokens that it lists. */
+uint64_t cost_sample_ns(const struct cost_model *model, const struct sample_row *rows, uint32_t n, uint32_t vocabulary);
+
 /* A sum over `ranks` devices as a ring makes it, Patarasuk and Yuan 2009: each gives its neighbour 2 (ranks - 1) /
  * ranks of the bytes. It has the devices' links to each other to itself, even where those are the link to the host. */
 uint64_t cost_all_reduce_ns(const struct cost_model *model, uint32_t ranks, uint32_t n, uint32_t dim);

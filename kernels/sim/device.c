@@ -218,5 +218,6 @@ const struct backend sim_backend = {
     .activate = sim_activate,
     .gather = sim_gather,
     .argmax = sim_argmax,
+    .sample = sim_sample,
     .all_reduce = sim_all_reduce,
 };

@@ -2,6 +2,8 @@
  *
  * Tokens are decided when an op is enqueued, from data that small copies moved when they were: in the order of the
  * calls, which is one of the orders that the streams allow. Threads: the device's. */
+#include "kernels/reference/reference.h"
+#include "kernels/sample_math.h"
 #include "kernels/sim/sim_internal.h"
 
 #include "base/check.h"
@@ -173,12 +175,13 @@ static void clear_marks(struct sim_tokens *tokens) {
     tokens->logit_rows = 0;
 }
 
-void sim_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary) {
-    struct sim_device *device = sim_of(stream);
+/* Every row's token, and the logits that go with it, which stand for those that the head's matmul wrote. */
+static void mark_tokens(struct sim_device *device, uint32_t *out, const float *logits, uint32_t n,
+                        uint32_t vocabulary) {
     struct sim_tokens *tokens = &device->tokens;
     CHECK(n <= tokens->marked_capacity); /* device_prepare() */
     clear_marks(tokens);
-    tokens->logits = (float *)(uintptr_t)logits; /* standing for the head's matmul, which wrote them */
+    tokens->logits = (float *)(uintptr_t)logits;
     tokens->logit_rows = n;
     tokens->logit_columns = vocabulary;
     uint32_t hint = 0;
@@ -186,7 +189,62 @@ void sim_argmax(struct stream *stream, uint32_t *out, const float *logits, uint3
         tokens->marked[i] = out[i] = next_token(device, i, vocabulary, &hint);
         tokens->logits[(size_t)i * vocabulary + out[i]] = SIM_LOGIT;
     }
+}
+
+void sim_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary) {
+    struct sim_device *device = sim_of(stream);
+    mark_tokens(device, out, logits, n, vocabulary);
     sim_busy(stream, SIM_ARGMAX, cost_argmax_ns(&device->cost, n, vocabulary));
+}
+
+/* The most likely token where `changes` are in force; the row is as before afterwards. */
+static uint32_t likeliest(float *logits, const struct sample_row *row, struct sample_change *changes,
+                          uint32_t vocabulary) {
+    for (uint32_t i = 0; i < row->change_count; i++) {
+        CHECK(changes[i].token < vocabulary); /* else they were copied in one piece above SIM_MOVED_BYTES */
+        const float logit = logits[changes[i].token];
+        logits[changes[i].token] = sample_change(logit, &changes[i], row);
+        changes[i].bias = logit;
+    }
+    uint32_t token;
+    ref_argmax(&token, logits, 1, vocabulary);
+    for (uint32_t i = 0; i < row->change_count; i++) {
+        logits[changes[i].token] = changes[i].bias;
+    }
+    return token;
+}
+
+/* Of a row whose logits are 0 but for SIM_LOGIT at `marked`: the others weigh nothing. */
+static void write_score(struct sample_score *score, uint32_t marked, uint32_t token, uint32_t top,
+                        uint32_t vocabulary) {
+    *score = (struct sample_score){.total = (uint64_t)SAMPLE_ONE,
+                                   .largest = SIM_LOGIT,
+                                   .logit = token == marked ? SIM_LOGIT : 0,
+                                   .top_count = top < vocabulary ? top : vocabulary};
+    for (uint32_t i = 0; i < score->top_count; i++) {
+        const uint32_t other = i - 1 < marked ? i - 1 : i;
+        score->top[i] = i == 0 ? (struct sample_top){marked, SIM_LOGIT} : (struct sample_top){other, 0};
+    }
+}
+
+/* Chance is in the tokens already: whatever the temperature, the most likely is taken. */
+void sim_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
+                uint32_t vocabulary) {
+    struct sim_device *device = sim_of(stream);
+    mark_tokens(device, out, logits, n, vocabulary);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct sample_row *row = &batch->rows_host[i];
+        const uint32_t marked = out[i];
+        if (row->target != SAMPLE_DRAW) {
+            out[i] = row->target;
+        } else if (row->change_count > 0) {
+            out[i] = likeliest(logits + (size_t)i * vocabulary, row, batch->changes + row->change_first, vocabulary);
+        }
+        if (row->score != SAMPLE_NO_SCORE) {
+            write_score(&batch->scores[row->score], marked, out[i], row->top, vocabulary);
+        }
+    }
+    sim_busy(stream, SIM_SAMPLE, cost_sample_ns(&device->cost, batch->rows_host, n, vocabulary));
 }
 
 struct status sim_tokens_prepare(struct sim_device *device, const struct device_limits *limits) {

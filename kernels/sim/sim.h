@@ -13,7 +13,8 @@
  *   nothing. device_pack() writes nothing: no op reads a weight.
  * - op_argmax() gives a token that is a hash of the seed and of the row's (sequence, position): those of the latest
  *   op_attention(), through the ids of an op_gather() since. It makes the logits it was given 0 but for SIM_LOGIT at
- *   that token, and a copy of any size from them moves its bytes. No other op writes anything.
+ *   that token, and a copy of any size from them moves its bytes. op_sample() does the same, but that changes of logits
+ *   may make another token the likeliest, which it takes. No other op writes anything.
  * - Compute streams run beside each other at full speed; contention is modelled on the bus alone. */
 #ifndef METRONOME_KERNELS_SIM_SIM_H
 #define METRONOME_KERNELS_SIM_SIM_H

@@ -37,6 +37,7 @@ enum sim_what {
     SIM_ACTIVATE,
     SIM_GATHER,
     SIM_ARGMAX,
+    SIM_SAMPLE,
     SIM_ALL_REDUCE,
     SIM_COPY_TO_DEVICE,
     SIM_COPY_TO_HOST,
@@ -102,7 +103,7 @@ struct sim_tokens {
     uint32_t layer, query_heads, window; /* of the latest attention */
     uint64_t attention_ns;               /* its cost */
 
-    float *logits; /* (logit_rows, logit_columns) of the latest argmax; NULL: there are none */
+    float *logits; /* (logit_rows, logit_columns) of the latest argmax or sample; NULL: there are none */
     uint32_t logit_rows, logit_columns;
     uint32_t *marked; /* (marked_capacity) the token of each of those rows */
     uint32_t marked_capacity;
@@ -186,6 +187,8 @@ void sim_activate(struct stream *stream, enum activation activation, float *out,
                   uint32_t dim);
 void sim_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
 void sim_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
+void sim_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
+                uint32_t vocabulary);
 void sim_all_reduce(struct stream *stream, float *x, uint32_t n, uint32_t dim);
 
 #endif

@@ -75,6 +75,7 @@ static const char *const names[] = {
     [SIM_ACTIVATE] = "activate",
     [SIM_GATHER] = "gather",
     [SIM_ARGMAX] = "argmax",
+    [SIM_SAMPLE] = "sample",
     [SIM_ALL_REDUCE] = "all_reduce",
     [SIM_COPY_TO_DEVICE] = "copy_to_device",
     [SIM_COPY_TO_HOST] = "copy_to_host",

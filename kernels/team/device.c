@@ -479,4 +479,5 @@ const struct backend team_backend = {
     .activate = team_activate,
     .gather = team_gather,
     .argmax = team_argmax,
+    .sample = team_sample,
 };

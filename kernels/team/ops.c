@@ -166,3 +166,15 @@ void team_argmax(struct stream *stream, uint32_t *out, const float *logits, uint
         op_argmax(of(stream, r), at(stream, r, out), at(stream, r, logits), n, vocabulary);
     }
 }
+
+/* The same on every rank, for all have the same logits. */
+void team_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
+                 uint32_t vocabulary) {
+    for (uint32_t r = 0; enter(stream, r); r++) {
+        const struct sample_batch own = {.rows = at(stream, r, batch->rows),
+                                         .rows_host = batch->rows_host,
+                                         .changes = at(stream, r, batch->changes),
+                                         .scores = at(stream, r, batch->scores)};
+        op_sample(of(stream, r), at(stream, r, out), at(stream, r, logits), &own, n, vocabulary);
+    }
+}

@@ -84,5 +84,7 @@ void team_activate(struct stream *stream, enum activation activation, float *out
                    uint32_t dim);
 void team_gather(struct stream *stream, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t dim);
 void team_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
+void team_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
+                 uint32_t vocabulary);
 
 #endif

@@ -453,6 +453,7 @@ TEST(Ops, NoRowsIsNoWork) {
     op_gated(bench.stream, ACTIVATION_SILU, nullptr, nullptr, nullptr, 0, 64);
     op_activate(bench.stream, ACTIVATION_RELU, nullptr, nullptr, 0, 64);
     op_argmax(bench.stream, nullptr, nullptr, 0, 64);
+    op_sample(bench.stream, nullptr, nullptr, nullptr, 0, 64);
     EXPECT_OK(stream_sync(bench.stream));
 }
 

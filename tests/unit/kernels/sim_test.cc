@@ -2,6 +2,7 @@
 #include "tests/unit/kernels/sim_rig.h"
 
 #include <algorithm>
+#include <cmath>
 #include <ctime>
 #include <list>
 #include <set>
@@ -385,6 +386,36 @@ TEST_F(SimTokens, LogitsOnTheHostSayTheSame) {
             EXPECT_EQ(std::count(at, at + vocabulary, 0.0f), vocabulary - 1); // nothing is left of the round before
         }
     }
+}
+
+// Whatever is asked for, the token is the hash, unless changes make another the likeliest.
+TEST_F(SimTokens, SampledAreTheSame) {
+    const uint32_t n = 5;
+    auto *wanted = rig.memory<struct sample_row>(n);
+    auto *changes = rig.memory<struct sample_change>(2);
+    auto *scores = rig.memory<struct sample_score>(2);
+    attend({{10, 0, n, 0, 0}});
+    for (uint32_t i = 0; i < n; i++) {
+        wanted[i] = sample_plain_row();
+    }
+    wanted[1].inverse_temperature = 1, wanted[1].top_k = 40, wanted[1].score = 0, wanted[1].top = 3;
+    wanted[2].change_count = 1, changes[0] = {expected(10, 2), -INFINITY, 0};
+    wanted[3].target = expected(10, 3) == 9 ? 8 : 9, wanted[3].score = 1;
+    wanted[4].change_first = 1, wanted[4].change_count = 1, changes[1] = {3, SIM_LOGIT + 1, 0};
+    const struct sample_batch batch = {wanted, wanted, changes, scores};
+    must(stream_sync(stream));
+    const uint64_t before = device_now_ns(rig.device);
+    op_sample(stream, out, logits, &batch, n, vocabulary);
+    must(stream_sync(stream));
+    EXPECT_EQ(device_now_ns(rig.device) - before, cost_sample_ns(sim_cost_model(rig.device), wanted, n, vocabulary));
+    const Tokens tokens(out, out + n);
+    EXPECT_EQ(tokens, Tokens({expected(10, 0), expected(10, 1), expected(10, 2) == 0, wanted[3].target, 3}));
+    EXPECT_EQ(sample_logprob(&scores[0], scores[0].logit), 0);
+    EXPECT_EQ(scores[0].top_count, 3u);
+    EXPECT_EQ(scores[0].top[0].token, expected(10, 1));
+    EXPECT_EQ(sample_logprob(&scores[0], scores[0].top[2].logit), -SIM_LOGIT);
+    EXPECT_EQ(sample_logprob(&scores[1], scores[1].logit), -SIM_LOGIT);
+    EXPECT_EQ(largest(logits + 2 * vocabulary, vocabulary), expected(10, 2)); // logits are as they were
 }
 
 TEST_F(SimTokens, LogitsMayGoAway) {
