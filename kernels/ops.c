@@ -204,7 +204,7 @@ void op_sample(struct stream *stream, uint32_t *out, float *logits, const struct
     if (n > 0) {
         CHECK(out && logits && batch->rows && batch->rows_host && vocabulary > 0 && vocabulary <= SAMPLE_MOST_TOKENS);
         for (uint32_t i = 0; i < n; i++) {
-            check_sample_row(batch, &batch->rows_host[i], vocabulary);
+            check_sample_row(batch, &batch->rows_host[batch->first + i], vocabulary);
         }
         backend->sample(stream, out, logits, batch, n, vocabulary);
     }

@@ -181,17 +181,20 @@ void op_gather(struct stream *stream, float *out, const float *x, const uint32_t
 /* out (n) = index of the largest of logits (n, vocabulary), the lowest index on a tie. NaN never wins. */
 void op_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary);
 
-/* The rows of a call of op_sample(), and the lists that they name places in. */
+/* What a call of op_sample() works on. `out`, `logits`, and `rows` are those of an iteration, of which a call may take
+ * some: n rows from `first` on. */
 struct sample_batch {
-    const struct sample_row *rows;      /* (n) on the device */
+    const struct sample_row *rows;      /* on the device */
     const struct sample_row *rows_host; /* the same, for launch shapes; valid until the iteration has ended */
     struct sample_change *changes;      /* on the device; garbage afterwards. NULL if no row has any */
     struct sample_score *scores;        /* on the device, out. NULL if no row has one */
+    uint32_t first;
 };
 
-/* out (n) = a token for each row of logits (n, vocabulary): the row's target, the largest after its changes if the row
- * is greedy or no logit is finite (the lowest on a tie), or one drawn (kernels/sample.h). In rows with changes the
- * logits of their tokens are changed meanwhile, and as before afterwards. vocabulary <= SAMPLE_MOST_TOKENS. */
+/* out (first + n) = a token for each row of logits (first + n, vocabulary), of those from `first` on: the row's target,
+ * the largest after its changes if the row is greedy or no logit is finite (the lowest on a tie), or one drawn
+ * (kernels/sample.h). In rows with changes the logits of their tokens are changed meanwhile, and as before afterwards.
+ * vocabulary <= SAMPLE_MOST_TOKENS. */
 void op_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
                uint32_t vocabulary);
 

@@ -4,6 +4,7 @@
  * results, and pinned host memory that mirrors the inputs and receives the results. Nothing is allocated after
  * forward_create(). Does not own weights or KV blocks: layers are borrowed from the offload engine one at a time.
  * Threads: the engine's. */
+#include "models/draw.h"
 #include "models/model_internal.h"
 
 #include "base/bytes.h"
@@ -22,8 +23,7 @@ struct places {
     size_t last_residual, last_normed, last_angles;                             /* device, a row for each logit row */
     size_t query, key, value, attention;                                        /* device; gone when ... */
     size_t gate, up;                                                            /* ... these take their place */
-    size_t logits, argmax;                                                      /* device */
-    size_t host_logits, host_argmax;                                            /* host */
+    struct draw_places draw;                                                    /* device and host */
     size_t device_bytes, host_bytes;
 };
 
@@ -38,6 +38,7 @@ struct forward {
     struct stream *stream;
     struct event *begun, *ended, *copied; /* first op, last op, results on the host */
     struct forward_inputs inputs;
+    struct draw draw;
 };
 
 /* Rows on their way through a layer. */
@@ -72,8 +73,7 @@ static struct places place(const struct model *model, const struct forward_limit
     p.block_table = reserve(&end, (size_t)limits->sequences * p.table_stride, sizeof(uint64_t));
 
     p.host_bytes = end;
-    p.host_argmax = reserve(&p.host_bytes, last, u32);
-    p.host_logits = reserve(&p.host_bytes, last * shape->vocabulary, f32);
+    p.draw = draw_place(limits, shape->vocabulary, &end, &p.host_bytes);
 
     p.residual = reserve(&end, rows * shape->width, f32);
     p.normed = reserve(&end, rows * shape->width, f32);
@@ -84,8 +84,6 @@ static struct places place(const struct model *model, const struct forward_limit
     p.last_residual = reserve(&end, last * shape->width, f32);
     p.last_normed = reserve(&end, last * shape->width, f32);
     p.last_angles = reserve(&end, last * shape->rope_pairs * 2, f32);
-    p.logits = reserve(&end, last * shape->vocabulary, f32);
-    p.argmax = reserve(&end, last, u32);
 
     size_t attention_end = end, feed_forward_end = end;
     p.query = reserve(&attention_end, rows * query_width, f32);
@@ -134,7 +132,7 @@ static struct status create(struct forward *forward) {
     TRY(prepare_device(forward));
     TRY(device_alloc(forward->device, p->device_bytes, "activations", &device_memory));
     forward->device_memory = device_memory;
-    TRY(device_alloc_host(forward->device, p->host_bytes, "an iteration's inputs and logits", &host_memory));
+    TRY(device_alloc_host(forward->device, p->host_bytes, "an iteration's inputs and results", &host_memory));
     forward->host_memory = host_memory;
     TRY(stream_create(forward->device, STREAM_COMPUTE, &forward->stream));
     TRY(event_create(forward->device, &forward->begun));
@@ -146,8 +144,18 @@ static struct status create(struct forward *forward) {
                                               .segments = (struct kv_segment *)(host + p->segments),
                                               .block_table = (uint64_t *)(host + p->block_table),
                                               .table_stride = p->table_stride,
-                                              .logit_rows = (uint32_t *)(host + p->logit_rows)};
-    return STATUS_SUCCESS;
+                                              .logit_rows = (uint32_t *)(host + p->logit_rows),
+                                              .samples = (struct sample_row *)(host + p->draw.host_rows),
+                                              .changes = calloc(forward->limits.logit_rows, sizeof(void *))};
+    forward->draw = (struct draw){.device = forward->device,
+                                  .stream = forward->stream,
+                                  .device_memory = forward->device_memory,
+                                  .host_memory = forward->host_memory,
+                                  .places = p->draw,
+                                  .vocabulary = forward->model->shape.vocabulary,
+                                  .room = draw_room(&forward->limits, forward->model->shape.vocabulary),
+                                  .keeps_logits = forward->limits.logits};
+    return forward->inputs.changes ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for a forward pass");
 }
 
 struct status forward_create(struct model *model, struct device *device, struct offload *offload,
@@ -190,6 +198,7 @@ void forward_destroy(struct forward *forward) {
     if (forward->device_memory != NULL) {
         device_free(forward->device, forward->device_memory);
     }
+    free(forward->inputs.changes);
     free(forward);
 }
 
@@ -542,40 +551,17 @@ static void run_embedding(struct forward *forward, const struct rows *rows) {
     }
 }
 
-/* Logits and their largest for `rows`, which are the wanted ones in order. */
+/* Logits of `rows`, which are the wanted ones in order, and their tokens. */
 static void run_head(struct forward *forward, const struct rows *rows) {
     const struct model *model = forward->model;
     const struct model_shape *shape = &model->shape;
-    float *logits = floats(forward, forward->places.logits);
     struct matmul_part head = {.weight = global_weight(model, shape->tied_head ? GLOBAL_EMBEDDING : GLOBAL_HEAD),
-                               .out = logits,
+                               .out = floats(forward, forward->places.draw.logits),
                                .out_stride = shape->vocabulary};
     normalize(forward, rows->normed, rows->residual, global_floats(model, GLOBAL_NORM),
               global_floats(model, GLOBAL_NORM_BIAS), rows->count);
     op_matmul(forward->stream, &head, 1, rows->normed, shape->width, rows->count);
-    op_argmax(forward->stream, (uint32_t *)(forward->device_memory + forward->places.argmax), logits, rows->count,
-              shape->vocabulary);
-}
-
-/* The argmax of every logit row, and the logits of those wanted, one copy for each run of neighbours. */
-static void copy_results(struct forward *forward, const bool *logits_wanted) {
-    const struct places *p = &forward->places;
-    const uint32_t count = forward->inputs.logit_count;
-    const size_t row_bytes = forward->model->shape.vocabulary * sizeof(float);
-    stream_copy(forward->stream, forward->host_memory + p->host_argmax, forward->device_memory + p->argmax,
-                count * sizeof(uint32_t), COPY_DEVICE_TO_HOST);
-    for (uint32_t begin = 0, end; begin < count; begin = end) {
-        end = begin + 1;
-        if (logits_wanted == NULL || !logits_wanted[begin]) {
-            continue;
-        }
-        while (end < count && logits_wanted[end]) {
-            end++;
-        }
-        stream_copy(forward->stream, forward->host_memory + p->host_logits + begin * row_bytes,
-                    forward->device_memory + p->logits + begin * row_bytes, (end - begin) * row_bytes,
-                    COPY_DEVICE_TO_HOST);
-    }
+    draw_run(&forward->draw, &forward->inputs);
 }
 
 void forward_run(struct forward *forward, const bool *logits_wanted) {
@@ -593,6 +579,7 @@ void forward_run(struct forward *forward, const bool *logits_wanted) {
     range_begin("iteration", in->rows);
     stream_repeat_begin(forward->stream);
     stream_copy(forward->stream, forward->device_memory, forward->host_memory, input_bytes, COPY_HOST_TO_DEVICE);
+    draw_send(&forward->draw, &forward->inputs);
     event_record(forward->begun, forward->stream);
     run_embedding(forward, &all);
     for (uint32_t layer = 0; layer < shape->layers; layer++) {
@@ -603,7 +590,7 @@ void forward_run(struct forward *forward, const bool *logits_wanted) {
     }
     event_record(forward->ended, forward->stream);
     if (wanted->count > 0) {
-        copy_results(forward, logits_wanted);
+        draw_copy(&forward->draw, in, logits_wanted);
     }
     event_record(forward->copied, forward->stream);
     stream_repeat_end(forward->stream);
@@ -611,18 +598,35 @@ void forward_run(struct forward *forward, const bool *logits_wanted) {
 }
 
 struct status forward_wait(struct forward *forward) {
-    return event_sync(forward->copied);
+    TRY(event_sync(forward->copied));
+    while (draw_more(&forward->draw, &forward->inputs)) {
+        draw_copy(&forward->draw, &forward->inputs, NULL);
+        event_record(forward->copied, forward->stream);
+        TRY(event_sync(forward->copied));
+    }
+    return STATUS_SUCCESS;
 }
 
-uint32_t forward_argmax(const struct forward *forward, uint32_t logit_index) {
+uint32_t forward_token(const struct forward *forward, uint32_t logit_index) {
     CHECK(logit_index < forward->inputs.logit_count);
-    return ((const uint32_t *)(forward->host_memory + forward->places.host_argmax))[logit_index];
+    return ((const uint32_t *)(forward->host_memory + forward->places.draw.host_tokens))[logit_index];
+}
+
+const struct sample_score *forward_score(const struct forward *forward, uint32_t logit_index) {
+    CHECK(logit_index < forward->inputs.logit_count);
+    const uint32_t score = forward->inputs.samples[logit_index].score;
+    CHECK(score < forward->draw.scores);
+    return (const struct sample_score *)(forward->host_memory + forward->places.draw.host_scores) + score;
 }
 
 const float *forward_logits(const struct forward *forward, uint32_t logit_index) {
-    CHECK(logit_index < forward->inputs.logit_count);
-    return (const float *)(forward->host_memory + forward->places.host_logits) +
+    CHECK(forward->limits.logits && logit_index < forward->inputs.logit_count);
+    return (const float *)(forward->host_memory + forward->places.draw.host_logits) +
            (size_t)logit_index * forward->model->shape.vocabulary;
+}
+
+uint64_t forward_sampling_rounds(const struct forward *forward) {
+    return forward->draw.rounds;
 }
 
 uint64_t forward_elapsed_ns(const struct forward *forward) {

@@ -86,6 +86,8 @@ struct forward_limits {
     uint32_t logit_rows;
     uint32_t sequences;
     uint32_t context; /* longest sequence in tokens */
+    bool logits;      /* whole rows of them may be asked for: by tests and tools */
+    uint32_t changes; /* of logits, that one round of sampling takes, at least the vocabulary's; 0: a default */
 };
 
 struct forward;
@@ -109,6 +111,12 @@ struct forward_inputs {
     uint32_t table_stride;                     /* blocks of the longest sequence */
     uint32_t *logit_rows;                      /* (logit_count) indices of rows whose logits are wanted, ascending */
     uint32_t rows, segment_count, logit_count; /* set by the scheduler before forward_run() */
+
+    /* How tokens are drawn (kernels/sample.h): read if `sampled`, else every logit row is plain. */
+    bool sampled;
+    struct sample_row *samples; /* (logit_count); `change_first` is written here, and `score` counts those that are not
+                                   SAMPLE_NO_SCORE */
+    const struct sample_change **changes; /* (logit_count) the row's own; until forward_wait() has returned */
 };
 struct forward_inputs *forward_inputs(struct forward *forward);
 
@@ -116,14 +124,18 @@ struct forward_inputs *forward_inputs(struct forward *forward);
 struct stream *forward_stream(const struct forward *forward);
 
 /* Enqueues the iteration on the compute stream: embed, layers (acquired from and released to the offload engine),
- * final norm, logits, argmax, and the copies of results back. `logits_wanted` (logit_count) says for which of the
- * logit rows the whole row must come to the host (NULL: for none); the argmax of every one always does. */
+ * final norm, logits, a token for each, and the copies of results back: tokens, and the scores that are asked for.
+ * `logits_wanted` (logit_count) says for which of the logit rows the whole row must come to the host (NULL: for none).
+ */
 void forward_run(struct forward *forward, const bool *logits_wanted);
 
-/* Blocks until the iteration's results are on the host. */
+/* Blocks until the iteration's results are on the host. Where penalties change more logits than there is room for on
+ * their way, further rows are sampled in rounds here, which forward_sampling_rounds() counts. */
 struct status forward_wait(struct forward *forward);
+uint64_t forward_sampling_rounds(const struct forward *forward);
 
-uint32_t forward_argmax(const struct forward *forward, uint32_t logit_index);
+uint32_t forward_token(const struct forward *forward, uint32_t logit_index);
+const struct sample_score *forward_score(const struct forward *forward, uint32_t logit_index); /* if asked for */
 const float *forward_logits(const struct forward *forward, uint32_t logit_index); /* (vocabulary), if wanted */
 
 /* Device times of the last iteration, begin of the first op to end of the last. */

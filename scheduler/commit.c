@@ -1,4 +1,4 @@
-/* What came out of an iteration: tokens drawn, text made showable, ends found, numbers counted. */
+/* What came out of an iteration: tokens, text made showable, ends found, numbers counted. */
 #include "base/clock.h"
 #include "scheduler/engine_internal.h"
 
@@ -28,12 +28,15 @@ static bool push_token_text(struct engine *engine, struct sequence *sequence, ui
     return stop_matcher_push(&sequence->stop, engine->piece, bytes, armed);
 }
 
-static void attach_logprobs(struct engine *engine, const struct sequence *sequence, uint32_t token,
-                            uint32_t logit_index, struct engine_event *event) {
+static void attach_logprobs(struct engine *engine, uint32_t logit_index, struct engine_event *event) {
+    const struct sample_score *score = forward_score(engine->forward, logit_index);
     event->has_logprob = true;
-    event->logprob = sampler_logprobs(&engine->sampler, forward_logits(engine->forward, logit_index), token, event->top,
-                                      sequence->request->sampling.top_logprobs);
-    event->top_count = sequence->request->sampling.top_logprobs;
+    event->logprob = sample_logprob(score, score->logit);
+    event->top_count = score->top_count;
+    for (uint32_t i = 0; i < score->top_count; i++) {
+        const struct sample_top *top = &score->top[i];
+        event->top[i] = (struct token_logprob){.token = top->token, .logprob = sample_logprob(score, top->logit)};
+    }
 }
 
 static struct engine_event token_event(const struct sequence *sequence, uint32_t token) {
@@ -64,8 +67,7 @@ static void report_prompt(struct engine *engine, struct sequence *sequence, uint
         struct engine_event event = token_event(sequence, request->prompt[index]);
         event.is_prompt = true;
         if (scores && index > 0) {
-            attach_logprobs(engine, sequence, request->prompt[index], sequence->logit_begin + index - 1 - logit_row,
-                            &event);
+            attach_logprobs(engine, sequence->logit_begin + index - 1 - logit_row, &event);
         }
         emit_token(engine, sequence, &event, false);
     }
@@ -78,27 +80,6 @@ static bool is_end_token(const struct engine *engine, const struct sampling *sam
         }
     }
     return !sampling->ignore_eos && engine->tokenizer && tokenizer_is_end(engine->tokenizer, token);
-}
-
-static uint32_t draw_token(struct engine *engine, const struct sequence *sequence, uint32_t logit_index) {
-    const struct sampling *sampling = &sequence->request->sampling;
-    uint32_t generated = sequence_generated(sequence);
-    if (sampler_argmax_suffices(sampling, generated)) {
-        return forward_argmax(engine->forward, logit_index);
-    }
-    struct sample_context context = {.sampling = sampling,
-                                     .counts = sequence->counts.seen ? &sequence->counts : NULL,
-                                     .seed = sequence->seed,
-                                     .index = generated};
-    if (generated < sampling->min_tokens) { /* room for both was made at start */
-        if (sampling->stop_token_count > 0) {
-            memcpy(engine->banned + engine->end_count, sampling->stop_tokens,
-                   sampling->stop_token_count * sizeof *engine->banned);
-        }
-        context.banned = engine->banned;
-        context.banned_count = engine->end_count + sampling->stop_token_count;
-    }
-    return sampler_draw(&engine->sampler, forward_logits(engine->forward, logit_index), &context);
 }
 
 static void note_token_time(struct engine *engine, struct sequence *sequence, uint64_t now) {
@@ -126,16 +107,13 @@ static void note_token_time(struct engine *engine, struct sequence *sequence, ui
     sequence->last_token_ns = now;
 }
 
-/* Draws a sequence's next token and says whether, and why, it ends there. */
+/* Takes a sequence's next token and says whether, and why, it ends there. */
 static enum finish_reason advance(struct engine *engine, struct sequence *sequence, uint64_t now) {
     const struct sampling *sampling = &sequence->request->sampling;
     uint32_t logit_index = sequence->logit_begin + sequence->logit_count - 1;
-    uint32_t token = draw_token(engine, sequence, logit_index);
+    uint32_t token = forward_token(engine->forward, logit_index);
     sequence->tokens[sequence->count++] = token;
-    if (sequence->counts.seen) {
-        sequence->counts.seen[token] = 1;
-        sequence->counts.generated[token]++;
-    }
+    sampler_note(&sequence->sampler, token);
     note_token_time(engine, sequence, now);
     bool armed = sequence_generated(sequence) >= sampling->min_tokens;
     if (armed && is_end_token(engine, sampling, token)) {
@@ -143,7 +121,7 @@ static enum finish_reason advance(struct engine *engine, struct sequence *sequen
     }
     struct engine_event event = token_event(sequence, token);
     if (sampling->logprobs) {
-        attach_logprobs(engine, sequence, token, logit_index, &event);
+        attach_logprobs(engine, logit_index, &event);
     }
     if (emit_token(engine, sequence, &event, armed)) {
         return FINISH_STOP;

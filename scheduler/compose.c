@@ -372,8 +372,11 @@ static void write_rows(struct engine *engine, struct sequence *sequence) {
     bool draws = sequence->computed + sequence->scheduled == sequence->count && sequence->count < sequence->capacity;
     for (uint32_t i = 0; i < logit_rows; i++) {
         bool drawn = draws && i + 1 == logit_rows;
-        engine->logits_wanted[inputs->logit_count] =
-            !drawn || !sampler_argmax_suffices(&sequence->request->sampling, sequence_generated(sequence));
+        const uint32_t next = sequence->computed + first + i + 1; /* position of the token that it is about */
+        struct sample_row *row = &inputs->samples[inputs->logit_count];
+        *row = drawn ? sampler_row(&sequence->sampler) : sampler_score_row(&sequence->sampler, sequence->tokens[next]);
+        inputs->sampled = inputs->sampled || !sample_is_plain(row);
+        inputs->changes[inputs->logit_count] = sequence->sampler.changes;
         inputs->logit_rows[inputs->logit_count++] = inputs->rows + first + i;
     }
     for (uint32_t i = 0; i < sequence->scheduled; i++) {
@@ -403,6 +406,7 @@ uint32_t compose_iteration(struct engine *engine) {
 
     struct forward_inputs *inputs = engine->inputs;
     inputs->rows = inputs->segment_count = inputs->logit_count = 0;
+    inputs->sampled = false;
     for (uint32_t i = 0; i < engine->running_count; i++) {
         if (engine->running[i]->scheduled > 0) {
             write_rows(engine, engine->running[i]);

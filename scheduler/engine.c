@@ -168,23 +168,10 @@ static struct status create_offload(struct engine *engine) {
     return STATUS_SUCCESS;
 }
 
-static struct status find_end_tokens(struct engine *engine) {
-    uint32_t count = 0;
-    for (uint32_t i = 0; engine->tokenizer && i < engine->vocabulary; i++) {
-        count += tokenizer_is_end(engine->tokenizer, i);
-    }
-    engine->banned = calloc((size_t)count + SAMPLING_MAX_STOP_TOKENS, sizeof *engine->banned);
+static struct status create_piece(struct engine *engine) {
     engine->piece_capacity = engine->tokenizer ? detokenizer_bound(engine->tokenizer) : 1;
     engine->piece = malloc(engine->piece_capacity);
-    if (!engine->banned || !engine->piece) {
-        return status_error(STATUS_NO_MEMORY, "no memory for the engine's token tables");
-    }
-    for (uint32_t i = 0; engine->tokenizer && i < engine->vocabulary; i++) {
-        if (tokenizer_is_end(engine->tokenizer, i)) {
-            engine->banned[engine->end_count++] = i;
-        }
-    }
-    return STATUS_SUCCESS;
+    return engine->piece ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for the text of a token");
 }
 
 static struct status create_queues(struct engine *engine) {
@@ -195,16 +182,14 @@ static struct status create_queues(struct engine *engine) {
     engine->events = calloc(engine->event_capacity, sizeof *engine->events);
     engine->running = calloc(config->max_sequences, sizeof(struct sequence *));
     engine->table_owner = calloc(config->max_sequences, sizeof *engine->table_owner);
-    engine->logits_wanted = calloc(engine->limits.logit_rows, sizeof *engine->logits_wanted);
-    if (!engine->events || !engine->running || !engine->table_owner || !engine->logits_wanted) {
+    if (!engine->events || !engine->running || !engine->table_owner) {
         return status_error(STATUS_NO_MEMORY, "no memory for the engine's queues");
     }
     TRY(timeline_create(config->timeline_spans, &engine->timeline));
     TRY(admission_create(engine));
     TRY(queue_create(&engine->submitted, config->max_queue));
     TRY(queue_create(&engine->waiting, requests));
-    TRY(queue_create(&engine->behind, requests));
-    return sampler_create(engine->vocabulary, &engine->sampler);
+    return queue_create(&engine->behind, requests);
 }
 
 static void init_stats(struct engine *engine) {
@@ -243,6 +228,7 @@ static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
     engine->stats.prefix_parked = prefix_idle(engine->prefix, PREFIX_HOST);
     engine->stats.kv_blocks_free = report.kv_blocks_free + engine->stats.prefix_idle;
     engine->stats.iteration_ns = iteration_ns;
+    engine->stats.sampling_rounds = forward_sampling_rounds(engine->forward);
     pthread_mutex_unlock(&engine->stats_lock);
     admission_publish(engine);
 }
@@ -300,7 +286,7 @@ static struct status prepare(struct engine *engine) {
         engine->least_token_ns = offload_least_ns(engine->offload, 1, 64);
         TRY(check_promise(engine, &engine->classes));
     }
-    TRY(find_end_tokens(engine));
+    TRY(create_piece(engine));
     TRY(create_queues(engine));
     init_stats(engine);
     engine->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -434,7 +420,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
         compose_block_table(engine);
         account_begin(engine, &demand);
         deadlines_expect(engine, &demand);
-        forward_run(engine->forward, engine->logits_wanted);
+        forward_run(engine->forward, NULL);
         engine->fault = forward_wait(engine->forward);
         if (engine->fault.code != STATUS_OK) {
             log_error("the device failed, every request in flight ends with it: %s", engine->fault.message);
@@ -539,7 +525,6 @@ void engine_destroy(struct engine *engine) {
     model_unload(engine->model);
     offload_destroy(engine->offload);
     prefix_destroy(engine->prefix);
-    sampler_destroy(&engine->sampler);
     timeline_destroy(&engine->timeline);
     admission_destroy(engine);
     queue_destroy(&engine->submitted);
@@ -548,8 +533,6 @@ void engine_destroy(struct engine *engine) {
     free(engine->events);
     free(engine->running);
     free(engine->table_owner);
-    free(engine->logits_wanted);
-    free(engine->banned);
     free(engine->piece);
     if (engine->wake_fd >= 0) {
         close(engine->wake_fd);

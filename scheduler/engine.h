@@ -213,6 +213,7 @@ struct engine_stats {
     uint64_t iterations, preemptions;
     uint64_t resumed;                     /* preempted sequences that went on with nothing lost */
     uint64_t recomputed_tokens;           /* by the others: KV given up, and computed again */
+    uint64_t sampling_rounds;             /* beyond an iteration's first: penalties' lists were longer than the room */
     uint64_t prefix_queries, prefix_hits; /* prompt tokens looked for in the prefix cache, and found */
     uint32_t prefix_idle, prefix_parked;  /* blocks that nobody holds, kept to be found: on the device (they count
                                              as free), in host memory */

@@ -8,7 +8,6 @@
 #include "base/check.h"
 #include "scheduler/engine.h"
 #include "scheduler/foresee.h"
-#include "scheduler/sampler.h"
 #include "scheduler/sequence.h"
 
 #include <pthread.h>
@@ -50,7 +49,6 @@ struct engine {
     struct forward *forward;
     struct forward_inputs *inputs;
     struct prefix *prefix;
-    struct sampler sampler;
     struct record record; /* if `recorded` */
     bool recorded;
     struct forward_limits limits;
@@ -58,9 +56,7 @@ struct engine {
     uint32_t kv_blocks;      /* in all */
     bool kv_streams;         /* some may be streamed */
     uint64_t least_token_ns; /* what an iteration of one token takes at the least, nothing streamed; 0: not known */
-    uint32_t *banned;        /* what min_tokens bans: (end_count) end tokens, then room for a request's own */
-    uint32_t end_count;
-    char *piece; /* (piece_capacity) text of one token */
+    char *piece;             /* (piece_capacity) text of one token */
     size_t piece_capacity;
 
     struct sequence **running; /* (running_count), in order of admission, those on sufferance last; max_sequences */
@@ -81,7 +77,6 @@ struct engine {
     uint64_t ended_ns;          /* and when that was done */
     uint64_t blocked_ns;        /* since the last one: waiting for room in the ring of events */
     uint64_t normal_ns[32];     /* what iterations without prompts take, by powers of two of their rows */
-    bool *logits_wanted;        /* (limits.logit_rows) */
     struct status fault;        /* of the device: everything fails after it */
 
     /* ---- under `lock`: the queues between the threads ---- */

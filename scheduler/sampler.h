@@ -1,52 +1,37 @@
-/* From one row of logits to one token.
+/* What a sequence asks of sampling, as op_sample() takes it (kernels/sample.h): its row, and the list of tokens whose
+ * logits are changed: by bias, by penalties for what is in the prompt or was generated, and by min_tokens' ban on
+ * tokens that end it.
  *
- * Owns: nothing but scratch for one row. The order is vLLM's: logit bias, the penalties, min_tokens' ban on end
- * tokens, temperature, min_p, top_k, top_p, and one draw; log-probabilities are those of the raw logits.
- * A draw depends only on (seed, index of the token), so that a sequence that is recomputed continues unchanged.
- * Threads: one owner per sampler. */
+ * Owns: that list, each token once, kept up with every token. The math is the device's. A draw depends only on (seed,
+ * index of the token), so that a sequence that is recomputed continues unchanged. Threads: one owner per sampler. */
 #ifndef METRONOME_SCHEDULER_SAMPLER_H
 #define METRONOME_SCHEDULER_SAMPLER_H
 
+#include "kernels/sample.h"
 #include "scheduler/engine.h"
 
-struct candidate {
-    float value; /* logit, then probability */
-    uint32_t token;
-};
-
 struct sampler {
-    uint32_t vocabulary;
-    float *logits;                /* (vocabulary) the row being worked on */
-    struct candidate *candidates; /* (vocabulary) */
+    const struct sampling *sampling; /* the request's */
+    struct sample_row row;           /* but for what differs from token to token */
+    uint64_t seed;
+    uint32_t generated;
+    struct sample_change *changes; /* (count) with room for all there can be; NULL if there can be none */
+    uint32_t count;
+    uint32_t *place; /* (vocabulary) of a token among the changes, plus 1; 0: it has none */
 };
 
-struct status sampler_create(uint32_t vocabulary, struct sampler *sampler);
+/* For a request of `capacity` tokens, its prompt's among them; lent until sampler_destroy(). STATUS_NO_MEMORY. */
+struct status sampler_create(const struct request *request, const struct tokenizer *tokenizer, uint32_t vocabulary,
+                             uint32_t capacity, uint64_t seed, struct sampler *sampler);
 void sampler_destroy(struct sampler *sampler);
 
-/* What the penalties need of a sequence's past; made only for sequences that use them. */
-struct token_counts {
-    uint32_t *generated; /* (vocabulary) times generated */
-    uint8_t *seen;       /* (vocabulary) in prompt or generated */
-};
+/* A token was generated. */
+void sampler_note(struct sampler *sampler, uint32_t token);
 
-/* True if the device's argmax is the answer: greedy, and nothing that changes or reports logits. */
-bool sampler_argmax_suffices(const struct sampling *sampling, uint32_t generated);
+/* How the next token is drawn; its changes are the sampler's. */
+struct sample_row sampler_row(const struct sampler *sampler);
 
-struct sample_context {
-    const struct sampling *sampling;
-    const struct token_counts *counts; /* NULL without penalties */
-    const uint32_t *banned;            /* (banned_count) end tokens, while fewer than min_tokens are generated */
-    uint32_t banned_count;
-    uint64_t seed;
-    uint32_t index; /* of the token to draw: how many were generated before it */
-};
-
-/* Draws from `logits` (vocabulary), which are left as they are. */
-uint32_t sampler_draw(struct sampler *sampler, const float *logits, const struct sample_context *context);
-
-/* The natural log of the softmax of `logits` at `token`, and the `count` most probable in falling order (ties: the
- * lower id first). */
-float sampler_logprobs(struct sampler *sampler, const float *logits, uint32_t token, struct token_logprob *top,
-                       uint32_t count);
+/* How likely `token` was, which is given; nothing changes logits. */
+struct sample_row sampler_score_row(const struct sampler *sampler, uint32_t token);
 
 #endif

@@ -6,10 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool wants_counts(const struct sampling *sampling) {
-    return sampling->presence_penalty != 0 || sampling->frequency_penalty != 0 || sampling->repetition_penalty != 1;
-}
-
 struct status sequence_create(struct request *request, const struct tokenizer *tokenizer, uint32_t vocabulary,
                               uint32_t context, uint64_t seed, struct sequence **out) {
     uint32_t prompt = request->prompt_count;
@@ -34,22 +30,17 @@ struct status sequence_create(struct request *request, const struct tokenizer *t
     sequence->blocks = malloc(blocks * sizeof *sequence->blocks);
     char *text = malloc(held);
     bool whole = sequence->tokens && sequence->blocks && text;
-    if (wants_counts(&request->sampling)) {
-        sequence->counts.generated = calloc(vocabulary, sizeof *sequence->counts.generated);
-        sequence->counts.seen = calloc(vocabulary, sizeof *sequence->counts.seen);
-        whole = whole && sequence->counts.generated && sequence->counts.seen;
-    }
     stop_matcher_init(&sequence->stop, request->sampling.stops, request->sampling.stop_count, text, held);
     if (!whole) {
         sequence_destroy(sequence);
         return status_error(STATUS_NO_MEMORY, "no memory for a request of %u tokens", capacity);
     }
-    memcpy(sequence->tokens, request->prompt, prompt * sizeof *sequence->tokens);
-    if (sequence->counts.seen) {
-        for (uint32_t i = 0; i < prompt; i++) {
-            sequence->counts.seen[request->prompt[i]] = 1;
-        }
+    struct status status = sampler_create(request, tokenizer, vocabulary, capacity, seed, &sequence->sampler);
+    if (status_failed(&status)) {
+        sequence_destroy(sequence);
+        return status;
     }
+    memcpy(sequence->tokens, request->prompt, prompt * sizeof *sequence->tokens);
     if (tokenizer) {
         detokenizer_init(&sequence->detokenizer, tokenizer, false);
     }
@@ -65,7 +56,6 @@ void sequence_destroy(struct sequence *sequence) {
     free(sequence->tokens);
     free(sequence->blocks);
     free(sequence->stop.held);
-    free(sequence->counts.generated);
-    free(sequence->counts.seen);
+    sampler_destroy(&sequence->sampler);
     free(sequence);
 }

@@ -48,7 +48,7 @@ struct sequence {
     uint32_t fetches;       /* iterations in which what it found came back for it */
     uint32_t cached_tokens; /* of the prompt, that it had not to compute */
 
-    struct token_counts counts; /* with penalties, else NULLs */
+    struct sampler sampler;
     struct detokenizer detokenizer;
     struct stop_matcher stop;
 

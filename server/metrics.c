@@ -84,6 +84,8 @@ static const struct metric table[] = {
     {"recomputed_tokens_total", COUNTER, U64, ENGINE(recomputed_tokens), NULL, true,
      "Tokens whose KV was given up, to be computed again."},
     {"iterations_total", COUNTER, U64, ENGINE(iterations), NULL, true, "Iterations of the engine."},
+    {"sampling_rounds_total", COUNTER, U64, ENGINE(sampling_rounds), NULL, true,
+     "Further rounds of sampling, where penalties changed more logits than one has room for."},
     {"layers", GAUGE, U32, ENGINE(offload.layers), NULL, true, "Decoder layers of the model."},
     {"layers_offloaded", GAUGE, DOUBLE, offsetof(struct metrics, layers_offloaded), NULL, true,
      "Decoder layers' worth of weights that lives in host memory only."},

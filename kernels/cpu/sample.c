@@ -216,6 +216,7 @@ static void write_score(struct sample_score *score, struct workspace *own, const
 
 static void sample_row(void *context, uint32_t index, uint32_t worker) {
     const struct sample *op = context;
+    index += op->batch.first;
     const struct sample_row *row = &op->batch.rows[index];
     struct workspace own = workspace_of(op->math, worker);
     float *logits = op->logits + (size_t)index * op->vocabulary;

@@ -447,5 +447,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 extern "C" void cuda_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch,
                             uint32_t n, uint32_t vocabulary) {
-    launch(stream, n, THREADS, 0, sample_kernel, out, logits, batch->rows, batch->changes, batch->scores, vocabulary);
+    launch(stream, n, THREADS, 0, sample_kernel, out + batch->first,
+           logits + static_cast<size_t>(batch->first) * vocabulary, batch->rows + batch->first, batch->changes,
+           batch->scores, vocabulary);
 }

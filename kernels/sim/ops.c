@@ -175,25 +175,26 @@ static void clear_marks(struct sim_tokens *tokens) {
     tokens->logit_rows = 0;
 }
 
-/* Every row's token, and the logits that go with it, which stand for those that the head's matmul wrote. */
-static void mark_tokens(struct sim_device *device, uint32_t *out, const float *logits, uint32_t n,
+/* The token of each row from `first` on, and the logits that go with it, which stand for those that the head's matmul
+ * wrote. */
+static void mark_tokens(struct sim_device *device, uint32_t *out, const float *logits, uint32_t first, uint32_t n,
                         uint32_t vocabulary) {
     struct sim_tokens *tokens = &device->tokens;
     CHECK(n <= tokens->marked_capacity); /* device_prepare() */
     clear_marks(tokens);
-    tokens->logits = (float *)(uintptr_t)logits;
+    tokens->logits = (float *)(uintptr_t)logits + (size_t)first * vocabulary;
     tokens->logit_rows = n;
     tokens->logit_columns = vocabulary;
     uint32_t hint = 0;
     for (uint32_t i = 0; i < n; i++) {
-        tokens->marked[i] = out[i] = next_token(device, i, vocabulary, &hint);
-        tokens->logits[(size_t)i * vocabulary + out[i]] = SIM_LOGIT;
+        tokens->marked[i] = out[first + i] = next_token(device, first + i, vocabulary, &hint);
+        tokens->logits[(size_t)i * vocabulary + tokens->marked[i]] = SIM_LOGIT;
     }
 }
 
 void sim_argmax(struct stream *stream, uint32_t *out, const float *logits, uint32_t n, uint32_t vocabulary) {
     struct sim_device *device = sim_of(stream);
-    mark_tokens(device, out, logits, n, vocabulary);
+    mark_tokens(device, out, logits, 0, n, vocabulary);
     sim_busy(stream, SIM_ARGMAX, cost_argmax_ns(&device->cost, n, vocabulary));
 }
 
@@ -231,8 +232,8 @@ static void write_score(struct sample_score *score, uint32_t marked, uint32_t to
 void sim_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
                 uint32_t vocabulary) {
     struct sim_device *device = sim_of(stream);
-    mark_tokens(device, out, logits, n, vocabulary);
-    for (uint32_t i = 0; i < n; i++) {
+    mark_tokens(device, out, logits, batch->first, n, vocabulary);
+    for (uint32_t i = batch->first; i < batch->first + n; i++) {
         const struct sample_row *row = &batch->rows_host[i];
         const uint32_t marked = out[i];
         if (row->target != SAMPLE_DRAW) {
@@ -244,7 +245,7 @@ void sim_sample(struct stream *stream, uint32_t *out, float *logits, const struc
             write_score(&batch->scores[row->score], marked, out[i], row->top, vocabulary);
         }
     }
-    sim_busy(stream, SIM_SAMPLE, cost_sample_ns(&device->cost, batch->rows_host, n, vocabulary));
+    sim_busy(stream, SIM_SAMPLE, cost_sample_ns(&device->cost, batch->rows_host + batch->first, n, vocabulary));
 }
 
 struct status sim_tokens_prepare(struct sim_device *device, const struct device_limits *limits) {

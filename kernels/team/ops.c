@@ -174,7 +174,8 @@ void team_sample(struct stream *stream, uint32_t *out, float *logits, const stru
         const struct sample_batch own = {.rows = at(stream, r, batch->rows),
                                          .rows_host = batch->rows_host,
                                          .changes = at(stream, r, batch->changes),
-                                         .scores = at(stream, r, batch->scores)};
+                                         .scores = at(stream, r, batch->scores),
+                                         .first = batch->first};
         op_sample(of(stream, r), at(stream, r, out), at(stream, r, logits), &own, n, vocabulary);
     }
 }

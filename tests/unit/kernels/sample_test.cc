@@ -67,29 +67,29 @@ std::vector<Outcome> reference(const Problem &p) {
     return all;
 }
 
-// Rows [first, first + count) on a device, in one call.
+// Rows [first, first + count) of a problem's on a device, in one call.
 std::vector<Outcome> run(Bench &bench, const Problem &p, uint32_t first, uint32_t count) {
-    const std::vector<struct sample_row> mine(p.rows.begin() + first, p.rows.begin() + first + count);
-    const std::vector<float> in(p.row_logits(first), p.row_logits(first) + (size_t)count * p.vocabulary);
-    Buffer<float> logits(bench, in);
-    Buffer<struct sample_row> rows(bench, mine);
+    Buffer<float> logits(bench, p.logits);
+    Buffer<struct sample_row> rows(bench, p.rows);
     Buffer<struct sample_change> changes(bench, p.changes);
     Buffer<struct sample_score> scores(bench, p.scores);
-    Buffer<uint32_t> out(bench, count);
-    const struct sample_batch batch = {rows.at(), mine.data(), p.changes.empty() ? nullptr : changes.at(),
-                                       p.scores > 0 ? scores.at() : nullptr};
+    Buffer<uint32_t> out(bench, p.rows.size());
+    const struct sample_batch batch = {rows.at(), p.rows.data(), p.changes.empty() ? nullptr : changes.at(),
+                                       p.scores > 0 ? scores.at() : nullptr, first};
     op_sample(bench.stream, out.at(), logits.at(), &batch, count, p.vocabulary);
     std::vector<uint32_t> tokens = out.read();
     std::vector<struct sample_score> scored = scores.read();
     std::vector<Outcome> all(count, Outcome{});
     for (uint32_t i = 0; i < count; i++) {
-        all[i].token = tokens[i];
-        if (mine[i].score != SAMPLE_NO_SCORE) {
-            all[i].score = scored[mine[i].score];
+        all[i].token = tokens[first + i];
+        if (p.rows[first + i].score != SAMPLE_NO_SCORE) {
+            all[i].score = scored[p.rows[first + i].score];
         }
     }
-    changes.read(); // its guards
-    EXPECT_TRUE(same_bits(logits.read(), in)) << "logits are not as they were";
+    for (uint32_t i = 0; i < tokens.size(); i++) {
+        EXPECT_EQ(tokens[i] == UINT32_MAX, i < first || i >= first + count) << "another row's token";
+    }
+    EXPECT_TRUE(same_bits(logits.read(), p.logits)) << "logits are not as they were";
     return all;
 }
 

@@ -402,7 +402,7 @@ TEST_F(SimTokens, SampledAreTheSame) {
     wanted[2].change_count = 1, changes[0] = {expected(10, 2), -INFINITY, 0};
     wanted[3].target = expected(10, 3) == 9 ? 8 : 9, wanted[3].score = 1;
     wanted[4].change_first = 1, wanted[4].change_count = 1, changes[1] = {3, SIM_LOGIT + 1, 0};
-    const struct sample_batch batch = {wanted, wanted, changes, scores};
+    const struct sample_batch batch = {wanted, wanted, changes, scores, 0};
     must(stream_sync(stream));
     const uint64_t before = device_now_ns(rig.device);
     op_sample(stream, out, logits, &batch, n, vocabulary);

@@ -115,7 +115,7 @@ class Described {
         config.kv_blocks_wanted = 64;
         must(offload_create(rig->device, &config, &offload));
         must(model_load(model, rig->device, offload));
-        const struct forward_limits limits = {256, 64, 16, 128};
+        const struct forward_limits limits = {256, 64, 16, 128, true, 0};
         must(forward_create(model, rig->device, offload, &limits, KV_F16, &forward));
     }
     ~Described() {
@@ -186,7 +186,7 @@ class Described {
     }
 
     void expect_token(uint32_t index, uint64_t sequence, uint32_t position) {
-        const uint32_t vocabulary = description.shape.vocabulary, token = forward_argmax(forward, index);
+        const uint32_t vocabulary = description.shape.vocabulary, token = forward_token(forward, index);
         const float *logits = forward_logits(forward, index);
         EXPECT_EQ(token, random_hash(random_hash(1, sequence), position) % vocabulary);
         EXPECT_EQ(logits[token], SIM_LOGIT);

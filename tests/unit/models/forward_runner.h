@@ -39,7 +39,7 @@ class Runner {
         uint32_t threads = 1, slabs = 1, ranks = 1;
         const char *isa = "auto";
         bool no_graphs = false; // on cuda
-        uint32_t rows = 64, logit_rows = 64, sequences = 16, context = 128;
+        uint32_t rows = 64, logit_rows = 64, sequences = 16, context = 128, changes = 0;
         bool invariant = true;     // bits are compared
         uint32_t library_rows = 0; // cuda, not invariant: from so many rows on cuBLAS multiplies
     };
@@ -68,7 +68,8 @@ class Runner {
         offload.kv_blocks_wanted = options.sequences * ((options.context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
         check(offload_create(device_, &offload, &offload_));
         check(model_load(model, device_, offload_));
-        struct forward_limits limits = {options.rows, options.logit_rows, options.sequences, options.context};
+        struct forward_limits limits = {options.rows, options.logit_rows, options.sequences, options.context,
+                                        true,         options.changes};
         check(forward_create(model, device_, offload_, &limits, options.kv, &forward_));
     }
     ~Runner() {
@@ -106,7 +107,7 @@ class Runner {
             const float *logits = forward_logits(forward_, i);
             out.emplace_back(logits, logits + model_shape(model_)->vocabulary);
             if (argmax != nullptr) {
-                argmax->push_back(forward_argmax(forward_, i));
+                argmax->push_back(forward_token(forward_, i));
             }
         }
         return out;

@@ -284,13 +284,61 @@ TEST(Tiny, UnwantedLogitsStayOnTheDevice) {
     model_close(model);
 }
 
+// Where lists of changes are longer than the room for them, rows are drawn in rounds, to the same tokens.
+TEST(Tiny, SamplingInRoundsIsSampling) {
+    TinyModel tiny;
+    struct model *model = open_tiny(tiny);
+    const uint32_t rows = 6;
+    std::vector<struct sample_change> changes;
+    for (uint32_t token = 0; token < tiny.vocabulary; token++) {
+        changes.push_back({token, (float)(token % 7) * 0.1f, token % 3 ? SAMPLE_SEEN | token % 5 : 0});
+    }
+    std::vector<uint32_t> tokens[2];
+    std::vector<float> logprobs[2];
+    for (uint32_t wide = 0; wide < 2; wide++) {
+        Runner::Options options;
+        options.changes = wide ? rows * tiny.vocabulary : 1; // no less than a row's
+        Runner runner(model, options);
+        struct forward_inputs *in = forward_inputs(runner.forward());
+        runner.step({{0, random_ids(9, 8, tiny.vocabulary), {1, 2, 3, 4, 5, 6}}});
+        in->sampled = true;
+        for (uint32_t i = 0; i < rows; i++) {
+            struct sample_row *row = &in->samples[i];
+            *row = sample_plain_row();
+            row->random = random_hash(1, i);
+            row->inverse_temperature = i == 2 ? 0 : 1;
+            row->repetition = 1.2f;
+            row->change_count = i % 3 == 1 ? 0 : tiny.vocabulary - i;
+            row->score = i % 2 ? 0 : SAMPLE_NO_SCORE;
+            in->changes[i] = changes.data();
+        }
+        const uint64_t before = device_link_count(runner.device()).device_to_host_bytes;
+        forward_run(runner.forward(), nullptr); // the same rows once more
+        Runner::check(forward_wait(runner.forward()));
+        EXPECT_EQ(device_link_count(runner.device()).device_to_host_bytes - before,
+                  rows * sizeof(uint32_t) + rows / 2 * sizeof(struct sample_score));
+        EXPECT_EQ(forward_sampling_rounds(runner.forward()), wide ? 0u : 3u);
+        for (uint32_t i = 0; i < rows; i++) {
+            tokens[wide].push_back(forward_token(runner.forward(), i));
+            if (i % 2) {
+                const struct sample_score *score = forward_score(runner.forward(), i);
+                logprobs[wide].push_back(sample_logprob(score, score->logit));
+                EXPECT_LT(logprobs[wide].back(), 0);
+            }
+        }
+    }
+    EXPECT_EQ(tokens[0], tokens[1]);
+    EXPECT_EQ(logprobs[0], logprobs[1]);
+    model_close(model);
+}
+
 TEST(Tiny, MemoryTakenIsMemoryForetold) {
     TinyModel tiny;
     struct model *model = open_tiny(tiny);
     {
         Runner runner(model, {});
         struct device_info before = device_info(runner.device());
-        struct forward_limits limits = {100, 30, 7, 77};
+        struct forward_limits limits = {100, 30, 7, 77, true, 0};
         struct forward *forward = nullptr;
         Runner::check(forward_create(model, runner.device(), nullptr, &limits, KV_F16, &forward));
         struct device_info after = device_info(runner.device());
@@ -324,7 +372,7 @@ TEST(Tiny, ShortMemoryIsARefusal) {
         offload_config.kv_blocks_wanted = 4;
         struct offload *offload = nullptr;
         struct forward *forward = nullptr;
-        struct forward_limits limits = {64, 16, 4, 64};
+        struct forward_limits limits = {64, 16, 4, 64, false, 0};
         struct status status = offload_create(device, &offload_config, &offload);
         if (status.code == STATUS_OK) {
             status = model_load(model, device, offload);

@@ -1,6 +1,8 @@
-// scheduler/sampler and scheduler/stop: distributions against plain computations, stop strings against a search.
+// scheduler/sampler and scheduler/stop: what a request asks for, drawn by the op's reference, against plain
+// computations; stop strings against a search.
 extern "C" {
 #include "base/random.h"
+#include "kernels/reference/reference.h"
 #include "scheduler/sampler.h"
 #include "scheduler/stop.h"
 }
@@ -60,32 +62,49 @@ std::vector<double> expected(const std::vector<float> &logits, const struct samp
     return p;
 }
 
-class Sampler : public ::testing::Test {
-  protected:
-    void make(uint32_t vocabulary) {
+// A sequence as far as sampling goes: a prompt, and what was generated after it.
+class Sampled {
+  public:
+    Sampled(const struct sampling &sampling, uint32_t vocabulary, std::vector<uint32_t> prompt = {0}, uint64_t seed = 7)
+        : vocabulary_(vocabulary), prompt_(std::move(prompt)) {
+        request_.sampling = sampling;
+        request_.prompt = prompt_.data();
+        request_.prompt_count = (uint32_t)prompt_.size();
+        struct status status = sampler_create(&request_, nullptr, vocabulary, 1000, seed, &sampler);
+        EXPECT_EQ(status.code, STATUS_OK);
+    }
+    ~Sampled() {
         sampler_destroy(&sampler);
-        struct status status = sampler_create(vocabulary, &sampler);
-        ASSERT_EQ(status.code, STATUS_OK);
     }
-    ~Sampler() override {
-        sampler_destroy(&sampler);
+    Sampled(const Sampled &) = delete;
+    Sampled &operator=(const Sampled &) = delete;
+
+    uint32_t draw(const std::vector<float> &logits, struct sample_score *score = nullptr) const {
+        struct sample_row row = sampler_row(&sampler);
+        uint32_t token;
+        EXPECT_TRUE(ref_sample(&token, logits.data(), &row, sampler.changes, score, vocabulary_));
+        return token;
     }
-    std::vector<double> frequencies(const std::vector<float> &logits, const struct sampling &sampling, uint32_t draws) {
-        std::vector<double> seen(logits.size());
-        for (uint32_t i = 0; i < draws; i++) {
-            struct sample_context context = {};
-            context.sampling = &sampling;
-            context.seed = 7;
-            context.index = i;
-            seen[sampler_draw(&sampler, logits.data(), &context)] += 1.0 / draws;
-        }
-        return seen;
-    }
-    struct sampler sampler = {};
+
+    struct sampler sampler;
+
+  private:
+    uint32_t vocabulary_;
+    std::vector<uint32_t> prompt_;
+    struct request request_ = {};
 };
 
-TEST_F(Sampler, DrawsFollowTheTruncatedDistribution) {
-    make(50);
+std::vector<double> frequencies(const std::vector<float> &logits, const struct sampling &sampling, uint32_t draws) {
+    std::vector<double> seen(logits.size());
+    Sampled sampled(sampling, (uint32_t)logits.size());
+    for (uint32_t i = 0; i < draws; i++) {
+        sampled.sampler.generated = i;
+        seen[sampled.draw(logits)] += 1.0 / draws;
+    }
+    return seen;
+}
+
+TEST(Sampler, DrawsFollowTheTruncatedDistribution) {
     std::vector<float> logits = random_logits(3, 50);
     struct {
         float temperature, top_p, min_p;
@@ -108,54 +127,103 @@ TEST_F(Sampler, DrawsFollowTheTruncatedDistribution) {
     }
 }
 
-TEST_F(Sampler, SameSeedAndIndexSameTokenOthersDiffer) {
-    make(1000);
+TEST(Sampler, SameSeedAndIndexSameTokenOthersDiffer) {
     std::vector<float> logits(1000, 0.0f);
-    struct sampling sampling = plain();
-    struct sample_context context = {};
-    context.sampling = &sampling;
-    context.seed = 1;
-    uint32_t first = sampler_draw(&sampler, logits.data(), &context), differing = 0;
-    EXPECT_EQ(sampler_draw(&sampler, logits.data(), &context), first);
-    for (context.index = 1; context.index < 20; context.index++) {
-        differing += sampler_draw(&sampler, logits.data(), &context) != first;
+    Sampled one(plain(), 1000, {0}, 1), other(plain(), 1000, {0}, 2);
+    uint32_t first = one.draw(logits), differing = 0;
+    EXPECT_EQ(one.draw(logits), first);
+    for (uint32_t i = 1; i < 20; i++) {
+        one.sampler.generated = other.sampler.generated = i;
+        differing += one.draw(logits) != first;
+        differing += one.draw(logits) != other.draw(logits);
     }
-    EXPECT_GT(differing, 15u);
+    EXPECT_GT(differing, 30u);
 }
 
-TEST_F(Sampler, PenaltiesBiasAndBans) {
-    make(4);
-    std::vector<float> logits = {2.0f, 1.9f, -1.0f, 1.8f};
+TEST(Sampler, PenaltiesBiasAndBans) {
+    const std::vector<float> logits = {2.0f, 1.9f, -1.0f, 1.8f};
     struct sampling sampling = plain();
     sampling.temperature = 0;
-    uint32_t generated[4] = {1, 0, 0, 0};
-    uint8_t seen[4] = {1, 0, 0, 0};
-    struct token_counts counts = {generated, seen};
-    struct sample_context context = {};
-    context.sampling = &sampling;
-    context.counts = &counts;
-    EXPECT_EQ(sampler_draw(&sampler, logits.data(), &context), 0u);
+    auto next = [&](const std::vector<uint32_t> &generated) {
+        Sampled sampled(sampling, 4, {0});
+        for (uint32_t token : generated) {
+            sampler_note(&sampled.sampler, token);
+        }
+        return sampled.draw(logits);
+    };
+    EXPECT_EQ(next({0}), 0u);
     sampling.presence_penalty = 0.5f;
-    EXPECT_EQ(sampler_draw(&sampler, logits.data(), &context), 1u);
+    EXPECT_EQ(next({}), 0u) << "the prompt is not what was generated";
+    EXPECT_EQ(next({0}), 1u);
+    sampling.presence_penalty = 0.15f;
+    EXPECT_EQ(next({0, 1, 0}), 0u) << "presence counts once";
     sampling.presence_penalty = 0;
     sampling.repetition_penalty = 1.5f;
-    EXPECT_EQ(sampler_draw(&sampler, logits.data(), &context), 1u);
+    EXPECT_EQ(next({}), 1u) << "the prompt's repetition counts";
+    EXPECT_EQ(next({1}), 3u);
     sampling.repetition_penalty = 1;
+    sampling.frequency_penalty = 0.15f;
+    EXPECT_EQ(next({0, 0}), 1u);
     sampling.frequency_penalty = -1;
-    struct logit_bias bias = {2, 100};
-    sampling.bias = &bias;
-    sampling.bias_count = 1;
-    EXPECT_EQ(sampler_draw(&sampler, logits.data(), &context), 2u);
-    uint32_t banned[] = {2, 0};
-    context.banned = banned;
-    context.banned_count = 2;
-    EXPECT_EQ(sampler_draw(&sampler, logits.data(), &context), 1u);
-    EXPECT_EQ(logits[0], 2.0f); // the caller's logits are untouched
+    struct logit_bias bias[] = {{2, 60}, {2, 40}}; // they add up
+    sampling.bias = bias;
+    sampling.bias_count = 2;
+    EXPECT_EQ(next({0}), 2u);
+    uint32_t stops[] = {2, 0, 2};
+    sampling.stop_tokens = stops;
+    sampling.stop_token_count = 3;
+    sampling.min_tokens = 2;
+    EXPECT_EQ(next({0}), 1u);
+    EXPECT_EQ(next({0, 0}), 2u) << "min_tokens are there, and the bias is what it was";
 }
 
-TEST_F(Sampler, LogprobsAreTheLogSoftmax) {
+// Every list has each token once, and no more room is taken than there is.
+TEST(Sampler, ChangesAreEachTokensOwn) {
+    struct sampling sampling = plain();
+    sampling.repetition_penalty = 1.1f;
+    struct logit_bias bias[] = {{5, 1}, {3, 1}, {5, 1}};
+    sampling.bias = bias;
+    sampling.bias_count = 3;
+    Sampled sampled(sampling, 8, {1, 5, 5, 7, 1});
+    for (uint32_t i = 0; i < 100; i++) {
+        sampler_note(&sampled.sampler, i % 8);
+    }
+    EXPECT_EQ(sampler_row(&sampled.sampler).change_count, 8u);
+    std::vector<uint32_t> times(8);
+    for (uint32_t i = 0; i < sampled.sampler.count; i++) {
+        const struct sample_change &change = sampled.sampler.changes[i];
+        times[change.token] += change.count & ~SAMPLE_SEEN;
+        EXPECT_EQ(change.bias, change.token == 5 ? 2 : change.token == 3 ? 1 : 0);
+        EXPECT_NE(change.count & SAMPLE_SEEN, 0u);
+    }
+    EXPECT_EQ(times, std::vector<uint32_t>({13, 13, 13, 13, 12, 12, 12, 12}));
+}
+
+TEST(Sampler, PlainIsWhatAnArgmaxDoes) {
+    struct sampling sampling = plain();
+    sampling.temperature = 0;
+    auto is_plain = [&] {
+        Sampled sampled(sampling, 4);
+        struct sample_row row = sampler_row(&sampled.sampler);
+        return sample_is_plain(&row);
+    };
+    EXPECT_TRUE(is_plain());
+    sampling.logprobs = true;
+    EXPECT_FALSE(is_plain());
+    sampling.logprobs = false;
+    sampling.temperature = 1;
+    EXPECT_FALSE(is_plain());
+    sampling.temperature = 0;
+    uint32_t stop = 1;
+    sampling.stop_tokens = &stop;
+    sampling.stop_token_count = 1;
+    EXPECT_TRUE(is_plain());
+    sampling.min_tokens = 1;
+    EXPECT_FALSE(is_plain());
+}
+
+TEST(Sampler, LogprobsAreTheLogSoftmax) {
     for (uint32_t vocabulary : {1u, 5u, 16u, 4099u}) {
-        make(vocabulary);
         std::vector<float> logits = random_logits(vocabulary, vocabulary);
         double sum = 0;
         for (float logit : logits) {
@@ -164,26 +232,30 @@ TEST_F(Sampler, LogprobsAreTheLogSoftmax) {
         std::vector<uint32_t> order(vocabulary);
         std::iota(order.begin(), order.end(), 0);
         std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return logits[a] > logits[b]; });
-        struct token_logprob top[20];
-        uint32_t count = std::min(20u, vocabulary);
-        float logprob = sampler_logprobs(&sampler, logits.data(), vocabulary - 1, top, count);
-        EXPECT_NEAR(logprob, logits[vocabulary - 1] - std::log(sum), 2e-5);
-        for (uint32_t i = 0; i < count; i++) {
-            EXPECT_EQ(top[i].token, order[i]);
-            EXPECT_NEAR(top[i].logprob, logits[order[i]] - std::log(sum), 2e-5);
+        struct sampling sampling = plain();
+        sampling.logprobs = true;
+        sampling.top_logprobs = 20;
+        Sampled sampled(sampling, vocabulary);
+        struct sample_row row = sampler_score_row(&sampled.sampler, vocabulary - 1);
+        struct sample_score score;
+        uint32_t token;
+        ASSERT_TRUE(ref_sample(&token, logits.data(), &row, nullptr, &score, vocabulary));
+        EXPECT_EQ(token, vocabulary - 1);
+        EXPECT_NEAR(sample_logprob(&score, score.logit), logits[vocabulary - 1] - std::log(sum), 2e-5);
+        EXPECT_EQ(score.top_count, std::min(20u, vocabulary));
+        for (uint32_t i = 0; i < score.top_count; i++) {
+            EXPECT_EQ(score.top[i].token, order[i]);
+            EXPECT_NEAR(sample_logprob(&score, score.top[i].logit), logits[order[i]] - std::log(sum), 2e-5);
         }
     }
 }
 
-TEST_F(Sampler, NotANumberNeverWins) {
-    make(3);
-    float logits[] = {NAN, 1.0f, NAN};
+TEST(Sampler, NotANumberNeverWins) {
+    const std::vector<float> logits = {NAN, 1.0f, NAN};
     struct sampling sampling = plain();
-    struct sample_context context = {};
-    context.sampling = &sampling;
     for (float temperature : {0.0f, 1.0f}) {
         sampling.temperature = temperature;
-        EXPECT_EQ(sampler_draw(&sampler, logits, &context), 1u);
+        EXPECT_EQ(Sampled(sampling, 3).draw(logits), 1u);
     }
 }
 
