@@ -19,7 +19,8 @@ struct status arena_create(struct device *device, size_t bytes, size_t slot_byte
     arena->blocks = arena_blocks_at(arena, boundary);
     arena->blocks_most = arena_blocks_at(arena, 0);
     arena->taken_bits = calloc(arena->blocks_most / 64 + 1, sizeof *arena->taken_bits);
-    if (!arena->taken_bits) {
+    arena->full_bits = calloc(arena->blocks_most / 4096 + 1, sizeof *arena->full_bits);
+    if (!arena->taken_bits || !arena->full_bits) {
         return status_error(STATUS_NO_MEMORY, "no memory for the directory of %u KV blocks", arena->blocks_most);
     }
     void *base;
@@ -37,6 +38,7 @@ void arena_destroy(struct arena *arena) {
         device_free(arena->device, arena->base);
     }
     free(arena->taken_bits);
+    free(arena->full_bits);
     *arena = (struct arena){0};
 }
 
@@ -88,18 +90,23 @@ uint32_t arena_blocks_needed(const struct arena *arena, uint32_t moves) {
 }
 
 bool arena_take_block(struct arena *arena, uint32_t *out) {
-    for (uint32_t word = arena->first_maybe / 64; word * 64 < arena->blocks; word++) {
-        uint64_t open = ~arena->taken_bits[word];
-        if (open == 0) {
+    for (uint32_t at = 0; at * 4096 < arena->blocks; at++) {
+        uint64_t open_words = ~arena->full_bits[at];
+        if (open_words == 0) {
             continue;
         }
+        uint32_t word = at * 64 + (uint32_t)__builtin_ctzll(open_words);
+        if (word * 64 >= arena->blocks) {
+            break;
+        }
+        uint64_t open = ~arena->taken_bits[word];
         uint32_t block = word * 64 + (uint32_t)__builtin_ctzll(open);
         if (block >= arena->blocks) {
             break;
         }
-        arena->taken_bits[word] |= UINT64_C(1) << (block % 64);
+        arena->taken_bits[word] |= open & -open;
+        arena->full_bits[at] |= arena->taken_bits[word] == UINT64_MAX ? UINT64_C(1) << (word % 64) : 0;
         arena->taken++;
-        arena->first_maybe = block + 1;
         *out = block;
         return true;
     }
@@ -110,8 +117,8 @@ void arena_give_block(struct arena *arena, uint32_t block) {
     uint64_t bit = UINT64_C(1) << (block % 64);
     CHECK(block < arena->blocks && (arena->taken_bits[block / 64] & bit)); /* given back twice otherwise */
     arena->taken_bits[block / 64] &= ~bit;
+    arena->full_bits[block / 4096] &= ~(UINT64_C(1) << (block / 64 % 64));
     arena->taken--;
-    arena->first_maybe = block < arena->first_maybe ? block : arena->first_maybe;
 }
 
 size_t arena_lost_bytes(const struct arena *arena) {

@@ -30,7 +30,7 @@ struct arena {
     uint32_t blocks_most; /* with the boundary at 0: size of the bitmap */
     uint32_t taken;
     uint64_t *taken_bits; /* one bit a block; block 0 lies at the very end of the arena */
-    uint32_t first_maybe; /* no block below this one is free */
+    uint64_t *full_bits;  /* one bit a word of those: all of its blocks are taken */
 };
 
 /* `bytes` in all, of which `boundary` slots are weights. */

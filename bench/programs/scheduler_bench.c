@@ -1,6 +1,6 @@
 /* scheduler-bench: the processor's time that an iteration takes on the host, beside the device's work.
  *
- *   build/release/scheduler-bench [SEQUENCES]
+ *   build/release/scheduler-bench [SEQUENCES [LOAD]]
  *
  * A described model on a described device (`sim`), so that there is nothing to compute; what `sim` itself takes to
  * enqueue and to wait (forward_run(), forward_wait()) is left out, and what the placement of weights takes
@@ -15,7 +15,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { PROMPT = 512, STEPS = 400, MOST_SEQUENCES = 1024, MOST_WAITING = 1024, CONTEXT = 8192 };
+enum { PROMPT = 512, STEPS = 400, MOST_SEQUENCES = 1024, MOST_WAITING = 1024, CONTEXT = 8192, VOCABULARY = 128000 };
 
 static uint64_t own_time_ns(void) {
     struct timespec time;
@@ -82,9 +82,13 @@ struct load {
 };
 
 static struct request requests[MOST_SEQUENCES + MOST_WAITING];
-static uint32_t prompt[PROMPT];
+static uint32_t prompts[MOST_SEQUENCES + MOST_WAITING][PROMPT];
 
+/* With a prompt like no other, so that all of it is computed. */
 static void submit(struct engine *engine, struct device *device, struct request *request, uint32_t output) {
+    static uint32_t serial;
+    uint32_t *prompt = prompts[request - requests];
+    prompt[0] = serial++ % VOCABULARY;
     *request = (struct request){.prompt = prompt,
                                 .prompt_count = PROMPT,
                                 .sampling = {.top_p = 1, .repetition_penalty = 1, .max_tokens = output},
@@ -167,8 +171,10 @@ static void run(const struct load *load, uint32_t sequences) {
 
 int main(int argc, char **argv) {
     long sequences = argc > 1 ? strtol(argv[1], NULL, 10) : 256;
-    if (sequences < 1 || sequences > MOST_SEQUENCES) {
-        fprintf(stderr, "usage: %s [SEQUENCES], 1 to %d\n", argv[0], MOST_SEQUENCES);
+    long only = argc > 2 ? strtol(argv[2], NULL, 10) : 0;
+    if (sequences < 1 || sequences > MOST_SEQUENCES || only < 0) {
+        fprintf(stderr, "usage: %s [SEQUENCES [LOAD]], 1 to %d, and a row of the table below, from 1\n", argv[0],
+                MOST_SEQUENCES);
         return 2;
     }
     log_set_level(LOG_WARN);
@@ -184,7 +190,9 @@ int main(int argc, char **argv) {
         {"sequences come and go", "metronome", 100, 400},
     };
     for (size_t i = 0; i < sizeof loads / sizeof loads[0]; i++) {
-        run(&loads[i], (uint32_t)sequences);
+        if (only == 0 || only == (long)i + 1) {
+            run(&loads[i], (uint32_t)sequences);
+        }
     }
     return 0;
 }

@@ -50,6 +50,42 @@ TEST(Arena, BlocksAreTheOthersOfTheBoundary) {
     EXPECT_EQ(arena.taken, 0u);
 }
 
+// Thousands of blocks, given and taken at random: it is always the lowest that is free.
+TEST(Arena, TakesTheFreeBlockFarthestFromTheBoundary) {
+    const uint32_t count = 3 * 4096 + 100;
+    Arena rig((size_t)64 * count, 64, 64, 0);
+    struct arena &arena = rig.arena;
+    struct random_state random;
+    random_seed(&random, 11);
+    std::vector<bool> taken(count);
+    uint32_t block, in_use = 0;
+    for (int round = 0; round < 60; round++) {
+        uint32_t more = (uint32_t)random_below(&random, count), less = (uint32_t)random_below(&random, count);
+        uint32_t lowest = 0;
+        for (uint32_t i = 0; i < more && in_use < count; i++, in_use++) {
+            ASSERT_TRUE(arena_take_block(&arena, &block));
+            while (taken[lowest]) {
+                lowest++;
+            }
+            ASSERT_EQ(block, lowest);
+            taken[block] = true;
+        }
+        EXPECT_EQ(arena_take_block(&arena, &block), in_use < count);
+        if (in_use < count) {
+            arena_give_block(&arena, block);
+        }
+        for (uint32_t i = 0; i < less; i++) {
+            block = (uint32_t)random_below(&random, count);
+            if (taken[block]) {
+                arena_give_block(&arena, block);
+                taken[block] = false;
+                in_use--;
+            }
+        }
+        ASSERT_EQ(arena.taken, in_use);
+    }
+}
+
 // Against the definition, for random sets of blocks in use: the fewest blocks, at least as many as are in use, with no
 // more than `moves` of those in use beyond them.
 TEST(Arena, CountsTheBlocksThatABoundaryMustLeave) {
