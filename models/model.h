@@ -106,7 +106,7 @@ size_t forward_host_bytes(const struct model *model, const struct forward_limits
 struct forward_inputs {
     uint32_t *tokens;                          /* (rows) */
     uint32_t *positions;                       /* (rows) */
-    struct kv_segment *segments;               /* (segments); segment i uses row i of block_table */
+    struct kv_segment *segments;               /* (segments); they share out the first rows of block_table */
     uint64_t *block_table;                     /* (sequences, table_stride) device addresses */
     uint32_t table_stride;                     /* blocks of the longest sequence */
     uint32_t *logit_rows;                      /* (logit_count) indices of rows whose logits are wanted, ascending */

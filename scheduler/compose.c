@@ -4,6 +4,10 @@
  * it has lost when its turn comes again is computed again, to the same bits. */
 #include "scheduler/engine_internal.h"
 
+#include <string.h>
+
+#define NO_ROW UINT32_MAX
+
 /* Room is short when less than one part in so many is left of the places for sequences, or of the KV cache. */
 #define CROWD 4
 
@@ -363,8 +367,7 @@ static void write_rows(struct engine *engine, struct sequence *sequence) {
     inputs->segments[segment] = (struct kv_segment){.sequence = sequence->request->id,
                                                     .first_row = inputs->rows,
                                                     .rows = sequence->scheduled,
-                                                    .first_position = sequence->computed,
-                                                    .table = segment};
+                                                    .first_position = sequence->computed};
     sequence->logit_begin = inputs->logit_count;
     uint32_t first = 0;
     uint32_t logit_rows = logit_rows_of(sequence, sequence->scheduled, &first);
@@ -415,10 +418,39 @@ uint32_t compose_iteration(struct engine *engine) {
     return inputs->rows;
 }
 
+/* Which row of the block table is whose in this iteration, of as many rows as there are segments: a sequence keeps its
+ * own, for what is in it holds, and the others get those that are left. */
+static void share_out_tables(struct engine *engine) {
+    struct forward_inputs *inputs = engine->inputs;
+    const uint32_t count = inputs->segment_count;
+    memset(engine->table_kept, 0, count * sizeof *engine->table_kept);
+    uint32_t segment = 0, row = 0;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        if (sequence->scheduled > 0) {
+            uint32_t own = sequence->table_row;
+            bool keeps = own < count && engine->table_owner[own] == sequence;
+            inputs->segments[segment++].table = keeps ? own : NO_ROW;
+            if (keeps) {
+                engine->table_kept[own] = true;
+            }
+        }
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (inputs->segments[i].table == NO_ROW) {
+            while (engine->table_kept[row]) {
+                row++;
+            }
+            inputs->segments[i].table = row++;
+        }
+    }
+}
+
 void compose_block_table(struct engine *engine) {
     struct forward_inputs *inputs = engine->inputs;
     const uint64_t version = offload_kv_version(engine->offload);
-    uint32_t row = 0;
+    uint32_t segment = 0;
+    share_out_tables(engine);
     for (uint32_t i = 0; i < engine->running_count; i++) {
         struct sequence *sequence = engine->running[i];
         if (sequence->scheduled == 0) {
@@ -426,13 +458,16 @@ void compose_block_table(struct engine *engine) {
         }
         /* those that this iteration uses: the place of a later one may still be on its way to host memory */
         uint32_t used = (sequence->computed + sequence->scheduled + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+        uint32_t row = inputs->segments[segment++].table;
         bool same =
             engine->table_owner[row] == sequence && sequence->table_row == row && sequence->table_version == version;
-        uint32_t known = same && sequence->table_count < used ? sequence->table_count : same ? used : 0;
-        offload_kv_addresses(engine->offload, sequence->blocks + known, used - known,
-                             inputs->block_table + (size_t)row * inputs->table_stride + known);
+        uint32_t known = same ? sequence->table_count : 0;
+        if (known < used) {
+            offload_kv_addresses(engine->offload, sequence->blocks + known, used - known,
+                                 inputs->block_table + (size_t)row * inputs->table_stride + known);
+        }
         engine->table_owner[row] = sequence;
-        sequence->table_row = row++;
+        sequence->table_row = row;
         sequence->table_count = used;
         sequence->table_version = version;
     }

@@ -182,7 +182,8 @@ static struct status create_queues(struct engine *engine) {
     engine->events = calloc(engine->event_capacity, sizeof *engine->events);
     engine->running = calloc(config->max_sequences, sizeof(struct sequence *));
     engine->table_owner = calloc(config->max_sequences, sizeof *engine->table_owner);
-    if (!engine->events || !engine->running || !engine->table_owner) {
+    engine->table_kept = calloc(config->max_sequences, sizeof *engine->table_kept);
+    if (!engine->events || !engine->running || !engine->table_owner || !engine->table_kept) {
         return status_error(STATUS_NO_MEMORY, "no memory for the engine's queues");
     }
     TRY(timeline_create(config->timeline_spans, &engine->timeline));
@@ -533,6 +534,7 @@ void engine_destroy(struct engine *engine) {
     free(engine->events);
     free(engine->running);
     free(engine->table_owner);
+    free(engine->table_kept);
     free(engine->piece);
     if (engine->wake_fd >= 0) {
         close(engine->wake_fd);

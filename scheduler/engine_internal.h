@@ -62,6 +62,7 @@ struct engine {
     struct sequence **running; /* (running_count), in order of admission, those on sufferance last; max_sequences */
     uint32_t running_count;
     const struct sequence **table_owner; /* (max_sequences) whose addresses the rows of the block table are */
+    bool *table_kept;                    /* (max_sequences) by those of this iteration */
     bool parks_idle;                     /* blocks that nobody holds do park, ... */
     uint32_t parks;                      /* ... and so many more before the next iteration */
     struct sequence_queue waiting;       /* preempted ones at the front, then by when their first token is due */
