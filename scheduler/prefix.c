@@ -13,10 +13,16 @@ struct links {
     uint32_t older, newer;
 };
 
+/* The blocks of a bucket, one after the other. Apart from the entries, which lie in no cache: a search looks at those
+ * alone whose hash begins alike. */
+struct chain {
+    uint32_t next, begin; /* of the hash */
+};
+
 struct entry {
     uint32_t holders, pins; /* pins are of holders */
     enum prefix_place place;
-    uint32_t depth, next;    /* in its bucket */
+    uint32_t depth;
     uint64_t serial, parent; /* names, never used twice: of the entered block, and of the one that it continues; 0: it
                                 is not entered, it continues none */
     uint64_t key;            /* the hash of the whole beginning */
@@ -28,6 +34,7 @@ struct prefix {
     struct entry *entries;    /* (handles) */
     struct cache_salt *salts; /* (handles) of those that begin */
     struct links *links;      /* (handles + 2) of idle ones */
+    struct chain *chains;     /* (handles) of entered ones */
     uint32_t *buckets;        /* (mask + 1) the first of each */
     uint32_t mask;
     uint64_t seed, last_serial, version;
@@ -46,10 +53,11 @@ struct status prefix_create(uint32_t handles, struct prefix **out) {
                                   .entries = calloc((size_t)handles + 1, sizeof *prefix->entries),
                                   .salts = calloc((size_t)handles + 1, sizeof *prefix->salts),
                                   .links = malloc(((size_t)handles + 2) * sizeof *prefix->links),
+                                  .chains = calloc((size_t)handles + 1, sizeof *prefix->chains),
                                   .buckets = malloc(buckets * sizeof *prefix->buckets),
                                   .mask = buckets - 1};
     }
-    if (!prefix || !prefix->entries || !prefix->salts || !prefix->links || !prefix->buckets) {
+    if (!prefix || !prefix->entries || !prefix->salts || !prefix->links || !prefix->chains || !prefix->buckets) {
         prefix_destroy(prefix);
         return status_error(STATUS_NO_MEMORY, "no memory for the index of %u KV blocks", handles);
     }
@@ -72,6 +80,7 @@ void prefix_destroy(struct prefix *prefix) {
         free(prefix->entries);
         free(prefix->salts);
         free(prefix->links);
+        free(prefix->chains);
         free(prefix->buckets);
         free(prefix);
     }
@@ -124,9 +133,9 @@ static void leave_index(struct prefix *prefix, uint32_t handle) {
     struct entry *entry = &prefix->entries[handle];
     uint32_t *link = &prefix->buckets[entry->key & prefix->mask];
     while (*link != handle) {
-        link = &prefix->entries[*link].next;
+        link = &prefix->chains[*link].next;
     }
-    *link = entry->next;
+    *link = prefix->chains[handle].next;
     entry->serial = 0;
     prefix->version++;
 }
@@ -219,13 +228,13 @@ uint32_t prefix_find(const struct prefix *prefix, uint32_t parent, const struct 
                      const uint32_t *tokens) {
     uint64_t serial = serial_of(prefix, parent), key = key_of(prefix, parent, salt, tokens);
     uint32_t handle = prefix->buckets[key & prefix->mask];
-    while (handle != PREFIX_NOBODY) {
+    for (; handle != PREFIX_NOBODY; handle = prefix->chains[handle].next) {
         const struct entry *entry = &prefix->entries[handle];
-        if (entry->key == key && entry->parent == serial && memcmp(entry->tokens, tokens, sizeof entry->tokens) == 0 &&
+        if (prefix->chains[handle].begin == key >> 32 && entry->key == key && entry->parent == serial &&
+            memcmp(entry->tokens, tokens, sizeof entry->tokens) == 0 &&
             (serial != 0 || same_salt(&prefix->salts[handle], salt))) {
             break;
         }
-        handle = entry->next;
     }
     return handle;
 }
@@ -243,7 +252,7 @@ void prefix_enter(struct prefix *prefix, uint32_t handle, uint32_t parent, const
         prefix->salts[handle] = *salt;
     }
     uint32_t *bucket = &prefix->buckets[entry->key & prefix->mask];
-    entry->next = *bucket;
+    prefix->chains[handle] = (struct chain){.next = *bucket, .begin = (uint32_t)(entry->key >> 32)};
     *bucket = handle;
     prefix->version++;
 }

@@ -15,7 +15,16 @@
 #include <string.h>
 #include <time.h>
 
-enum { PROMPT = 512, STEPS = 400, MOST_SEQUENCES = 1024, MOST_WAITING = 1024, CONTEXT = 8192, VOCABULARY = 128000 };
+enum {
+    PROMPT = 512,
+    STEPS = 400,
+    SETTLED = 200,
+    TURNED_OVER = 1500,
+    MOST_SEQUENCES = 1024,
+    MOST_WAITING = 1024,
+    CONTEXT = 8192,
+    VOCABULARY = 128000
+};
 
 static uint64_t own_time_ns(void) {
     struct timespec time;
@@ -121,7 +130,8 @@ static void measure(struct engine *engine, struct device *device, const struct l
     }
     struct engine_stats stats = {0};
     bool idle = false;
-    for (int step = 0; step < 20000 && (stats.running < sequences || step < 200); step++) {
+    int settled = load->output > 1000 ? SETTLED : TURNED_OVER; /* until new blocks take the places of old prompts' */
+    for (int step = 0; step < 20000 && (stats.running < sequences || step < settled); step++) {
         check(engine_step(engine, &idle));
         take_events(engine, device, load->output);
         engine_stats(engine, &stats);
