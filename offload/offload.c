@@ -358,9 +358,12 @@ void offload_copy_placement(const struct offload *offload, struct offload_placem
 }
 
 struct plan_prediction offload_predict_placement(const struct offload *offload,
-                                                 const struct offload_placement *placement, double rows,
-                                                 double context) {
+                                                 const struct offload_placement *placement, double rows, double context,
+                                                 double pace) {
     struct plan_load load = recorded_load(offload, rows, context);
+    load.layer_ns = (uint64_t)((double)load.layer_ns * pace);
+    load.before_ns = (uint64_t)((double)load.before_ns * pace);
+    load.after_ns = (uint64_t)((double)load.after_ns * pace);
     load.kv_copies = placement->kv_copies;
     memcpy(load.kv_bytes, placement->kv_bytes, sizeof load.kv_bytes);
     return plan_predict(&load, &placement->plan);

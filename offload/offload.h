@@ -61,8 +61,9 @@ bool offload_wants_record(const struct offload *offload);
 /* The placement in force, for `rows` tokens that attend to `context` positions each. */
 struct plan_prediction offload_predict(const struct offload *offload, double rows, double context);
 
-/* The placement in force and the KV that passes beside it, as a copy; and what an iteration takes with it. The latter
- * from any thread once the record is set: beside the copy it reads nothing that changes. */
+/* The placement in force and the KV that passes beside it, as a copy; and what an iteration takes with it where all
+ * that is no copy takes `pace` times what the record says. The latter from any thread once the record is set: beside
+ * the copy it reads nothing that changes. */
 struct offload_placement {
     struct plan plan;
     uint32_t kv_copies;
@@ -70,8 +71,8 @@ struct offload_placement {
 };
 void offload_copy_placement(const struct offload *offload, struct offload_placement *out);
 struct plan_prediction offload_predict_placement(const struct offload *offload,
-                                                 const struct offload_placement *placement, double rows,
-                                                 double context);
+                                                 const struct offload_placement *placement, double rows, double context,
+                                                 double pace);
 
 /* The same with nothing to wait for: no deadline before it can be kept. 0 without a record. */
 uint64_t offload_least_ns(const struct offload *offload, double rows, double context);

@@ -66,6 +66,9 @@ static void learn_normal(struct engine *engine) {
 static void note_rows(struct engine *engine, const struct sequence *sequence, uint64_t now) {
     const uint32_t prompt = prompt_rows_of(sequence);
     struct span span = {.begin_ns = sequence->account.until_ns, .end_ns = now, .request = sequence->request->id};
+    if (!engine->timeline.spans) {
+        return;
+    }
     if (sequence->scheduled == 0) {
         span.kind = SPAN_HELD;
     } else if (prompt > 0) {
@@ -79,15 +82,21 @@ static void note_rows(struct engine *engine, const struct sequence *sequence, ui
     timeline_add(&engine->timeline, &span);
 }
 
-/* The time before the iteration's first op was the host's, or that of whoever was to take the events. */
-static void spend_iteration(struct engine *engine, struct sequence *sequence, uint64_t now) {
+/* The time before the iteration's first op was the host's, or that of whoever was to take the events. `usual` is what
+ * the iteration was to one that generates. */
+static void spend_iteration(struct engine *engine, struct sequence *sequence, const struct spent *usual, uint64_t now) {
+    const uint32_t prompt = prompt_rows_of(sequence);
+    const bool again = sequence->computed < sequence->reached;
     struct account *account = &sequence->account;
     uint64_t before = engine->forward_ns > account->until_ns ? engine->forward_ns - account->until_ns : 0;
     uint64_t blocked = engine->blocked_ns < before ? engine->blocked_ns : before;
     account->spent.ns[CAUSE_CLIENT_SLOW] += blocked;
     account->spent.ns[CAUSE_HOST_TIME] += before - blocked;
-    causes_of_iteration(&engine->cost, prompt_rows_of(sequence), sequence->scheduled > 0,
-                        sequence->computed < sequence->reached, &account->spent);
+    if (prompt == 0 && sequence->scheduled > 0 && !again) {
+        spent_add(&account->spent, usual);
+    } else {
+        causes_of_iteration(&engine->cost, prompt, sequence->scheduled > 0, again, &account->spent);
+    }
     note_rows(engine, sequence, now);
     account->until_ns = now;
 }
@@ -105,9 +114,11 @@ void account_end(struct engine *engine) {
     if (!engine->recorded) {
         learn_normal(engine);
     }
+    struct spent usual = {0};
+    causes_of_iteration(cost, 0, true, false, &usual);
     pthread_mutex_lock(&engine->stats_lock);
     for (uint32_t i = 0; i < engine->running_count; i++) {
-        spend_iteration(engine, engine->running[i], now);
+        spend_iteration(engine, engine->running[i], &usual, now);
     }
     pthread_mutex_unlock(&engine->stats_lock);
     engine->blocked_ns = 0;

@@ -2,11 +2,12 @@
  *
  * After every iteration the engine publishes what admission has to know (struct admission_view, under the engine's
  * lock); the submitter's thread copies it, adds what has been submitted since and the request itself, and plays the
- * next iterations ahead (foresee.h) with the one model of time. How far such predictions are to be trusted is learnt
- * from what came of them: a margin, for each class, that grows with every first token that it did not cover and shrinks
- * with the others, so that as many are late in the long run as the class's percentile allows (the quantile tracking of
- * adaptive conformal inference, Gibbs and Candes, arXiv 2106.00170). A first token that is in time and was predicted to
- * come early says nothing: what it had to spare was lent to the offloading. */
+ * next iterations ahead (foresee.h) with the one model of time, at the pace that iterations have lately had. How far
+ * such predictions are to be trusted is learnt from what came of them: a margin, for each class, that grows with every
+ * first token that it did not cover and shrinks with the others, so that as many are late in the long run as the
+ * class's percentile allows (the quantile tracking of adaptive conformal inference, Gibbs and Candes, arXiv
+ * 2106.00170). A first token that is in time and was predicted to come early says nothing: what it had to spare was
+ * lent to the offloading. */
 #include "scheduler/admission.h"
 #include "base/clock.h"
 #include "scheduler/engine_internal.h"
@@ -56,21 +57,20 @@ void admission_destroy(struct engine *engine) {
 /* ---- the engine's side ---- */
 
 /* How many tokens a sequence will still generate: as many as it may, or what answers usually have. */
-static uint32_t tokens_to_come(const struct sequence *sequence, double typical) {
-    uint32_t most = sequence->capacity - sequence->count;
-    double usual = typical > 0 ? 2 * typical : most;
-    uint32_t expected = usual < most ? (uint32_t)usual : most;
+static uint32_t tokens_to_come(uint32_t most, double typical) {
+    uint32_t expected = typical > 0 && 2 * typical < most ? (uint32_t)(2 * typical) : most;
     return expected > 0 ? expected : 1;
 }
 
-static struct foreseen foreseen_of(const struct sequence *sequence, double typical) {
+/* With as much to come as it may generate. */
+static struct foreseen foreseen_of(const struct sequence *sequence) {
     uint32_t found = sequence->computed + sequence->found * KV_BLOCK_TOKENS;
     bool generates = sequence->first_token_ns != 0 && sequence->count - sequence->computed == 1;
     return (struct foreseen){.due_ns = sequence->first_token_ns != 0 ? NEVER : deadlines_first_token(sequence),
                              .tpot_ns = sequence->request->promise.tpot_ns,
                              .left = generates ? 0 : sequence->count - found,
                              .context = found,
-                             .to_come = tokens_to_come(sequence, typical),
+                             .to_come = sequence->capacity - sequence->count,
                              .blocks = sequence->block_count,
                              .gives_way = sequence->on_sufferance};
 }
@@ -84,6 +84,19 @@ static uint32_t mean_left(const struct sequence_queue *queue) {
     return looked > 0 ? (uint32_t)(sum / looked) : 0;
 }
 
+/* Of the line only what is new in it, for hundreds may wait: where it is as it was, nobody has anything computed but
+ * who was preempted, and the next. */
+static void publish_waiting(struct engine *engine, struct admission_view *view) {
+    const struct sequence_queue *line = &engine->waiting;
+    bool same = view->waiting_version == line->version + 1;
+    view->waiting_version = line->version + 1;
+    view->waiting_count = line->count;
+    for (uint32_t i = 0; i < line->count && !(same && i > 0 && !queue_at(line, i - 1)->preempted); i++) {
+        view->waiting[i] = foreseen_of(queue_at(line, i));
+        view->waiting[i].blocks = 0; /* what preempted ones hold counts as free */
+    }
+}
+
 void admission_publish(struct engine *engine) {
     struct admission_state *state = &engine->admission;
     struct admission_view *view = &state->view;
@@ -92,25 +105,23 @@ void admission_publish(struct engine *engine) {
     }
     uint64_t now = device_now_ns(engine->device);
     uint32_t blocks = available_blocks(engine), lent = offload_kv_excess(engine->offload);
+    uint64_t context = 0;
     pthread_mutex_lock(&engine->lock);
     view->now_ns = now;
     view->running_count = engine->running_count;
-    view->context = 0;
     for (uint32_t i = 0; i < engine->running_count; i++) {
-        view->running[i] = foreseen_of(engine->running[i], state->typical);
-        view->context += (double)view->running[i].context / engine->running_count;
+        view->running[i] = foreseen_of(engine->running[i]);
+        context += view->running[i].context;
     }
-    view->waiting_count = engine->waiting.count;
-    for (uint32_t i = 0; i < engine->waiting.count; i++) {
-        view->waiting[i] = foreseen_of(queue_at(&engine->waiting, i), state->typical);
-        view->waiting[i].blocks = 0; /* what preempted ones hold counts as free */
-    }
+    view->context = engine->running_count > 0 ? (double)context / engine->running_count : 0;
+    publish_waiting(engine, view);
     view->behind_count = engine->behind.count;
     view->behind_left = mean_left(&engine->behind);
     view->admissions = engine->admissions;
     view->blocks_free = blocks;
     view->blocks_lent = lent;
     view->typical = state->typical;
+    view->pace = deadlines_pace(engine);
     offload_copy_placement(engine->offload, &view->placement);
     pthread_mutex_unlock(&engine->lock);
 }
@@ -168,10 +179,18 @@ static void take_view(struct engine *engine, struct foresight *out) {
                               .admissions = view->admissions};
     memcpy(state->running, view->running, view->running_count * sizeof *view->running);
     memcpy(state->waiting, view->waiting, view->waiting_count * sizeof *view->waiting);
+    for (uint32_t i = 0; i < view->running_count; i++) {
+        state->running[i].to_come = tokens_to_come(state->running[i].to_come, view->typical);
+    }
+    for (uint32_t i = 0; i < view->waiting_count; i++) {
+        state->waiting[i].to_come = tokens_to_come(state->waiting[i].to_come, view->typical);
+    }
     state->placement = view->placement;
+    state->pace = view->pace;
     for (uint32_t i = 0; i < engine->submitted.count; i++) {
         const struct sequence *sequence = queue_at(&engine->submitted, i);
-        struct foreseen each = foreseen_of(sequence, view->typical);
+        struct foreseen each = foreseen_of(sequence);
+        each.to_come = tokens_to_come(each.to_come, view->typical);
         each.from_ns = sequence->request->arrival_ns;
         if (each.due_ns == NEVER) {
             out->behind_left = (out->behind_left * out->behind_count + each.left) / (out->behind_count + 1);
@@ -193,9 +212,10 @@ uint32_t admission_insert(struct foreseen *waiting, uint32_t *count, const struc
 }
 
 static void fill_times(const struct engine *engine, double context, struct foresight *out) {
+    const struct admission_state *state = &engine->admission;
     for (uint32_t rows = 1; out->points < FORESEE_ROWS && (out->points < 2 || rows < 2 * out->most_rows); rows *= 2) {
         out->rows_ns[out->points++] =
-            offload_predict_placement(engine->offload, &engine->admission.placement, rows, context).iteration_ns;
+            offload_predict_placement(engine->offload, &state->placement, rows, context, state->pace).iteration_ns;
     }
 }
 
@@ -295,11 +315,11 @@ void admission_decide(struct engine *engine, struct request *request) {
     }
     uint32_t left = engine->config.context - request->prompt_count;
     uint32_t most = request->sampling.max_tokens < left ? request->sampling.max_tokens : left;
-    uint32_t to_come = typical > 0 && 2 * typical < most ? (uint32_t)(2 * typical) : most;
+    uint32_t to_come = tokens_to_come(most, typical);
     fill_times(engine, context, &view);
     for (bool lesser = false;; lesser = true) {
         const struct slo_class *own = &classes.items[index];
-        predict(engine, &view, request, &promise, to_come > 0 ? to_come : 1, margins[index], &request->admission);
+        predict(engine, &view, request, &promise, to_come, margins[index], &request->admission);
         if (request->admission.shortage == SHORT_OF_NOTHING) {
             settle(request, lesser ? ADMITTED_LESSER : ADMITTED, index, &promise);
             return;

@@ -26,6 +26,8 @@ void release_blocks(struct engine *engine, struct sequence *sequence, uint32_t f
         uint32_t handle = sequence->blocks[--sequence->block_count];
         if (sequence->pinned) {
             unpin_block(engine, handle);
+        } else {
+            engine->waiting.version++; /* it waits, and has less computed than it had */
         }
         if (prefix_let_go(engine->prefix, handle)) {
             offload_kv_give(engine->offload, handle);

@@ -31,6 +31,13 @@ uint64_t spent_total(const struct spent *spent) {
     return total;
 }
 
+void spent_add(struct spent *to, const struct spent *more) {
+    to->planned_ns += more->planned_ns;
+    for (int i = 0; i < CAUSES; i++) {
+        to->ns[i] += more->ns[i];
+    }
+}
+
 static uint64_t lesser(uint64_t a, uint64_t b) {
     return a < b ? a : b;
 }

@@ -33,6 +33,7 @@ struct spent {
         planned_ns; /* compute waited for weights within the deadline of its iteration: what was promised allows it */
 };
 uint64_t spent_total(const struct spent *spent);
+void spent_add(struct spent *to, const struct spent *more);
 
 /* One iteration on the device, as measured. */
 struct iteration_cost {

@@ -39,8 +39,14 @@ static void attach_logprobs(struct engine *engine, uint32_t logit_index, struct 
     }
 }
 
-static struct engine_event token_event(const struct sequence *sequence, uint32_t token) {
-    return (struct engine_event){.request = sequence->request, .has_token = true, .token = token};
+/* Room for text and alternatives is not cleared: that took longer than all else that a token takes. */
+static void token_event(const struct sequence *sequence, uint32_t token, struct engine_event *out) {
+    memset(out, 0, offsetof(struct engine_event, status));
+    out->request = sequence->request;
+    out->has_token = true;
+    out->token = token;
+    out->status.code = STATUS_OK;
+    out->status.message[0] = '\0';
 }
 
 static bool emit_token(struct engine *engine, struct sequence *sequence, struct engine_event *event, bool armed) {
@@ -64,7 +70,8 @@ static void report_prompt(struct engine *engine, struct sequence *sequence, uint
     logit_row = logit_row > first_computed ? logit_row : first_computed;
     while (sequence->scored < request->prompt_count && sequence->scored <= sequence->computed) {
         uint32_t index = sequence->scored++;
-        struct engine_event event = token_event(sequence, request->prompt[index]);
+        struct engine_event event;
+        token_event(sequence, request->prompt[index], &event);
         event.is_prompt = true;
         if (scores && index > 0) {
             attach_logprobs(engine, sequence->logit_begin + index - 1 - logit_row, &event);
@@ -119,7 +126,8 @@ static enum finish_reason advance(struct engine *engine, struct sequence *sequen
     if (armed && is_end_token(engine, sampling, token)) {
         return FINISH_STOP;
     }
-    struct engine_event event = token_event(sequence, token);
+    struct engine_event event;
+    token_event(sequence, token, &event);
     if (sampling->logprobs) {
         attach_logprobs(engine, logit_index, &event);
     }

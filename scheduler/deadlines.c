@@ -15,6 +15,7 @@
 #define RATIO_RISE 2
 #define RATIO_FALL 16
 #define MOST_RATIO 4.0
+#define PACE_ITERATIONS 32 /* of which the pace is a mean */
 
 uint64_t deadlines_first_token(const struct sequence *sequence) {
     const struct request *request = sequence->request;
@@ -122,23 +123,28 @@ static bool is_in_time(const struct engine *engine, uint32_t rows, double contex
            offload_predict(engine->offload, rows, context).iteration_ns <= share_ns;
 }
 
-/* Where the prompt that is next for rows has come to: the first that runs, else the first in line. */
-static uint32_t prompt_context(const struct engine *engine) {
+/* Where the prompt that is next for rows has come to: the first that runs, else the first in line. False if there is
+ * none. */
+static bool prompt_context(const struct engine *engine, uint32_t *context) {
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled == 0) {
-            return sequence->computed;
+            *context = sequence->computed;
+            return true;
         }
     }
-    return engine->waiting.count > 0 ? queue_at(&engine->waiting, 0)->computed : 0;
+    *context = engine->waiting.count > 0 ? queue_at(&engine->waiting, 0)->computed : 0;
+    return engine->waiting.count + engine->behind.count > 0;
 }
 
-uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now) {
-    if (decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded || engine->config.order == ORDER_FCFS) {
+uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now) {
+    uint64_t share = NEVER;
+    uint32_t begin;
+    double context = 0;
+    if (decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded || engine->config.order == ORDER_FCFS ||
+        !prompt_context(engine, &begin)) {
         return most;
     }
-    uint64_t share = NEVER;
-    double context = 0, begin = prompt_context(engine);
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
@@ -150,17 +156,24 @@ uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows
     if (share == NEVER) {
         return most;
     }
-    uint32_t good = LEAST_PROMPT_ROWS, bad = most + 1;
-    while (good + LEAST_PROMPT_ROWS < bad) { /* to the nearest few: an iteration is not worth more of our own time */
-        uint32_t rows = good + (bad - good) / 2;
+    /* In steps of a few rows, for an iteration is not worth more of our own time; from the last answer on, by strides
+     * that double, for the next one is near it. */
+    uint32_t good = 1, bad = (most - 1) / LEAST_PROMPT_ROWS + 2, guess = engine->prompt_steps, stride = 1;
+    while (good + 1 < bad) {
+        uint32_t steps = guess > good && guess < bad ? guess : good + (bad - good) / 2;
+        uint32_t rows = steps * LEAST_PROMPT_ROWS < most ? steps * LEAST_PROMPT_ROWS : most;
         double mean = (context + rows * (begin + rows / 2.0)) / (decode_rows + rows);
         if (is_in_time(engine, decode_rows + rows, mean, share)) {
-            good = rows;
+            good = steps;
+            guess = steps + stride;
         } else {
-            bad = rows;
+            bad = steps;
+            guess = steps > stride ? steps - stride : 0;
         }
+        stride *= 2;
     }
-    return bad > most ? most : good;
+    engine->prompt_steps = good;
+    return good * LEAST_PROMPT_ROWS < most ? good * LEAST_PROMPT_ROWS : most;
 }
 
 void deadlines_expect(struct engine *engine, const struct offload_demand *demand) {
@@ -169,11 +182,30 @@ void deadlines_expect(struct engine *engine, const struct offload_demand *demand
     engine->mixed_ns = mixed ? offload_least_ns(engine->offload, demand->rows, context) : 0;
 }
 
+static double within(double ratio) {
+    return ratio < 1 / MOST_RATIO ? 1 / MOST_RATIO : ratio > MOST_RATIO ? MOST_RATIO : ratio;
+}
+
+/* By sums rather than by a mean of ratios: it is the long ones that a first token waits for. */
+static void learn_pace(struct engine *engine, double measured_ns) {
+    const double recorded_ns = (double)engine->cost.whole_ns, kept = 1 - 1.0 / PACE_ITERATIONS;
+    double *measured = &engine->paced_measured_ns, *recorded = &engine->paced_recorded_ns;
+    *measured = kept * *measured + within(measured_ns / recorded_ns) * recorded_ns;
+    *recorded = kept * *recorded + recorded_ns;
+}
+
+double deadlines_pace(const struct engine *engine) {
+    return engine->paced_recorded_ns > 0 ? engine->paced_measured_ns / engine->paced_recorded_ns : 1;
+}
+
 void deadlines_learn(struct engine *engine) {
+    const struct offload_report report = offload_report(engine->offload);
+    const double computed_ns = (double)(report.measured_ns - report.stall_ns);
+    if (engine->recorded && engine->cost.whole_ns > 0) {
+        learn_pace(engine, computed_ns - (double)engine->cost.kv_stall_ns);
+    }
     if (engine->mixed_ns > 0) {
-        const struct offload_report report = offload_report(engine->offload);
-        double ratio = (double)(report.measured_ns - report.stall_ns) / (double)engine->mixed_ns;
-        ratio = ratio < 1 / MOST_RATIO ? 1 / MOST_RATIO : ratio > MOST_RATIO ? MOST_RATIO : ratio;
+        double ratio = within(computed_ns / (double)engine->mixed_ns);
         engine->mixed_ratio += (ratio - engine->mixed_ratio) / (ratio > engine->mixed_ratio ? RATIO_RISE : RATIO_FALL);
     }
 }

@@ -218,7 +218,9 @@ static void init_stats(struct engine *engine) {
     engine->stats.max_sequences = engine->config.max_sequences;
 }
 
-static void publish_stats(struct engine *engine, uint64_t iteration_ns) {
+/* What came of an iteration: its last events, and the numbers. */
+static void publish(struct engine *engine, uint64_t iteration_ns) {
+    engine_flush_events(engine);
     struct offload_report report = offload_report(engine->offload);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.running = engine->running_count;
@@ -318,7 +320,7 @@ struct status engine_create(const struct engine_config *config, struct model *mo
         engine_destroy(engine);
         return status;
     }
-    publish_stats(engine, 0);
+    publish(engine, 0);
     *out = engine;
     return STATUS_SUCCESS;
 }
@@ -412,7 +414,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
     }
     *idle = engine->running_count == 0 && engine->waiting.count == 0 && engine->behind.count == 0;
     if (*idle) {
-        publish_stats(engine, 0);
+        publish(engine, 0);
         return STATUS_SUCCESS;
     }
     if (compose_iteration(engine) > 0) {
@@ -426,7 +428,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
         if (engine->fault.code != STATUS_OK) {
             log_error("the device failed, every request in flight ends with it: %s", engine->fault.message);
             fail_everything(engine, FINISH_ERROR, &engine->fault);
-            publish_stats(engine, 0);
+            publish(engine, 0);
             return engine->fault;
         }
         account_end(engine);
@@ -435,7 +437,7 @@ struct status engine_step(struct engine *engine, bool *idle) {
         account_iteration(engine, begin);
         deadlines_learn(engine);
     }
-    publish_stats(engine, device_now_ns(engine->device) - begin);
+    publish(engine, device_now_ns(engine->device) - begin);
     return STATUS_SUCCESS;
 }
 
@@ -478,7 +480,7 @@ static void *engine_main(void *argument) {
     } else {
         fail_everything(engine, FINISH_CANCELLED, NULL);
     }
-    publish_stats(engine, 0);
+    publish(engine, 0);
     return NULL;
 }
 
@@ -513,7 +515,7 @@ void engine_stop(struct engine *engine) {
     } else if (!engine->ended && engine->events) {
         engine->ended = true;
         fail_everything(engine, FINISH_CANCELLED, NULL);
-        publish_stats(engine, 0);
+        publish(engine, 0);
     }
 }
 

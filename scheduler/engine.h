@@ -160,14 +160,15 @@ struct engine_event {
     bool has_logprob; /* false for a prompt's first token */
     uint32_t token;
     float logprob;
-    uint32_t text_bytes;         /* whole UTF-8; 0 while a stop string might be beginning */
-    char text[EVENT_TEXT_BYTES]; /* longer text comes in further events without a token */
+    uint32_t text_bytes; /* whole UTF-8; 0 while a stop string might be beginning */
     uint32_t top_count;
-    struct token_logprob top[SAMPLING_MAX_LOGPROBS];
     /* in the last event */
     uint32_t completion_tokens;
     uint32_t cached_tokens; /* of the prompt, that were found in the prefix cache */
     struct status status;   /* with FINISH_ERROR */
+    /* what few events have much of, behind what all have, for a ring of thousands lies in no cache */
+    char text[EVENT_TEXT_BYTES]; /* longer text comes in further events without a token */
+    struct token_logprob top[SAMPLING_MAX_LOGPROBS];
 };
 
 /* Takes up to `capacity` events. `wake` of engine_create is readable (an eventfd) when there are some. */

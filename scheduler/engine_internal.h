@@ -16,16 +16,19 @@
 struct sequence_queue {
     struct sequence **items; /* (capacity) */
     uint32_t capacity, head, count;
+    uint64_t version; /* another when others are in it, or in another order */
 };
 
 /* What admission knows of the engine (admission.c), from the end of its last iteration. */
 struct admission_view {
     uint64_t now_ns;
-    struct foreseen *running, *waiting;
+    struct foreseen *running, *waiting; /* `to_come`: what they may generate at the most */
+    uint64_t waiting_version;           /* of the line, when `waiting` was written whole */
     uint32_t running_count, waiting_count, behind_count, behind_left, admissions;
     uint32_t blocks_free, blocks_lent;
     double context, typical; /* positions of a running sequence, tokens of an answer, in the mean */
     struct offload_placement placement;
+    double pace; /* deadlines_pace() */
 };
 
 struct admission_state {
@@ -33,7 +36,8 @@ struct admission_state {
     double margin[SLO_MAX_CLASSES];              /* under the engine's lock: of the promised time, to be left */
     uint64_t admitted_ns[SLO_MAX_CLASSES];       /* so are this: when one was last, or the margin last relieved */
     struct admission_view view;                  /* and this */
-    struct offload_placement placement;          /* the submitter's: what it has copied */
+    struct offload_placement placement;          /* the submitter's: what it has copied, */
+    double pace;                                 /* so is this */
     struct foreseen *running, *waiting, *played; /* the submitter's, too */
 };
 
@@ -69,15 +73,21 @@ struct engine {
     struct sequence_queue behind;        /* whose first token is not promised, or cannot come in time any more */
     uint32_t admissions;                 /* so far, modulo BEHIND_SHARE */
     bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
-    uint32_t soon_blocks;       /* KV blocks that sequences hold, or that they and the next in line may soon take */
-    uint32_t room_blocks;       /* the same, if every place were taken */
-    double mixed_ratio;         /* iterations of tokens and prompts: measured over recorded, lately */
-    uint64_t mixed_ns;          /* the record's for the iteration in hand, if it is one; else 0 */
+    uint32_t soon_blocks;     /* KV blocks that sequences hold, or that they and the next in line may soon take */
+    uint32_t room_blocks;     /* the same, if every place were taken */
+    double mixed_ratio;       /* iterations of tokens and prompts: measured over recorded, lately */
+    uint64_t mixed_ns;        /* the record's for the iteration in hand, if it is one; else 0 */
+    double paced_measured_ns; /* iterations lately, copies not waited for; and what the record says of them */
+    double paced_recorded_ns;
+    uint32_t prompt_steps;      /* what deadlines_prompt_rows() found last */
     struct iteration_cost cost; /* of the iteration in hand */
     uint64_t forward_ns;        /* when its work was given to the device, */
     uint64_t ended_ns;          /* and when that was done */
     uint64_t blocked_ns;        /* since the last one: waiting for room in the ring of events */
     uint64_t normal_ns[32];     /* what iterations without prompts take, by powers of two of their rows */
+    uint32_t event_tail;        /* of the ring: where the next event goes, */
+    uint32_t events_staged;     /* the last ones before it cannot be polled yet, */
+    uint32_t event_room;        /* and so many more may come for tokens, as far as is known */
     struct status fault;        /* of the device: everything fails after it */
 
     /* ---- under `lock`: the queues between the threads ---- */
@@ -91,7 +101,7 @@ struct engine {
     struct engine_event *events;      /* (event_capacity) a ring */
     uint32_t event_capacity;          /* last events always find room: one for each request there can be is kept free */
     uint32_t event_reserve;
-    uint32_t event_head, event_count;
+    uint32_t event_head, event_count; /* those that can be polled */
     uint64_t next_id;
     bool cancelling; /* some request was cancelled since the engine last looked */
     bool draining, stopping, started, ended;
@@ -120,8 +130,10 @@ void queue_remove_at(struct sequence_queue *queue, uint32_t index);
 
 /* Moves what was submitted into line; returns whether a cancellation is to be looked for. */
 bool engine_take_submitted(struct engine *engine);
-/* Blocks until there is room, or drops a token's event when the engine is stopping; last events never wait. */
+/* Blocks until there is room, or drops a token's event when the engine is stopping; last events never wait. They can be
+ * polled by the next engine_flush_events(), or earlier. */
 void engine_push_event(struct engine *engine, const struct engine_event *event);
+void engine_flush_events(struct engine *engine);
 
 /* compose.c: fills engine->inputs and each running sequence's `scheduled`; returns the number of rows. */
 uint32_t compose_iteration(struct engine *engine);
@@ -137,10 +149,13 @@ uint64_t deadlines_judge(struct sequence *sequence, uint64_t now);
 bool deadlines_lost(const struct engine *engine, const struct sequence *sequence, uint64_t now);
 /* How many of `most` prompt tokens may join `decode_rows` scheduled tokens without making one of these late: 16 or
  * more, so that prompts move on whatever the load. */
-uint32_t deadlines_prompt_rows(const struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now);
+uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now);
 /* Before and after an iteration: what those of tokens and prompts take, for deadlines_prompt_rows(). */
 void deadlines_expect(struct engine *engine, const struct offload_demand *demand);
 void deadlines_learn(struct engine *engine);
+/* What iterations of all kinds have lately taken of what the record says, for predictions: others may be at work on the
+ * device, too, or on the host. */
+double deadlines_pace(const struct engine *engine);
 /* What the composed iteration asks of the offload engine. */
 struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now);
 

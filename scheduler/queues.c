@@ -7,6 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* So many events come into the open together, or those of an iteration that has fewer. */
+#define STAGED_EVENTS 32
+
 struct status queue_create(struct sequence_queue *queue, uint32_t capacity) {
     *queue = (struct sequence_queue){.capacity = capacity, .items = calloc(capacity, sizeof(struct sequence *))};
     return queue->items ? STATUS_SUCCESS : status_error(STATUS_NO_MEMORY, "no memory for a queue of %u", capacity);
@@ -25,12 +28,14 @@ static struct sequence **queue_place(const struct sequence_queue *queue, uint32_
 void queue_push_back(struct sequence_queue *queue, struct sequence *sequence) {
     CHECK(queue->count < queue->capacity);
     *queue_place(queue, queue->count++) = sequence;
+    queue->version++;
 }
 
 void queue_push_front(struct sequence_queue *queue, struct sequence *sequence) {
     CHECK(queue->count < queue->capacity);
     queue->head = queue->head == 0 ? queue->capacity - 1 : queue->head - 1;
     queue->count++;
+    queue->version++;
     *queue_place(queue, 0) = sequence;
 }
 
@@ -39,6 +44,7 @@ struct sequence *queue_pop_front(struct sequence_queue *queue) {
     struct sequence *sequence = *queue_place(queue, 0);
     queue->head = queue->head + 1 == queue->capacity ? 0 : queue->head + 1;
     queue->count--;
+    queue->version++;
     return sequence;
 }
 
@@ -53,6 +59,7 @@ void queue_insert_at(struct sequence_queue *queue, uint32_t index, struct sequen
         *queue_place(queue, i) = *queue_place(queue, i - 1);
     }
     *queue_place(queue, index) = sequence;
+    queue->version++;
 }
 
 void queue_remove_at(struct sequence_queue *queue, uint32_t index) {
@@ -61,6 +68,7 @@ void queue_remove_at(struct sequence_queue *queue, uint32_t index) {
         *queue_place(queue, i) = *queue_place(queue, i + 1);
     }
     queue->count--;
+    queue->version++;
 }
 
 static struct status check_request(const struct engine *engine, const struct request *request) {
@@ -196,43 +204,62 @@ bool engine_take_submitted(struct engine *engine) {
     return cancelling;
 }
 
-/* Copies what there is of an event: most of one is room for text and alternatives that few have. */
+/* Copies what there is of an event: most of one is room for text, alternatives and messages that few have. */
 static void copy_event(struct engine_event *to, const struct engine_event *from) {
-    memcpy(to, from, offsetof(struct engine_event, text) + from->text_bytes);
-    to->top_count = from->top_count;
-    memcpy(to->top, from->top, from->top_count * sizeof *to->top);
-    to->completion_tokens = from->completion_tokens;
-    to->cached_tokens = from->cached_tokens;
+    memcpy(to, from, offsetof(struct engine_event, status));
     to->status.code = from->status.code;
     memcpy(to->status.message, from->status.message, from->status.code == STATUS_OK ? 1 : sizeof to->status.message);
+    memcpy(to->text, from->text, from->text_bytes);
+    memcpy(to->top, from->top, from->top_count * sizeof *to->top);
 }
 
-void engine_push_event(struct engine *engine, const struct engine_event *event) {
-    pthread_mutex_lock(&engine->lock);
-    if (event->finish == FINISH_NONE) {
-        uint32_t bound = engine->event_capacity - engine->event_reserve;
-        if (engine->event_count >= bound && engine->started && !engine->stopping) {
-            uint64_t begin = device_now_ns(engine->device);
-            while (engine->event_count >= bound && !engine->stopping) {
-                pthread_cond_wait(&engine->room, &engine->lock);
-            }
-            engine->blocked_ns += device_now_ns(engine->device) - begin;
-        }
-        if (engine->event_count >= bound) {
-            CHECK(engine->stopping); /* who steps the engine by hand polls between steps */
-            pthread_mutex_unlock(&engine->lock);
-            return;
-        }
+void engine_flush_events(struct engine *engine) {
+    if (engine->events_staged == 0) {
+        return;
     }
-    CHECK(engine->event_count < engine->event_capacity);
-    uint32_t at = (engine->event_head + engine->event_count) % engine->event_capacity;
-    copy_event(&engine->events[at], event);
-    bool first = engine->event_count++ == 0;
+    const uint32_t bound = engine->event_capacity - engine->event_reserve;
+    pthread_mutex_lock(&engine->lock);
+    bool first = engine->event_count == 0;
+    engine->event_count += engine->events_staged;
+    CHECK(engine->event_count <= engine->event_capacity);
+    engine->event_room = engine->event_count < bound ? bound - engine->event_count : 0;
     pthread_mutex_unlock(&engine->lock);
+    engine->events_staged = 0;
     if (first) {
         uint64_t one = 1;
         while (write(engine->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {
         }
+    }
+}
+
+/* Waits for room for a token's event; false if there will be none. */
+static bool wait_for_room(struct engine *engine) {
+    const uint32_t bound = engine->event_capacity - engine->event_reserve;
+    engine_flush_events(engine);
+    pthread_mutex_lock(&engine->lock);
+    if (engine->event_count >= bound && engine->started && !engine->stopping) {
+        uint64_t begin = device_now_ns(engine->device);
+        while (engine->event_count >= bound && !engine->stopping) {
+            pthread_cond_wait(&engine->room, &engine->lock);
+        }
+        engine->blocked_ns += device_now_ns(engine->device) - begin;
+    }
+    CHECK(engine->event_count < bound || engine->stopping); /* who steps the engine by hand polls between steps */
+    engine->event_room = engine->event_count < bound ? bound - engine->event_count : 0;
+    pthread_mutex_unlock(&engine->lock);
+    return engine->event_room > 0;
+}
+
+/* What is staged is the engine thread's own: the lock is taken once for many events. */
+void engine_push_event(struct engine *engine, const struct engine_event *event) {
+    if (event->finish == FINISH_NONE && engine->event_room == 0 && !wait_for_room(engine)) {
+        return;
+    }
+    engine->event_room -= engine->event_room > 0;
+    copy_event(&engine->events[engine->event_tail], event);
+    engine->event_tail = engine->event_tail + 1 == engine->event_capacity ? 0 : engine->event_tail + 1;
+    if (++engine->events_staged == STAGED_EVENTS) {
+        engine_flush_events(engine);
     }
 }
 

@@ -132,7 +132,7 @@ TEST(Foresee, ACacheThatDoesNotHoldThemToTheirEndsIsOverfull) {
 
 // Llama 2 7B on an A10, its promises refused where they cannot be kept.
 struct Admitting {
-    Admitting(std::vector<struct slo_class> items, uint32_t max_sequences = 32)
+    Admitting(std::vector<struct slo_class> items, uint32_t max_sequences = 32, const struct record *record = nullptr)
         : rig(SimOptions{.hardware = "configs/hardware/a10.json"}) {
         log_set_level(LOG_ERROR);
         struct model_description description;
@@ -151,6 +151,7 @@ struct Admitting {
         config.offload_policy = "metronome";
         config.device_memory = 24ull << 30;
         config.link_bytes_per_s = 24000000000;
+        config.record = record;
         must(engine_create(&config, model, rig.device, &engine));
     }
     ~Admitting() {
@@ -296,6 +297,47 @@ TEST(Admission, APredictionIsWhatComesToPass) {
     double predicted = (double)request.request.admission.predicted_ttft_ns;
     double measured = (double)(request.request.outcome.first_token_ns - request.request.arrival_ns);
     EXPECT_NEAR(measured / predicted, 1, 0.25);
+}
+
+// What a machine with nothing else to do would have measured, to which this one is as if others took its time.
+struct record record_of_faster_device(double times) {
+    Admitting here({class_of("default", 2000, 150, ON_MISS_REFUSE)});
+    struct record record = *engine_record(here.engine);
+    for (auto &row : record.cell) {
+        for (auto &cell : row) {
+            cell.layer_ns = (uint64_t)((double)cell.layer_ns / times);
+            cell.outside_ns = (uint64_t)((double)cell.outside_ns / times);
+        }
+    }
+    return record;
+}
+
+TEST(Admission, PredictionsFollowADeviceThatIsSlowerThanItsRecord) {
+    const struct record record = record_of_faster_device(2);
+    Admitting engine({class_of("default", 20000, 0, ON_MISS_REFUSE)}, 32, &record);
+    Asked warm(600, 0), request(1700, 0);
+    warm.request.sampling.max_tokens = 100;
+    warm.request.arrival_ns = device_now_ns(engine.rig.device);
+    must(engine_submit(engine.engine, &warm.request));
+    run_to_end(engine.engine);
+    request.request.arrival_ns = device_now_ns(engine.rig.device);
+    must(engine_submit(engine.engine, &request.request));
+    run_to_end(engine.engine);
+    double predicted = (double)request.request.admission.predicted_ttft_ns;
+    double measured = (double)(request.request.outcome.first_token_ns - request.request.arrival_ns);
+    EXPECT_NEAR(measured / predicted, 1, 0.25);
+}
+
+TEST(Admission, WhatIsAdmittedIsKeptOnADeviceThatIsSlowerThanItsRecord) {
+    const struct record record = record_of_faster_device(1.6);
+    const struct slo_class refusing = class_of("default", 2000, 150, ON_MISS_REFUSE);
+    Admitting engine({refusing}, 32, &record);
+    struct replay_report report = engine.run(300, 8, refusing.promise);
+    const struct class_stats stats = engine.stats(0);
+    printf("[ %u refused, %llu admitted, %llu first tokens in time ]\n", report.refused,
+           (unsigned long long)stats.admitted, (unsigned long long)stats.first_in_time);
+    EXPECT_GT(stats.admitted, 60u);
+    EXPECT_GE((double)stats.first_in_time, 0.97 * (double)stats.first_tokens);
 }
 
 } // namespace
