@@ -79,12 +79,12 @@ struct engine {
     uint64_t mixed_ns;        /* the record's for the iteration in hand, if it is one; else 0 */
     double paced_measured_ns; /* iterations lately, copies not waited for; and what the record says of them */
     double paced_recorded_ns;
-    uint32_t prompt_steps;      /* what deadlines_prompt_rows() found last */
     struct iteration_cost cost; /* of the iteration in hand */
     uint64_t forward_ns;        /* when its work was given to the device, */
     uint64_t ended_ns;          /* and when that was done */
     uint64_t blocked_ns;        /* since the last one: waiting for room in the ring of events */
     uint64_t normal_ns[32];     /* what iterations without prompts take, by powers of two of their rows */
+    uint32_t prompt_steps;      /* what deadlines_prompt_rows() found last */
     uint32_t event_tail;        /* of the ring: where the next event goes, */
     uint32_t events_staged;     /* the last ones before it cannot be polled yet, */
     uint32_t event_room;        /* and so many more may come for tokens, as far as is known */
