@@ -262,6 +262,9 @@ static uint32_t rise(struct tuner *tuner, uint32_t wanted, const struct plan_loa
         tuner->rise_for = 0;
         return tuner->slabs;
     }
+    if (tuner->rise_to <= tuner->slabs) { /* as many have left for another reason */
+        tuner->rise_for = 0;
+    }
     tuner->rise_to = tuner->rise_for == 0 || wanted < tuner->rise_to ? wanted : tuner->rise_to;
     if (++tuner->rise_for < tuner->patience) {
         return tuner->slabs;

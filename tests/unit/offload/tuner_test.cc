@@ -335,6 +335,29 @@ TEST_F(TunerTest, WhatTokensAreAheadStandsInForTheMargin) {
     EXPECT_LE(ahead.slabs, best);
 }
 
+// A rise that is being waited for, and in the meantime KV blocks have made more leave: it is no rise any more.
+TEST_F(TunerTest, ARiseThatMemoryOvertakesIsForgotten) {
+    tuner_init(&tuner_, 100);
+    const plan_limits usual = limits;
+    auto decide = [&](uint32_t most, uint32_t soon) {
+        limits = usual;
+        limits.max_slabs = most;
+        limits.soon_slabs = soon;
+        tuner_decision decision = tuner_decide(&tuner_, 0, &load, deadline, &limits);
+        tuner_measurement measured = engine.run(load, decision.plan);
+        tuner_observe(&tuner_, &measured);
+        return decision.plan.streamed_slabs;
+    };
+    for (int i = 0; i < 4; i++) {
+        EXPECT_EQ(decide(110, 0), 100u); // patience
+    }
+    const uint32_t taken = decide(best, 125); // for blocks, at once
+    EXPECT_GT(taken, 110u);
+    for (int i = 0; i < 20; i++) {
+        EXPECT_GE(decide(best, 0), taken) << i;
+    }
+}
+
 TEST_F(TunerTest, MemoryThatIsNeededLeavesAtOnce) {
     tuner_init(&tuner_, 20);
     deadline *= 2;
