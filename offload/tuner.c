@@ -156,7 +156,6 @@ static double copy_ratio(const struct plan_load *recorded, uint64_t bytes, uint6
 void tuner_observe(struct tuner *tuner, const struct tuner_measurement *measurement) {
     const struct plan_load *recorded = &tuner->recorded;
     CHECK(recorded->layers > 0); /* after a decision */
-    bool guessed = measurement->layers_ns > 0 && tuner->layer[tuner->bucket].count == 0;
     if (measurement->layers_ns > 0 && recorded->layer_ns > 0) {
         double ratio = (double)measurement->layers_ns / (double)(recorded->layers * recorded->layer_ns);
         window_add(&tuner->layer[tuner->bucket], ratio);
@@ -174,7 +173,7 @@ void tuner_observe(struct tuner *tuner, const struct tuner_measurement *measurem
     } else if (!measurement->link_shared) {
         link_unheard(tuner);
     }
-    if (!tuner->unsettled && !measurement->link_shared && !guessed) { /* how far off a guess was is no noise */
+    if (!tuner->unsettled && !measurement->link_shared) {
         observe_residual(tuner, (double)measurement->iteration_ns / (double)tuner->predicted_ns);
     }
 }

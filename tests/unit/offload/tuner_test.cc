@@ -112,8 +112,8 @@ class TunerTest : public testing::Test {
         slower.link_bytes_per_s = uint64_t(slower.link_bytes_per_s * speed);
         return most(slower);
     }
-    tuner_decision step(uint32_t bucket = 0) {
-        tuner_decision decision = tuner_decide(&tuner_, bucket, &load, deadline, &limits);
+    tuner_decision step() {
+        tuner_decision decision = tuner_decide(&tuner_, 0, &load, deadline, &limits);
         tuner_measurement measured = engine.run(load, decision.plan);
         tuner_observe(&tuner_, &measured);
         last = measured;
@@ -270,15 +270,6 @@ TEST_F(TunerTest, ARecordThatIsWrongIsCorrected) {
     real.link_bytes_per_s = real.link_bytes_per_s * 8 / 10;
     EXPECT_NEAR(outcome.slabs, most(real), 3);
     EXPECT_NEAR(tuner_report(&tuner_).layer_ratio, 1.2, 1e-6);
-}
-
-TEST_F(TunerTest, AGuessForANewLoadLeavesNoMargin) {
-    engine.layer_factor = [] { return 0.85; }; // what the record is wrong by for prompts ...
-    step(tuner_bucket(true, 64, 64));
-    engine.layer_factor = [] { return 1.0; }; // ... says nothing of tokens
-    run(20);
-    EXPECT_DOUBLE_EQ(tuner_report(&tuner_).margin, 0);
-    EXPECT_GE(tuner_.slabs, best - 1 - best / 32);
 }
 
 TEST_F(TunerTest, AModelThatIsWrongIsCorrectedByItsBias) {
