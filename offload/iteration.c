@@ -201,7 +201,7 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
         limits.bus_slabs = granted_slabs(offload, &load, &limits, demand->deadline_ns);
     }
     offload->bucket = tuner_bucket(demand->decode_rows == 0, demand->rows, (uint32_t)context);
-    tuner_lend(&offload->tuner, demand->slack_ns);
+    tuner_lend(&offload->tuner, demand->slack_ns, demand->steady);
     struct tuner_decision decision = tuner_decide(&offload->tuner, offload->bucket, &load,
                                                   offload_without_kv(offload, demand->deadline_ns), &limits);
     if (decision.plan.streamed_slabs != offload->plan.streamed_slabs) {

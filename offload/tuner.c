@@ -126,6 +126,7 @@ static double margin_of(const struct tuner *tuner) {
 static double margin_beside_slack(const struct tuner *tuner, uint64_t deadline_ns) {
     double margin = margin_of(tuner), wanted_ns = AHEAD_MARGINS * margin * (double)deadline_ns;
     double ahead = (double)tuner->lent_ns < wanted_ns ? (double)tuner->lent_ns / wanted_ns : 1;
+    ahead = tuner->steady ? ahead : 0;
     return margin * (1 - AHEAD_COVERS * ahead);
 }
 
@@ -203,8 +204,9 @@ void tuner_init(struct tuner *tuner, uint32_t slabs) {
     *tuner = (struct tuner){.slabs = slabs, .patience = PATIENCE_LEAST, .since_rise = UINT32_MAX / 2};
 }
 
-void tuner_lend(struct tuner *tuner, uint64_t slack_ns) {
+void tuner_lend(struct tuner *tuner, uint64_t slack_ns, bool steady) {
     tuner->lent_ns = slack_ns;
+    tuner->steady = steady;
 }
 
 static uint32_t log2_floor(uint32_t value) {

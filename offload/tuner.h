@@ -17,7 +17,7 @@
 
 #define TUNER_BUCKETS 128
 #define TUNER_WINDOW 5     /* estimates are medians of so many measurements: two outliers do not move them */
-#define TUNER_RESIDUALS 64 /* iterations from which the predictor's bias and its spread are taken */
+#define TUNER_RESIDUALS 32 /* iterations from which the predictor's bias and its spread are taken */
 
 /* The last TUNER_WINDOW measurements of one quantity, as ratios to what was expected. */
 struct tuner_window {
@@ -36,13 +36,14 @@ struct tuner {
     double residual_sorted[TUNER_RESIDUALS];    /* ... and of size */
     uint32_t residuals;                         /* seen in all */
 
-    uint32_t slabs;            /* streamed by the plan in force */
-    uint32_t patience;         /* iterations that a rise waits */
-    uint32_t rise_for;         /* for so many iterations a rise has been possible ... */
-    uint32_t rise_to;          /* ... to at least so many slabs */
-    uint32_t since_rise;       /* iterations since the last one */
-    uint64_t rise_due_ns;      /* the deadline that it was for */
-    uint64_t lent_ns;          /* tuner_lend() */
+    uint32_t slabs;       /* streamed by the plan in force */
+    uint32_t patience;    /* iterations that a rise waits */
+    uint32_t rise_for;    /* for so many iterations a rise has been possible ... */
+    uint32_t rise_to;     /* ... to at least so many slabs */
+    uint32_t since_rise;  /* iterations since the last one */
+    uint64_t rise_due_ns; /* the deadline that it was for */
+    uint64_t lent_ns;     /* tuner_lend(), and whether it may stand in for the margin */
+    bool steady;
     uint32_t bucket;           /* of the last decision, */
     struct plan_load recorded; /* its load as given, */
     uint64_t predicted_ns;     /* its prediction without bias, */
@@ -65,8 +66,9 @@ struct tuner_decision {
 };
 
 /* What the tokens of the next iteration are ahead of their deadlines: an iteration that changes the plan may take so
- * much longer than its deadline. Holds for one decision. */
-void tuner_lend(struct tuner *tuner, uint64_t slack_ns);
+ * much longer than its deadline. Where the load is steady it also stands in for a part of the margin; where prompts
+ * come, the margin is what leaves them room. Holds for one decision. */
+void tuner_lend(struct tuner *tuner, uint64_t slack_ns, bool steady);
 
 /* The plan for the next iteration. `load` is what the record says. limits.staging is the ring that there is, > 0;
  * limits.near is ignored. */

@@ -10,6 +10,10 @@
 #define CATCH_UP 8
 #define RESERVE 10 /* of the time of a token, one part in so many */
 
+/* For so many iterations after one with a prompt the next one is expected: it needs room in the time of tokens that is
+ * not taken up by copies already. */
+#define PROMPTS_EXPECTED 32
+
 /* What iterations of tokens and prompts take of what the record says is followed quickly when it rises, for a token is
  * late at once, and slowly when it falls. */
 #define RATIO_RISE 2
@@ -112,6 +116,7 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
         }
     }
     demand.slack_ns = slack_ns != NEVER && slack_ns > demand.deadline_ns ? slack_ns - demand.deadline_ns : 0;
+    demand.steady = engine->since_prompt >= PROMPTS_EXPECTED && demand.rows == demand.decode_rows;
     return demand;
 }
 
@@ -178,6 +183,7 @@ uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint
 
 void deadlines_expect(struct engine *engine, const struct offload_demand *demand) {
     bool mixed = demand->decode_rows > 0 && demand->rows > demand->decode_rows;
+    engine->since_prompt = demand->rows > demand->decode_rows ? 0 : engine->since_prompt + 1;
     double context = (double)demand->context_tokens / demand->rows;
     engine->mixed_ns = mixed ? offload_least_ns(engine->offload, demand->rows, context) : 0;
 }

@@ -85,6 +85,7 @@ struct engine {
     uint64_t blocked_ns;        /* since the last one: waiting for room in the ring of events */
     uint64_t normal_ns[32];     /* what iterations without prompts take, by powers of two of their rows */
     uint32_t prompt_steps;      /* what deadlines_prompt_rows() found last */
+    uint32_t since_prompt;      /* iterations without prompts, by now */
     uint32_t event_tail;        /* of the ring: where the next event goes, */
     uint32_t events_staged;     /* the last ones before it cannot be polled yet, */
     uint32_t event_room;        /* and so many more may come for tokens, as far as is known */

@@ -302,7 +302,7 @@ TEST_F(TunerTest, WhatTokensAreAheadStandsInForTheMargin) {
         double slack = 0; // of the next token
         for (int i = 0; i < 2000; i++) {
             if (lends && slack > 0) {
-                tuner_lend(&tuner_, uint64_t(slack));
+                tuner_lend(&tuner_, uint64_t(slack), true);
             }
             tuner_decision decision = tuner_decide(&tuner_, 0, &load, deadline, &limits);
             tuner_measurement measured = engine.run(load, decision.plan);
