@@ -400,16 +400,104 @@ static struct status measure_embed(struct ops_bench *bench, uint32_t index) {
     return STATUS_SUCCESS;
 }
 
+struct sample_context {
+    struct sample_row rows[FEW_ROWS];
+    struct sample_batch batch;
+};
+static void enqueue_sample(struct ops_bench *bench, const struct ops_call *call) {
+    const struct sample_context *context = call->context;
+    op_sample(bench->stream, bench->largest, bench->out, &context->batch, call->rows, call->dim);
+}
+
+static const struct {
+    const char *words;
+    uint32_t top_k;
+    double top_p;
+} draws[] = {{"at temperature 1", 0, 1}, {"top_p 0.9", 0, 0.9}, {"top_k 40, top_p 0.9", 40, 0.9}};
+#define DRAWS (sizeof draws / sizeof draws[0])
+
+/* A call must read the logits once and make a weight of each. */
+static struct status measure_sample(struct ops_bench *bench, uint32_t index) {
+    static const uint32_t counts[] = {1, FEW_ROWS};
+    struct sample_context context;
+    struct sample_row *on_device;
+    for (uint32_t i = 0; i < FEW_ROWS; i++) {
+        context.rows[i] = sample_plain_row();
+        context.rows[i].inverse_temperature = 1;
+        context.rows[i].random = random_u64(&bench->random);
+        context.rows[i].top_k = draws[index].top_k;
+        context.rows[i].top_p = draws[index].top_p < 1 ? (uint64_t)(draws[index].top_p * 0x1p64) : SAMPLE_ALL_MASS;
+    }
+    TRY(ops_alloc(bench, sizeof context.rows, &on_device));
+    TRY(ops_upload(bench, on_device, context.rows, sizeof context.rows));
+    context.batch = (struct sample_batch){.rows = on_device, .rows_host = context.rows};
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        char words[64];
+        const uint32_t vocabulary = bench->order->shape.vocabulary;
+        const double values = (double)counts[i] * vocabulary;
+        snprintf(words, sizeof words, "%u, %s", vocabulary, draws[index].words);
+        const struct ops_call call = {.op = "sample",
+                                      .shape = words,
+                                      .rows = counts[i],
+                                      .dim = vocabulary,
+                                      .bytes = sizeof(float) * values,
+                                      .operations = 4 * values,
+                                      .footprint = (size_t)(sizeof(float) * values),
+                                      .arithmetic = OPS_F32,
+                                      .enqueue = enqueue_sample,
+                                      .context = &context};
+        TRY(ops_time(bench, &call));
+    }
+    return STATUS_SUCCESS;
+}
+
+/* ---- launches ---- */
+
+#define CHAIN 456 /* as many kernels as an iteration of 30 layers has */
+
+static void enqueue_chain(struct ops_bench *bench, const struct ops_call *call) {
+    const bool *as_graph = call->context;
+    if (*as_graph) {
+        stream_repeat_begin(bench->stream);
+    }
+    for (int i = 0; i < CHAIN; i++) {
+        op_scale(bench->stream, bench->y, 1, 1, call->dim);
+    }
+    if (*as_graph) {
+        stream_repeat_end(bench->stream);
+    }
+}
+
+/* What an iteration's kernels take to launch where they have next to nothing to do, one by one and as a graph; only
+ * cuda has graphs. */
+static struct status measure_chain(struct ops_bench *bench, uint32_t index) {
+    const bool as_graph = index == 1;
+    const uint32_t dim = 64;
+    if (device_info(bench->device).isa) {
+        return STATUS_SUCCESS;
+    }
+    char words[64];
+    snprintf(words, sizeof words, "%d calls %s", CHAIN, as_graph ? "as a graph" : "one by one");
+    const struct ops_call call = {.op = "scale",
+                                  .shape = words,
+                                  .rows = 1,
+                                  .dim = dim,
+                                  .bytes = 2.0 * sizeof(float) * dim * CHAIN,
+                                  .operations = (double)dim * CHAIN,
+                                  .footprint = 2 * sizeof(float) * dim,
+                                  .arithmetic = OPS_F32,
+                                  .enqueue = enqueue_chain,
+                                  .context = &as_graph};
+    return ops_time(bench, &call);
+}
+
 /* ---- all of it ---- */
 
 static const struct group {
     struct status (*measure)(struct ops_bench *bench, uint32_t index);
     uint32_t count;
-} groups[] = {{measure_own, 5},
-              {measure_type, TENSOR_TYPES},
-              {measure_kv, KV_CASES},
-              {measure_embed, 1},
-              {measure_rows, ROW_OPS}};
+} groups[] = {{measure_own, 5},        {measure_type, TENSOR_TYPES}, {measure_kv, KV_CASES}, {measure_embed, 1},
+              {measure_rows, ROW_OPS}, {measure_sample, DRAWS},      {measure_chain, 2}};
 
 uint32_t ops_groups(void) {
     uint32_t count = 0;
