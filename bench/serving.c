@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #define STREAM_PROMPT 16 /* tokens */
-#define STREAM_SETTLE 48 /* iterations */
+#define STREAM_SETTLE 64 /* iterations: the last rise after a prompt comes some 48 after it */
 #define STREAM_MEASURED 96
 #define MOST_STREAMS 64
 
