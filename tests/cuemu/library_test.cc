@@ -97,7 +97,7 @@ TEST_F(CuBlas, CannotBeSetUp) {
 }
 
 TEST_F(CuBlas, FailsItsStream) {
-    for (const char *call : {"cublasSetStream", "cublasSetWorkspace", "cublasGemmEx", "cudaLaunchKernelEx"}) {
+    for (const char *call : {"cublasSetStream", "cublasSetWorkspace", "cublasGemmEx", "cudaLaunchKernelExC"}) {
         Bench bench(library_config());
         ASSERT_OK(prepare(bench.device));
         {
