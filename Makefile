@@ -296,13 +296,23 @@ slo-show: $(BUILD)/metronome ## two classes of promises under overload with the 
 offload-show: $(BUILD)/metronome ## the demo model with half of its weights in host memory, and a link that slows
 	$(Q)$(PYTHON) scripts/offload_show.py --program $(BUILD)/metronome --svg '$(SVG)'
 
-# On a machine with a GPU: make CUDA=1 gpu-bench. QUICK=quick shows that its kernels run, on the emulator
-# too, and leaves the other systems out. PEERS is for scripts/peers.py: PEERS='--model DIRECTORY --batch 16'.
+# On a machine with a GPU: make CUDA=1 gpu-bench; figures and pages go to RESULTS. QUICK=quick shows that its kernels run,
+# on the emulator too, and leaves the rest out. PEERS is for scripts/peers.py: PEERS='--model DIRECTORY --batch 16'.
+RESULTS ?= docs/results
 .PHONY: gpu-bench
-gpu-bench: $(BUILD)/metronome ## the cuda device's kernels against the GPU, and other systems: docs/peers.md
-	$(Q)$< bench ops --device cuda --invariant $(if $(QUICK),--quick)
-	$(Q)$< bench ops --device cuda $(if $(QUICK),--quick)
-	$(if $(QUICK),,$(Q)$(PYTHON) scripts/peers.py --program $< $(PEERS))
+ifneq ($(QUICK),)
+gpu-bench: $(BUILD)/metronome
+	$(Q)$< bench ops --device cuda --invariant --quick
+	$(Q)$< bench ops --device cuda --quick
+else
+gpu-bench: $(BUILD)/metronome $(BUILD)/engine-bench ## kernels, link, a whole model on a GPU, and other systems: docs/peers.md
+	$(Q)mkdir -p $(RESULTS)
+	$(Q)$< bench ops --device cuda --invariant --json $(RESULTS)/gpu-ops-invariant.json --html $(RESULTS)/gpu-ops-invariant.html
+	$(Q)$< bench ops --device cuda --json $(RESULTS)/gpu-ops.json --html $(RESULTS)/gpu-ops.html
+	$(Q)$< bench link --device cuda --json $(RESULTS)/gpu-link.json --html $(RESULTS)/gpu-link.html
+	$(Q)$(BUILD)/engine-bench '$(MODEL)' 0 $(RESULTS)/gpu-engine.json cuda
+	$(Q)$(PYTHON) scripts/peers.py --program $< --json $(RESULTS)/gpu-peers.json $(PEERS)
+endif
 
 # DEVICE and RANKS say what adds up: make CUDA=1 ranks-bench DEVICE=cuda RANKS=4 on a machine with as many GPUs.
 DEVICE ?= cpu

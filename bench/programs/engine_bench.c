@@ -1,7 +1,8 @@
-/* engine-bench: what a user of the engine gets on the cpu device: start to ready, prefill, decoding alone, decoding
- * sixteen sequences, resident memory, and heap allocations in the loop. Wall time, best of a few passes.
+/* engine-bench: what a user of the engine gets on a device, cpu if none is named: start to ready, prefill, decoding
+ * alone, decoding sixteen sequences, resident memory, and heap allocations in the loop. Wall time, best of a few
+ * passes.
  *
- *   build/release/engine-bench MODEL.gguf [THREADS [JSON]]
+ *   build/release/engine-bench MODEL.gguf [THREADS [JSON [DEVICE]]]
  *
  * With a third argument the figures are also written to that file as one JSON object. */
 #include "base/clock.h"
@@ -111,13 +112,14 @@ static double resident_mib(void) {
 
 int main(int argc, char **argv) {
     if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL.gguf [THREADS [JSON]]\n", argv[0]);
+        fprintf(stderr, "usage: %s MODEL.gguf [THREADS [JSON [DEVICE]]]\n", argv[0]);
         return 2;
     }
     log_set_level(LOG_WARN);
     static struct bench bench;
     uint64_t begin = clock_now_ns();
-    struct device_config device = {.name = "cpu", .threads = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0};
+    struct device_config device = {.name = argc > 4 ? argv[4] : "cpu",
+                                   .threads = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0};
     check(device_open(&device, &bench.device));
     check(model_open(argv[1], &bench.model));
     struct engine_config config = {.context = CONTEXT,

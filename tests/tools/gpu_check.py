@@ -3,7 +3,8 @@
 
   ops        the op tables, every kernel against its scalar reference, and the device's own tests
   models     the forward pass of every family against Hugging Face transformers; the demo model's logits and tokens
-  offload    every offload policy gives the tokens of none, for every family
+  offload    every shape of the ring up to 48 layers, 48 streamed, 4 slots, with poisoned slots; every offload policy gives
+             the tokens of none, for every family
   ranks      where there are several GPUs: sums over them, every family split, and what a sum takes beside copies
   sanitizer  compute-sanitizer's memcheck and racecheck over the kernels' tests
   http       the demo model over HTTP from the release program
@@ -32,7 +33,7 @@ CUDA_HOME = os.environ.get("CUDA_HOME", "/usr/local/cuda")
 OPS = ("kernels/cuda_test", "kernels/cuda_graph_test", "kernels/ops_test", "kernels/matmul_test",
        "kernels/matmul_library_test", "kernels/attention_test")
 MODELS = ("models/tiny_forward_test", "models/family_test", "models/library_test", "models/forward_test")
-OFFLOAD = ("scheduler/family_offload_test",)
+OFFLOAD = ("offload/pipeline_test", "scheduler/family_offload_test")
 RANKS = {"kernels/team_test": "*", "models/shard_test": "Ranks*", "scheduler/ranks_test": "Ranks*Alike"}
 START_SECONDS = 60
 

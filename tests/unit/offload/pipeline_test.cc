@@ -41,12 +41,13 @@ std::vector<uint8_t> spread(uint32_t layers, uint32_t slabs, uint32_t count) {
 
 class Bench {
   public:
-    Bench(struct device *cpu, uint32_t layers, uint32_t slabs, uint32_t staging, const std::vector<uint8_t> &streamed)
-        : device(cpu), shape{layers, slabs, staging, KV_BYTES, layers * KV_BYTES} {
+    Bench(struct device *on, uint32_t layers, uint32_t slabs, uint32_t staging, const std::vector<uint8_t> &streamed)
+
+        : device(on), shape{layers, slabs, staging, KV_BYTES, layers * KV_BYTES} {
         uint32_t total = layers * slabs;
         check(device_alloc_host(device, total * SLAB_BYTES, "slabs", &host));
-        check(device_alloc(device, total * sizeof(uint64_t), "what was seen", &seen));
-        check(device_alloc(device, layers * MOST_BLOCKS * sizeof(uint64_t), "KV that was seen", &seen_kv));
+        check(device_alloc(device, seen_words() * sizeof(uint64_t), "what was seen", &seen));
+        check(device_alloc_host(device, seen_words() * sizeof(uint64_t), "the same, to look at", &seen_host));
         for (uint32_t i = 0; i < total; i++) {
             uint64_t value = pattern(i / slabs, i % slabs);
             memset((uint8_t *)host + i * SLAB_BYTES, 0, SLAB_BYTES);
@@ -54,9 +55,11 @@ class Bench {
         }
         check(arena_create(device, (size_t)(total + staging) * SLAB_BYTES, SLAB_BYTES, SLAB_BYTES, total + staging,
                            &arena));
-        memset(arena.base, 0xee, arena.bytes); // poison: the cpu device's memory is the host's
         check(pipeline_create(device, &shape, &arena, (const uint8_t *)host, streamed.data(), &pipeline));
         check(stream_create(device, STREAM_COMPUTE, &compute));
+        const std::vector<uint8_t> poison(arena.bytes, 0xee);
+        stream_copy(compute, arena.base, poison.data(), arena.bytes, COPY_HOST_TO_DEVICE);
+        check(stream_sync(compute));
         for (uint32_t i = 0; i < total; i++) {
             uint32_t slot = pipeline_home(pipeline, i / slabs, i % slabs);
             if (slot != UINT32_MAX) {
@@ -71,8 +74,15 @@ class Bench {
         pipeline_destroy(pipeline);
         arena_destroy(&arena);
         device_free(device, seen);
-        device_free(device, seen_kv);
+        device_free_host(device, seen_host);
         device_free_host(device, host);
+    }
+    // A word for each slab, and then for each KV part that a layer may have.
+    size_t seen_words() const {
+        return (size_t)shape.layers * (shape.slabs + MOST_BLOCKS);
+    }
+    size_t kv_words(uint32_t layer) const {
+        return (size_t)shape.layers * shape.slabs + (size_t)layer * MOST_BLOCKS;
     }
     // KV blocks that every layer streams from now on, in groups of so many; the first word of each layer's part is a
     // hash of its value, which is new in `changed` groups.
@@ -102,7 +112,7 @@ class Bench {
                 stream_copy(compute, (uint64_t *)seen + layer * shape.slabs + slab, slabs[slab], sizeof(uint64_t),
                             COPY_DEVICE_TO_DEVICE);
             }
-            uint64_t *to = (uint64_t *)seen_kv + layer * MOST_BLOCKS;
+            uint64_t *to = (uint64_t *)seen + kv_words(layer);
             for (uint32_t i = 0; i < kv.size(); i++) {
                 for (uint32_t at = 0; at < kv[i].size() * 8; at += shape.kv_block_bytes, to++) {
                     uint64_t entry = kv_streamed_entry(i, at / shape.kv_block_bytes * KV_BYTES);
@@ -112,9 +122,10 @@ class Bench {
             }
             pipeline_release(pipeline, compute, layer);
         }
+        stream_copy(compute, seen_host, seen, seen_words() * sizeof(uint64_t), COPY_DEVICE_TO_HOST);
         check(stream_sync(compute));
         for (uint32_t layer = 0; layer < shape.layers; layer++) {
-            const uint64_t *from = (const uint64_t *)seen_kv + layer * MOST_BLOCKS;
+            const uint64_t *from = (const uint64_t *)seen_host + kv_words(layer);
             for (const std::vector<uint64_t> &group : kv) {
                 for (size_t at = layer * KV_BYTES / 8; at < group.size(); at += shape.kv_block_bytes / 8) {
                     ASSERT_EQ(*from++, group[at]) << "KV of layer " << layer << " of " << shape.layers;
@@ -122,7 +133,7 @@ class Bench {
             }
         }
         for (uint32_t i = 0; i < shape.layers * shape.slabs; i++) {
-            ASSERT_EQ(((uint64_t *)seen)[i], pattern(i / shape.slabs, i % shape.slabs))
+            ASSERT_EQ(((uint64_t *)seen_host)[i], pattern(i / shape.slabs, i % shape.slabs))
                 << "layer " << i / shape.slabs << " slab " << i % shape.slabs << " of " << shape.layers << " x "
                 << shape.slabs << ", staging " << shape.staging;
         }
@@ -130,7 +141,7 @@ class Bench {
     struct device *device;
     struct pipeline_shape shape;
     static const uint32_t MOST_BLOCKS = 16;
-    void *host = nullptr, *seen = nullptr, *seen_kv = nullptr;
+    void *host = nullptr, *seen = nullptr, *seen_host = nullptr;
     std::vector<std::vector<uint64_t>> kv; // of each group
     uint64_t versions[4] = {}, version = 0;
     struct arena arena = {};
@@ -142,9 +153,10 @@ class Pipeline : public ::testing::Test {
   protected:
     void open(uint64_t jitter_ns) {
         struct device_config config = {};
-        config.name = "cpu";
+        const char *chosen = getenv("METRONOME_TEST_DEVICE");
+        config.name = chosen ? chosen : "cpu";
         config.threads = 1;
-        config.copy_jitter_ns = jitter_ns;
+        config.copy_jitter_ns = strcmp(config.name, "cpu") == 0 ? jitter_ns : 0; // a GPU's copies take their own time
         config.seed = 5;
         check(device_open(&config, &device));
     }
