@@ -311,6 +311,7 @@ gpu-bench: $(BUILD)/metronome $(BUILD)/engine-bench ## kernels, link, a whole mo
 	$(Q)$< bench ops --device cuda --json $(RESULTS)/gpu-ops.json --html $(RESULTS)/gpu-ops.html
 	$(Q)$< bench link --device cuda --json $(RESULTS)/gpu-link.json --html $(RESULTS)/gpu-link.html
 	$(Q)$(BUILD)/engine-bench '$(MODEL)' 0 $(RESULTS)/gpu-engine.json cuda
+	$(Q)$< bench offload --device cuda --weights '$(MODEL)' --json $(RESULTS)/gpu-offload.json --html $(RESULTS)/gpu-offload.html
 	$(Q)$(PYTHON) scripts/peers.py --program $< --json $(RESULTS)/gpu-peers.json $(PEERS)
 endif
 

@@ -13,18 +13,18 @@
 #include <string.h>
 
 static const struct flag flags[] = {
-    {"device", "NAME", "sim if not given; cpu measures here, with the model of --weights"},
-    {"weights", "FILE", "cpu: a GGUF file; the demo model's if not given"},
+    {"device", "NAME", "sim if not given; cpu and cuda measure here, with the model of --weights"},
+    {"weights", "FILE", "cpu, cuda: a GGUF file; the demo model's if not given"},
     {"hardware", "NAME", "the description to simulate; a10 if not given"},
     {"model", "NAME",
-     "the described model that the frontiers are of, opt-13b if not given; on cpu the description of "
+     "the described model that the frontiers are of, opt-13b if not given; elsewhere the description of "
      "--weights, smollm2-135m if not given"},
     {"seed", "N", "of the loads; 1 if not given"},
     {"share", "P",
-     "cpu: the device has room for so many % of the layers' weights, 30, 50 or 70; all three if not given"},
-    {"quick", NULL, "two cells of the grid and nothing else, on cpu one: to see that it runs"},
+     "cpu, cuda: the device has room for so many % of the layers' weights, 30, 50 or 70; all three if not given"},
+    {"quick", NULL, "two cells of the grid and nothing else, on cpu and cuda one: to see that it runs"},
     {"full", NULL,
-     "32 cells of the grid in place of 9: half an hour; on cpu 12 in place of 6 and more rounds: as long"},
+     "32 cells of the grid in place of 9: half an hour; elsewhere 12 in place of 6 and more rounds: as long"},
     {"paper", NULL, "the figures of the Select-N paper first"},
     {"svg", "FOLDER", "writes the frontiers as files, too: frontier-memory.svg and so on"},
     OUTPUT_FLAGS,
@@ -33,12 +33,13 @@ enum { DEVICE, WEIGHTS, HARDWARE, MODEL, SEED, SHARE, QUICK, FULL, PAPER, SVG, O
 #define FLAGS (sizeof flags / sizeof flags[0])
 
 static void show_help(FILE *file) {
-    fprintf(file,
-            "usage: metronome bench offload [--quick] [--paper] [--json FILE] [--html FILE] [--markdown FILE]\n\n"
-            "Every offload policy over a grid of models, memories, loads and promises on simulated hardware, each "
-            "with\nthe options that are best for it, and the frontiers between promise and memory, throughput "
-            "and context.\nThe same command gives the same figures; some minutes. With --device cpu the policies are "
-            "measured in turn,\nwith a real model on this machine behind a paced link; seven minutes.\n\n");
+    fprintf(
+        file,
+        "usage: metronome bench offload [--quick] [--paper] [--json FILE] [--html FILE] [--markdown FILE]\n\n"
+        "Every offload policy over a grid of models, memories, loads and promises on simulated hardware, each "
+        "with\nthe options that are best for it, and the frontiers between promise and memory, throughput "
+        "and context.\nThe same command gives the same figures; some minutes. With --device cpu or cuda the policies "
+        "are measured in turn,\nwith a real model on this machine, on cpu behind a paced link; seven minutes.\n\n");
     arguments_help(file, flags, FLAGS, false);
 }
 
@@ -83,7 +84,7 @@ static struct status write_all(const struct arguments *arguments, struct book *b
         TRY(arguments_number("seed", values[SEED], 0, 1e15, &seed));
     }
     const char *device = values[DEVICE] ? values[DEVICE] : "sim";
-    if (strcmp(device, "cpu") == 0) {
+    if (strcmp(device, "cpu") == 0 || strcmp(device, "cuda") == 0) {
         double percent = size == GRID_QUICK ? 50 : 0;
         if (values[SHARE]) {
             TRY(arguments_number("share", values[SHARE], 30, 70, &percent));
@@ -92,12 +93,12 @@ static struct status write_all(const struct arguments *arguments, struct book *b
             return status_error(STATUS_INVALID, "--share: %.40s is none of 30, 50 and 70", values[SHARE]);
         }
         about_write(NULL, (uint64_t)seed, book);
-        return measured_write(values[WEIGHTS] ? values[WEIGHTS] : ".cache/SmolLM2-135M-Instruct.Q4_1.gguf",
+        return measured_write(device, values[WEIGHTS] ? values[WEIGHTS] : ".cache/SmolLM2-135M-Instruct.Q4_1.gguf",
                               values[MODEL] ? values[MODEL] : "smollm2-135m", size, percent / 100, (uint64_t)seed,
                               book);
     }
     if (strcmp(device, "sim") != 0) {
-        return status_error(STATUS_INVALID, "--device: \"%.40s\" is neither sim nor cpu", device);
+        return status_error(STATUS_INVALID, "--device: \"%.40s\" is none of sim, cpu and cuda", device);
     }
     about_write(hardware, (uint64_t)seed, book);
     if (values[PAPER]) {

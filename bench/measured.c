@@ -31,7 +31,7 @@ static const uint32_t places[] = {1, 2, 3, 4, 5, 6, 7, MOST_PLACES};
 #define PLACES (sizeof places / sizeof places[0])
 
 /* The device has room for `share` of the layers' weights, and the promise is `slack` times what the link takes to carry
- * the others. */
+ * the others, or a token takes with everything on the device. */
 static const double shares[] = {0.3, 0.5, 0.7};
 static const struct {
     double slack;
@@ -66,6 +66,7 @@ struct contest {
     struct plan_case planned; /* the same, for those who plan by hand: with what was measured here */
     struct record record;
     double weights, rest; /* bytes of layers, and of what else is on the device */
+    bool paced;           /* the link's pace is set, by what a token takes */
     uint32_t rounds, tried, cells;
     struct cell cell[MOST_CELLS];
     uint64_t right[MOST_REQUESTS], given[MOST_REQUESTS]; /* what the requests' tokens are */
@@ -76,7 +77,7 @@ static struct status measure_resident(struct contest *contest, double *token_ns)
     struct serving_result result;
     const struct serving_setting setting = {.policy = "metronome", .places = 2};
     struct serving_case serving = contest->serving;
-    serving.link_bytes_per_s = 1e9;
+    serving.link_bytes_per_s = contest->paced ? 1e9 : 0;
     serving.requests = MOST_REQUESTS;
     serving.tokens_hash = contest->right;
     TRY(serving_sizes(&serving, MOST_PLACES, &contest->weights, &contest->rest));
@@ -84,7 +85,8 @@ static struct status measure_resident(struct contest *contest, double *token_ns)
     TRY(serving_run(&serving, &setting, &result)); /* with room for all, and nothing promised: nothing leaves */
     contest->record = result.record;
     *token_ns = result.report.tpot.p50_ms * 1e6;
-    const double link = contest->weights * 1e9 / (LINK_TOKENS * *token_ns);
+    const double measured = (double)contest->record.link_bytes_per_s;
+    const double link = contest->paced ? contest->weights * 1e9 / (LINK_TOKENS * *token_ns) : measured;
     contest->serving.link_bytes_per_s = link;
     contest->record.link_bytes_per_s = (uint64_t)link;
     contest->planned.hardware.link_bytes_per_s = link;
@@ -92,14 +94,15 @@ static struct status measure_resident(struct contest *contest, double *token_ns)
     return STATUS_SUCCESS;
 }
 
-static void add_cells(struct contest *contest, enum grid_size size, double share) {
+static void add_cells(struct contest *contest, enum grid_size size, double share, double token_ns) {
     for (size_t i = 0; i < SHARES; i++) {
         for (size_t j = 0; j < PROMISES; j++) {
             if (promises[j].from <= size && (share <= 0 || share == shares[i])) {
                 const double carried_ns = (1 - shares[i]) * contest->weights * 1e9 / contest->serving.link_bytes_per_s;
+                const double least_ns = carried_ns > token_ns ? carried_ns : token_ns;
                 contest->cell[contest->cells++] =
                     (struct cell){.share = shares[i],
-                                  .tpot_ns = (uint64_t)(promises[j].slack * carried_ns),
+                                  .tpot_ns = (uint64_t)(promises[j].slack * least_ns),
                                   .device_memory = (uint64_t)(contest->rest + shares[i] * contest->weights)};
             }
         }
@@ -346,7 +349,7 @@ static struct status run_cells(struct contest *contest, enum grid_size size, dou
     struct status status = measure_resident(contest, &token_ns);
     log_set_level(LOG_INFO);
     TRY(status);
-    add_cells(contest, size, share);
+    add_cells(contest, size, share, token_ns);
     output_progress_begin(&bar, "policies in turn", contest->cells * POLICIES * (contest->rounds + contest->tried - 1));
     for (uint32_t i = 0; i < contest->cells && !status_failed(&status); i++) {
         status = run_cell(contest, &contest->cell[i], &bar, &done);
@@ -355,16 +358,17 @@ static struct status run_cells(struct contest *contest, enum grid_size size, dou
     TRY(status);
     book_say(book,
              "With everything on the device a token of two sequences takes %.2f ms; the link gives %.2f GB/s, which "
-             "carries the layers' %.1f MB in %d times that.",
-             token_ns / 1e6, contest->serving.link_bytes_per_s / 1e9, contest->weights / 1e6, LINK_TOKENS);
+             "carries the layers' %.1f MB in %.1f times that.",
+             token_ns / 1e6, contest->serving.link_bytes_per_s / 1e9, contest->weights / 1e6,
+             contest->weights * 1e9 / contest->serving.link_bytes_per_s / token_ns);
     write_ratios(contest, book);
     draw_cells(contest, book);
     write_cells(contest, book);
     return STATUS_SUCCESS;
 }
 
-struct status measured_write(const char *model, const char *described, enum grid_size size, double share, uint64_t seed,
-                             struct book *book) {
+struct status measured_write(const char *device, const char *model, const char *described, enum grid_size size,
+                             double share, uint64_t seed, struct book *book) {
     struct contest *contest = calloc(1, sizeof *contest);
     if (!contest) {
         return status_error(STATUS_NO_MEMORY, "no memory for the benchmark");
@@ -373,17 +377,26 @@ struct status measured_write(const char *model, const char *described, enum grid
     struct status status = steady_case("cpu", described, PLAN_DECODE, 1, PROMPT + OUTPUT / 2, &contest->planned);
     contest->rounds = efforts[size].rounds;
     contest->tried = efforts[size].tried;
-    contest->serving = (struct serving_case){.model = model,
+    contest->paced = strcmp(device, "cpu") == 0;
+    contest->serving = (struct serving_case){.device = device,
+                                             .model = model,
                                              .context = 3 * (PROMPT + OUTPUT) / 2,
                                              .prompt_tokens = PROMPT,
                                              .output_tokens = OUTPUT,
                                              .threads = cores > 1 ? (uint32_t)cores - 1 : 1,
                                              .seed = seed};
     if (!status_failed(&status)) {
-        book_section(book, "Measured on the cpu device");
+        char section[64];
+        snprintf(section, sizeof section, "Measured on the %s device", device);
+        book_section(book, section);
+        if (contest->paced) {
+            book_say(book,
+                     "Behind a paced link, on %u thread%s: one core is left to the copies, as a GPU's copy engine is "
+                     "beside its compute.",
+                     contest->serving.threads, contest->serving.threads == 1 ? "" : "s");
+        }
         book_say(book,
-                 "Whole engines with a real model behind a paced link, on %u thread%s: one core is left to the copies, "
-                 "as a GPU's copy engine is beside its compute. Requests of %d + %d tokens come at once, more than run "
+                 "Whole engines with a real model. Requests of %d + %d tokens come at once, more than run "
                  "together. Each policy has the number of places and the options that are best by the record measured "
                  "here, with a tenth of the promise to spare%s; metronome has served as many others before, for it "
                  "learns of noise "
@@ -391,8 +404,8 @@ struct status measured_write(const char *model, const char *described, enum grid
                  "tok/s: of requests "
                  "of which no token was late, as long as others wait. All policies gave the same tokens. A dash: the "
                  "engine refuses, for the promise cannot be kept or the weights do not fit.",
-                 contest->serving.threads, contest->serving.threads == 1 ? "" : "s", PROMPT, OUTPUT,
-                 contest->tried > 1 ? " (of three that look best the one that is best in a run)" : "", contest->rounds);
+                 PROMPT, OUTPUT, contest->tried > 1 ? " (of three that look best the one that is best in a run)" : "",
+                 contest->rounds);
         status = run_cells(contest, size, share, book);
     }
     free(contest);

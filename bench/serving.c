@@ -1,6 +1,7 @@
 #include "bench/serving.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define STREAM_PROMPT 16 /* tokens */
 #define STREAM_SETTLE 64 /* iterations: the last rise after a prompt comes some 48 after it */
@@ -25,11 +26,14 @@ static void close_engine(struct bench_engine *bench) {
 
 static struct status open_engine(const struct serving_case *serving, const struct serving_setting *setting,
                                  uint32_t places, struct bench_engine *bench) {
-    struct device_config device = {.name = serving->hardware ? "sim" : "cpu",
+    const char *here = serving->device ? serving->device : "cpu";
+    const bool paced = serving->hardware || strcmp(here, "cpu") == 0; /* a GPU's link is as fast as it is */
+    struct device_config device = {.name = serving->hardware ? "sim" : here,
                                    .hardware = serving->hardware,
                                    .device_memory = serving->device_memory,
                                    .threads = serving->threads,
-                                   .link_bytes_per_s = serving->link_bytes_per_s};
+                                   .link_bytes_per_s = paced ? serving->link_bytes_per_s : 0,
+                                   .invariant = true}; /* tokens are compared */
     struct engine_config engine = {.context = serving->context,
                                    .max_sequences = places,
                                    .max_queue = serving->requests > MOST_STREAMS ? serving->requests : MOST_STREAMS,

@@ -10,11 +10,12 @@
 
 /* Where and what: the same for every policy. */
 struct serving_case {
-    const char *hardware;                  /* the path of a description; NULL: the cpu device */
+    const char *hardware;                  /* sim: the path of a description; NULL: a device that is here */
+    const char *device;                    /* which; NULL: cpu */
     struct model_description described;    /* on sim */
-    const char *model;                     /* on cpu: a GGUF file */
+    const char *model;                     /* elsewhere: a GGUF file */
     uint64_t device_memory;                /* bytes */
-    double link_bytes_per_s;               /* 0: the description's */
+    double link_bytes_per_s;               /* 0: the description's. On cuda what the link was seen to give */
     uint32_t threads;                      /* on cpu; 0: one for each core */
     uint64_t ttft_ns, tpot_ns;             /* promised; 0: not */
     double rate;                           /* requests a second, at random; 0: all at once */
