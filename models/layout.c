@@ -159,7 +159,7 @@ static void first_groups(const struct cut_matrix *matrices, uint32_t count, size
         if (i == longest) {
             out[i] = shared * slab / slabs;
         } else {
-            const uint64_t nearest = before > at && groups > 0 ? (before - at + bytes / 2) / bytes : 0;
+            const uint64_t nearest = before > at && bytes > 0 ? (before - at + bytes / 2) / bytes : 0;
             out[i] = slab == slabs || nearest > groups ? groups : nearest;
             at += groups * bytes;
         }
