@@ -140,6 +140,7 @@ static uint64_t groups_of(const struct cut_matrix *matrix) {
 /* The group of each matrix that a slab begins with, all of them if it is the slab past the last. */
 static void first_groups(const struct cut_matrix *matrices, uint32_t count, size_t vector_bytes, uint32_t slabs,
                          uint32_t slab, uint64_t out[LAYER_TENSORS]) {
+    CHECK(slabs > 0 && slab <= slabs);
     uint64_t total = vector_bytes;
     uint32_t longest = 0;
     for (uint32_t i = 0; i < count; i++) {
