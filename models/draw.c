@@ -61,7 +61,9 @@ static uint32_t stage(struct draw *draw, struct forward_inputs *in, uint32_t fir
             break;
         }
         row->change_first = used;
-        memcpy(changes + used, in->changes[end], row->change_count * sizeof *changes);
+        if (row->change_count > 0) {
+            memcpy(changes + used, in->changes[end], row->change_count * sizeof *changes);
+        }
         used += row->change_count;
     }
     *bytes = draw->places.changes - draw->places.rows + used * sizeof *changes;
