@@ -47,9 +47,10 @@ TEST_F(EngineTest, SameTokensForAnyChunkAndThreads) {
     }
 }
 
-// Sixteen at once, joining at random iterations, some cancelled midway; with a KV cache so small that sequences are
+// Many at once, joining at random iterations, some cancelled midway; with a KV cache so small that sequences are
 // preempted and computed again. Every one that is not cancelled gives the tokens that it gives alone.
 TEST_F(EngineTest, SameTokensAmongOthersThatJoinLeaveAndArePreempted) {
+    const uint32_t count = SANITIZED ? 8 : 16;
     for (uint64_t kv_tokens : SANITIZED ? std::vector<uint64_t>{256} : std::vector<uint64_t>{4096, 256}) {
         Options options;
         options.kv_tokens = kv_tokens;
@@ -61,7 +62,7 @@ TEST_F(EngineTest, SameTokensAmongOthersThatJoinLeaveAndArePreempted) {
         std::vector<std::string> texts;
         uint32_t lengths[] = {LENGTH, LENGTH / 2, LENGTH - 1};
         std::vector<uint32_t> cancel_at;
-        for (uint32_t i = 0; i < 16; i++) {
+        for (uint32_t i = 0; i < count; i++) {
             texts.push_back(i % 7 == 6 ? story : prompts[i % 6]);
             requests.push_back(std::make_unique<Request>(ids_of(engine, texts.back()), lengths[i % 3]));
             requests.back()->request.sampling.ignore_eos = true;
@@ -69,8 +70,8 @@ TEST_F(EngineTest, SameTokensAmongOthersThatJoinLeaveAndArePreempted) {
         }
         uint32_t submitted = 0;
         bool idle = false;
-        for (uint32_t step = 0; submitted < 16 || !idle; step++) {
-            while (submitted < 16 && random_below(&random, 3) > 0) {
+        for (uint32_t step = 0; submitted < count || !idle; step++) {
+            while (submitted < count && random_below(&random, 3) > 0) {
                 Engine::check(engine_submit(engine.engine, &requests[submitted++]->request));
             }
             for (uint32_t i = 0; i < submitted; i++) {
@@ -83,7 +84,7 @@ TEST_F(EngineTest, SameTokensAmongOthersThatJoinLeaveAndArePreempted) {
             ASSERT_LT(step, 10000u);
         }
         uint32_t cancelled = 0;
-        for (uint32_t i = 0; i < 16; i++) {
+        for (uint32_t i = 0; i < count; i++) {
             const Outcome &outcome = requests[i]->outcome;
             ASSERT_EQ(outcome.finishes, 1u);
             std::vector<uint32_t> want = alone(texts[i], lengths[i % 3]);
@@ -276,13 +277,14 @@ TEST_F(EngineTest, BudgetsThatAreShortAreRefusedWithTheNumber) {
 // The engine's own thread, with submissions and cancellations from this one: for the thread sanitizer, and for the
 // promise that everything submitted ends exactly once whatever happens.
 TEST_F(EngineTest, ThreadedWithCancellationsAndStop) {
+    const uint32_t count = SANITIZED ? 8 : 24, tokens = SANITIZED ? 4 : 8;
     for (bool stop_early : {false, true}) {
         Engine engine(Options{});
         std::vector<std::unique_ptr<Request>> requests;
         Engine::check(engine_start(engine.engine));
         uint32_t ended = 0;
-        for (uint32_t i = 0; i < 24; i++) {
-            requests.push_back(std::make_unique<Request>(ids_of(engine, prompts[i % 6]), 8));
+        for (uint32_t i = 0; i < count; i++) {
+            requests.push_back(std::make_unique<Request>(ids_of(engine, prompts[i % 6]), tokens));
             requests.back()->request.sampling.ignore_eos = true;
             Engine::check(engine_submit(engine.engine, &requests.back()->request));
             if (i % 4 == 3) {
@@ -294,7 +296,7 @@ TEST_F(EngineTest, ThreadedWithCancellationsAndStop) {
             engine_stop(engine.engine);
             drain_events(engine.engine);
         }
-        for (int rounds = 0; rounds < 600 && ended < 24; rounds++) {
+        for (int rounds = 0; rounds < 600 && ended < count; rounds++) {
             struct pollfd readable = {engine_wake_fd(engine.engine), POLLIN, 0};
             poll(&readable, 1, 100);
             drain_events(engine.engine);
@@ -303,11 +305,11 @@ TEST_F(EngineTest, ThreadedWithCancellationsAndStop) {
                 ended += request->outcome.finishes;
             }
         }
-        EXPECT_EQ(ended, 24u);
+        EXPECT_EQ(ended, count);
         if (!stop_early) {
-            for (uint32_t i = 0; i < 24; i++) {
+            for (uint32_t i = 0; i < count; i++) {
                 if (requests[i]->outcome.finish != FINISH_CANCELLED) {
-                    EXPECT_EQ(requests[i]->outcome.tokens.size(), 8u);
+                    EXPECT_EQ(requests[i]->outcome.tokens.size(), tokens);
                 }
             }
         }
