@@ -335,7 +335,7 @@ static void open_idle(struct rig_config config, struct record *record, uint64_t 
  * memory happened to lie makes one engine slower than its twin by more than what is looked for: so they are opened anew
  * several times, each first in turn, and each opening gives one ratio of their median iterations. */
 static void compare_idle(struct bench *bench, uint32_t sequences, uint64_t tpot_ns, const char *what) {
-    enum { OPENINGS = 8, TURNS = 48 };
+    enum { OPENINGS = 24, TURNS = 24 };
     static struct rig without, with;
     static struct samples ratios, without_ns, with_ns;
     const struct rig_config config = {.model = bench->model, .policy = "none", .sequences = sequences};
