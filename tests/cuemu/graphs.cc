@@ -49,58 +49,63 @@ struct cuemu_graph_exec {
 
 namespace {
 
-// The work that parameters ask for, or why not.
-cudaError_t kernel_work(const struct cudaKernelNodeParams *params, Work *out) {
-    *out = {Kind::KERNEL};
-    return params->extra ? cudaErrorNotSupported
-                         : cuemu::make_launch(params->func, params->gridDim, params->blockDim, params->sharedMemBytes,
-                                              params->kernelParams, &out->launch);
+// The work that a call's parameters ask for, or why there is none.
+struct Asked {
+    cudaError_t error;
+    Work work;
+};
+
+Asked kernel_work(const struct cudaKernelNodeParams *params) {
+    Asked asked = {cudaErrorNotSupported, {Kind::KERNEL}};
+    if (!params->extra) {
+        asked.error = cuemu::make_launch(params->func, params->gridDim, params->blockDim, params->sharedMemBytes,
+                                         params->kernelParams, &asked.work.launch);
+    }
+    return asked;
 }
 
-cudaError_t copy_work(void *target, const void *source, size_t bytes, enum cudaMemcpyKind kind, Work *out) {
-    *out = {Kind::COPY};
-    out->target = target;
-    out->source = source;
-    out->bytes = bytes;
-    out->direction = kind;
-    const bool can = bytes > 0 && cuemu::can_copy(target, source, bytes, kind, out->device);
-    return can ? cudaSuccess : cudaErrorInvalidValue;
+Asked copy_work(void *target, const void *source, size_t bytes, enum cudaMemcpyKind kind) {
+    Work work = {Kind::COPY};
+    work.target = target;
+    work.source = source;
+    work.bytes = bytes;
+    work.direction = kind;
+    const bool can = bytes > 0 && cuemu::can_copy(target, source, bytes, kind, work.device);
+    return {can ? cudaSuccess : cudaErrorInvalidValue, std::move(work)};
 }
 
-cudaError_t event_work(Kind kind, cudaEvent_t event, Work *out) {
-    *out = {kind};
-    out->event = event;
-    return event && cuemu::device_of(event) == out->device ? cudaSuccess : cudaErrorInvalidValue;
+Asked event_work(Kind kind, cudaEvent_t event) {
+    Work work = {kind};
+    work.event = event;
+    const bool ours = event && cuemu::device_of(event) == work.device;
+    return {ours ? cudaSuccess : cudaErrorInvalidValue, std::move(work)};
 }
 
-cudaError_t add(cudaGraphNode_t *out, cudaGraph_t graph, const cudaGraphNode_t *after, size_t count, Work work) {
+cudaError_t add(cudaGraphNode_t *out, cudaGraph_t graph, const cudaGraphNode_t *after, size_t count, Asked asked) {
+    REFUSE_UNLESS(asked.error == cudaSuccess, asked.error);
     auto node = std::make_unique<cuemu_graph_node>();
-    node->work = std::move(work);
+    node->work = std::move(asked.work);
     for (size_t i = 0; i < count; i++) {
         bool ours = false;
         for (const auto &other : graph->nodes) {
             ours = ours || other.get() == after[i];
         }
-        if (!ours || !node->after.insert(after[i]).second) {
-            return cudaErrorInvalidValue;
-        }
+        REFUSE_UNLESS(ours && node->after.insert(after[i]).second, cudaErrorInvalidValue);
     }
     *out = node.get();
     graph->nodes.push_back(std::move(node));
     return cudaSuccess;
 }
 
-cudaError_t set(cudaGraphExec_t exec, cudaGraphNode_t node, Work work) {
+cudaError_t set(cudaGraphExec_t exec, cudaGraphNode_t node, Asked asked) {
+    REFUSE_UNLESS(asked.error == cudaSuccess, asked.error);
     auto at = exec->index.find(node);
-    if (at == exec->index.end()) {
-        return cudaErrorInvalidValue;
-    }
+    REFUSE_UNLESS(at != exec->index.end(), cudaErrorInvalidValue);
     Work &old = exec->works[at->second];
-    if (old.kind != work.kind || old.device != work.device || old.direction != work.direction ||
-        old.launch.kernel != work.launch.kernel) {
-        return cudaErrorInvalidValue;
-    }
-    old = std::move(work);
+    REFUSE_UNLESS(old.kind == asked.work.kind && old.device == asked.work.device &&
+                      old.direction == asked.work.direction && old.launch.kernel == asked.work.launch.kernel,
+                  cudaErrorInvalidValue);
+    old = std::move(asked.work);
     return cudaSuccess;
 }
 
@@ -128,12 +133,6 @@ std::vector<size_t> draw_order(const cuemu_graph_exec &exec, uint64_t seed) {
 
 } // namespace
 
-#define TRY_CUDA(call)                                    \
-    do {                                                  \
-        cudaError_t refused_ = (call);                    \
-        REFUSE_UNLESS(refused_ == cudaSuccess, refused_); \
-    } while (0)
-
 // ---- graphs ----
 
 cudaError_t cudaGraphCreate(cudaGraph_t *out, unsigned flags) {
@@ -152,38 +151,26 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *out, cudaGraph_t graph, const cudaGraphNode_t *after, size_t count,
                                    const struct cudaKernelNodeParams *params) {
     ENTER("cudaGraphAddKernelNode");
-    Work work;
-    TRY_CUDA(kernel_work(params, &work));
-    TRY_CUDA(add(out, graph, after, count, std::move(work)));
-    return cudaSuccess;
+    return add(out, graph, after, count, kernel_work(params));
 }
 
 cudaError_t cudaGraphAddMemcpyNode1D(cudaGraphNode_t *out, cudaGraph_t graph, const cudaGraphNode_t *after,
                                      size_t count, void *target, const void *source, size_t bytes,
                                      enum cudaMemcpyKind kind) {
     ENTER("cudaGraphAddMemcpyNode1D");
-    Work work;
-    TRY_CUDA(copy_work(target, source, bytes, kind, &work));
-    TRY_CUDA(add(out, graph, after, count, std::move(work)));
-    return cudaSuccess;
+    return add(out, graph, after, count, copy_work(target, source, bytes, kind));
 }
 
 cudaError_t cudaGraphAddEventWaitNode(cudaGraphNode_t *out, cudaGraph_t graph, const cudaGraphNode_t *after,
                                       size_t count, cudaEvent_t event) {
     ENTER("cudaGraphAddEventWaitNode");
-    Work work;
-    TRY_CUDA(event_work(Kind::WAIT, event, &work));
-    TRY_CUDA(add(out, graph, after, count, std::move(work)));
-    return cudaSuccess;
+    return add(out, graph, after, count, event_work(Kind::WAIT, event));
 }
 
 cudaError_t cudaGraphAddEventRecordNode(cudaGraphNode_t *out, cudaGraph_t graph, const cudaGraphNode_t *after,
                                         size_t count, cudaEvent_t event) {
     ENTER("cudaGraphAddEventRecordNode");
-    Work work;
-    TRY_CUDA(event_work(Kind::RECORD, event, &work));
-    TRY_CUDA(add(out, graph, after, count, std::move(work)));
-    return cudaSuccess;
+    return add(out, graph, after, count, event_work(Kind::RECORD, event));
 }
 
 // ---- instantiated ----
@@ -213,35 +200,23 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
 cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node,
                                              const struct cudaKernelNodeParams *params) {
     ENTER("cudaGraphExecKernelNodeSetParams");
-    Work work;
-    TRY_CUDA(kernel_work(params, &work));
-    TRY_CUDA(set(exec, node, std::move(work)));
-    return cudaSuccess;
+    return set(exec, node, kernel_work(params));
 }
 
 cudaError_t cudaGraphExecMemcpyNodeSetParams1D(cudaGraphExec_t exec, cudaGraphNode_t node, void *target,
                                                const void *source, size_t bytes, enum cudaMemcpyKind kind) {
     ENTER("cudaGraphExecMemcpyNodeSetParams1D");
-    Work work;
-    TRY_CUDA(copy_work(target, source, bytes, kind, &work));
-    TRY_CUDA(set(exec, node, std::move(work)));
-    return cudaSuccess;
+    return set(exec, node, copy_work(target, source, bytes, kind));
 }
 
 cudaError_t cudaGraphExecEventWaitNodeSetEvent(cudaGraphExec_t exec, cudaGraphNode_t node, cudaEvent_t event) {
     ENTER("cudaGraphExecEventWaitNodeSetEvent");
-    Work work;
-    TRY_CUDA(event_work(Kind::WAIT, event, &work));
-    TRY_CUDA(set(exec, node, std::move(work)));
-    return cudaSuccess;
+    return set(exec, node, event_work(Kind::WAIT, event));
 }
 
 cudaError_t cudaGraphExecEventRecordNodeSetEvent(cudaGraphExec_t exec, cudaGraphNode_t node, cudaEvent_t event) {
     ENTER("cudaGraphExecEventRecordNodeSetEvent");
-    Work work;
-    TRY_CUDA(event_work(Kind::RECORD, event, &work));
-    TRY_CUDA(set(exec, node, std::move(work)));
-    return cudaSuccess;
+    return set(exec, node, event_work(Kind::RECORD, event));
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
