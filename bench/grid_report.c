@@ -25,14 +25,8 @@ static void write_ratios(const struct grid_cell *cells, uint32_t count, struct b
         count, 100 * GRID_ATTAINMENT);
     book_table(book, "offload_ratios");
     for (int policy = 0; policy < GRID_METRONOME; policy++) {
-        struct ratios ratios = ratios_to(cells, count, (enum grid_policy)policy);
-        book_text(book, "metronome to", grid_policy_name((enum grid_policy)policy));
-        book_number(book, "cells", 0, ratios.count);
-        book_number(book, "geometric mean", 2, ratios.mean);
-        book_number(book, "least", 2, ratios.least);
-        book_number(book, "most", 2, ratios.most);
-        book_number(book, "metronome alone", 0, ratios.only_ours);
-        book_number(book, "the other alone", 0, ratios.only_theirs);
+        const struct ratios ratios = ratios_to(cells, count, (enum grid_policy)policy);
+        ratios_write(book, grid_policy_name((enum grid_policy)policy), &ratios);
         book_number(book, "below 0.99", 0, ratios.below);
         book_end_row(book);
     }

@@ -272,13 +272,7 @@ static void write_ratios(const struct contest *contest, struct book *book) {
             broke += other->runs > 0 && !keeps(other);
         }
         const struct ratios ratios = ratios_of(ours, theirs, contest->cells);
-        book_text(book, "metronome to", policy_names[policy]);
-        book_number(book, "cells", 0, ratios.count);
-        book_number(book, "geometric mean", 2, ratios.mean);
-        book_number(book, "least", 2, ratios.least);
-        book_number(book, "most", 2, ratios.most);
-        book_number(book, "metronome alone", 0, ratios.only_ours);
-        book_number(book, "the other alone", 0, ratios.only_theirs);
+        ratios_write(book, policy_names[policy], &ratios);
         book_number(book, "broke", 0, broke);
         book_end_row(book);
     }

@@ -20,3 +20,13 @@ struct ratios ratios_of(const double *ours, const double *theirs, uint32_t count
     ratios.mean = ratios.count > 0 ? exp(log_sum / ratios.count) : NAN;
     return ratios;
 }
+
+void ratios_write(struct book *book, const char *theirs, const struct ratios *ratios) {
+    book_text(book, "metronome to", theirs);
+    book_number(book, "cells", 0, ratios->count);
+    book_number(book, "geometric mean", 2, ratios->mean);
+    book_number(book, "least", 2, ratios->least);
+    book_number(book, "most", 2, ratios->most);
+    book_number(book, "metronome alone", 0, ratios->only_ours);
+    book_number(book, "the other alone", 0, ratios->only_theirs);
+}

@@ -2,7 +2,7 @@
 #ifndef METRONOME_BENCH_RATIOS_H
 #define METRONOME_BENCH_RATIOS_H
 
-#include <stdint.h>
+#include "bench/book.h"
 
 struct ratios {
     double least, most, mean; /* of ours to theirs where both are above 0; the mean is geometric; NAN: nowhere */
@@ -13,5 +13,8 @@ struct ratios {
 
 /* `ours` and `theirs` (count); 0: no setting. */
 struct ratios ratios_of(const double *ours, const double *theirs, uint32_t count);
+
+/* The cells of a table's row that all tables of ratios have: metronome to the policy of that name. */
+void ratios_write(struct book *book, const char *theirs, const struct ratios *ratios);
 
 #endif
