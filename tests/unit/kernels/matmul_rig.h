@@ -118,6 +118,19 @@ inline std::vector<float> reference_product(const Matrix &matrix, const std::vec
     return out;
 }
 
+// The rows of an output that lie `stride` apart, without the poison that must still be between them.
+inline std::vector<float> rows_without_gaps(const std::vector<float> &all, uint32_t n, uint32_t width, size_t stride) {
+    std::vector<float> result;
+    for (uint32_t i = 0; i < n; i++) {
+        const float *row = &all[i * stride];
+        result.insert(result.end(), row, row + width);
+        for (size_t column = width; column < stride; column++) {
+            EXPECT_TRUE(std::isnan(row[column])) << "wrote past the end of row " << i;
+        }
+    }
+    return result;
+}
+
 // Rounded to nearest even to `bits` significant bits.
 inline std::vector<float> rounded_to_bits(std::vector<float> x, int bits) {
     for (float &value : x) {

@@ -20,16 +20,7 @@ std::vector<float> product(Bench &bench, const Matrix &matrix, const std::vector
         op_matmul(bench.stream, &part, 1, in.at() + static_cast<size_t>(first) * matrix.columns, matrix.columns,
                   std::min(chunk, n - first));
     }
-    std::vector<float> result;
-    const std::vector<float> all = out.read();
-    for (uint32_t i = 0; i < n; i++) {
-        const float *row = &all[i * out_stride];
-        result.insert(result.end(), row, row + matrix.rows);
-        for (size_t column = matrix.rows; column < out_stride; column++) {
-            EXPECT_TRUE(std::isnan(row[column])) << "wrote past the end of row " << i;
-        }
-    }
-    return result;
+    return rows_without_gaps(out.read(), n, matrix.rows, out_stride);
 }
 
 // What int8 compute sees of x: each block of 32 rounded to 127 steps of its largest.

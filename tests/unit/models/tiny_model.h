@@ -365,4 +365,19 @@ struct TinyModel {
     }
 };
 
+// A tiny model that all tests of a program share: drawn and written once, its file removed when the program ends.
+struct SharedTinyModel : TinyModel {
+    SharedTinyModel(uint32_t model_layers, uint32_t model_context) {
+        layers = model_layers;
+        context = model_context;
+        make();
+        path = write();
+    }
+    // Of a KV block.
+    uint64_t block_bytes() const {
+        return uint64_t(2) * KV_BLOCK_TOKENS * kv_heads * head_dim * 2 * layers;
+    }
+    std::string path;
+};
+
 #endif

@@ -7,25 +7,14 @@ namespace {
 
 const uint32_t CONTEXT = 128;
 
-const TinyModel &tiny() {
-    static TinyModel *model = [] {
-        auto *made = new TinyModel;
-        made->layers = 3;
-        made->context = CONTEXT;
-        made->make();
-        return made;
-    }();
-    return *model;
-}
-
-uint64_t block_bytes() {
-    return (uint64_t)2 * KV_BLOCK_TOKENS * tiny().kv_heads * tiny().head_dim * 2 * tiny().layers;
+const SharedTinyModel &tiny() {
+    static const SharedTinyModel model(3, CONTEXT);
+    return model;
 }
 
 Options tiny_options() {
-    static const std::string path = const_cast<TinyModel &>(tiny()).write();
     Options options;
-    options.weights = path;
+    options.weights = tiny().path;
     options.threads = 1;
     options.context = CONTEXT;
     options.kv_tokens = 1024;
@@ -213,7 +202,7 @@ TEST(Cache, EqualPromptsAtOnceEndUpInOneCopy) {
 TEST(Cache, WhatNobodyHoldsParksAndComesBack) {
     Options options = tiny_options();
     options.kv_tokens = 16 * 16;
-    options.kv_host_memory = block_bytes() * 64;
+    options.kv_host_memory = tiny().block_bytes() * 64;
     options.copy_jitter_ns = 20000;
     Engine engine(options);
     std::vector<std::vector<uint32_t>> chats;
@@ -265,7 +254,7 @@ TEST(Cache, WhatNobodyHoldsParksAndComesBack) {
 TEST(Cache, HostMemoryKeepsTheLatest) {
     Options options = tiny_options();
     options.kv_tokens = 16 * 16;
-    options.kv_host_memory = block_bytes() * 6;
+    options.kv_host_memory = tiny().block_bytes() * 6;
     Engine engine(options);
     for (uint64_t i = 0; i < 6; i++) {
         run(engine, prompt_of(100 + i, 100), 12);
@@ -290,7 +279,7 @@ TEST(Cache, TokensAreTheSameInATightCache) {
         Options options = tiny_options();
         options.kv_tokens = CONTEXT + 16 * random_below(&random, 8);
         options.max_sequences = 6;
-        options.kv_host_memory = block_bytes() * (seed % 3 == 0 ? 0 : 4 * seed);
+        options.kv_host_memory = tiny().block_bytes() * (seed % 3 == 0 ? 0 : 4 * seed);
         options.copy_jitter_ns = seed % 2 == 0 ? 50000 : 0;
         Engine engine(options);
         std::vector<std::unique_ptr<Request>> requests;

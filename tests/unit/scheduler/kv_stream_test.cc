@@ -7,25 +7,14 @@ namespace {
 
 const uint32_t CONTEXT = 512;
 
-const TinyModel &tiny() {
-    static TinyModel *model = [] {
-        auto *made = new TinyModel;
-        made->layers = 12; // the ring holds two layers' worth of what is streamed
-        made->context = CONTEXT;
-        made->make();
-        return made;
-    }();
-    return *model;
-}
-
-uint64_t block_bytes() {
-    return (uint64_t)2 * KV_BLOCK_TOKENS * tiny().kv_heads * tiny().head_dim * 2 * tiny().layers;
+const SharedTinyModel &tiny() {
+    static const SharedTinyModel model(12, CONTEXT); // the ring holds two layers' worth of what is streamed
+    return model;
 }
 
 Options options_with(uint64_t device_memory, uint32_t ranks = 1) {
-    static const std::string path = const_cast<TinyModel &>(tiny()).write();
     Options options;
-    options.weights = path;
+    options.weights = tiny().path;
     options.ranks = ranks;
     options.context = CONTEXT;
     options.max_batch_tokens = 32;
@@ -33,7 +22,7 @@ Options options_with(uint64_t device_memory, uint32_t ranks = 1) {
     options.slabs = 4;
     options.policy = "metronome";
     options.kv_tokens = 0;
-    options.kv_host_memory = 64 * block_bytes();
+    options.kv_host_memory = 64 * tiny().block_bytes();
     options.device_memory = device_memory;
     return options;
 }
@@ -56,7 +45,7 @@ Sizes sizes() {
 // A device on which no more than `blocks` KV blocks have room beside the ring, all weights gone.
 uint64_t memory_for(uint32_t blocks) {
     static const Sizes known = sizes();
-    return known.rest + known.ring + blocks * block_bytes();
+    return known.rest + known.ring + blocks * tiny().block_bytes();
 }
 
 std::vector<uint32_t> prompt_of(uint32_t seed, uint32_t length) {
@@ -157,9 +146,9 @@ TEST(KvStream, MoreSequencesAtOnceWithTheSameTokens) {
     uint32_t most[2] = {};
     for (int streams = 0; streams < 2; streams++) {
         Options options = options_with(memory_for(44)); // of the 84 that they take
-        options.kv_host_memory = 200 * block_bytes();
+        options.kv_host_memory = 200 * tiny().block_bytes();
         options.tpot_ms = 10000; // time enough for everything to leave
-        options.kv_stream_memory = streams ? 60 * block_bytes() : 0;
+        options.kv_stream_memory = streams ? 60 * tiny().block_bytes() : 0;
         Engine engine(options);
         std::vector<std::unique_ptr<Request>> requests;
         for (uint32_t i = 0; i < 6; i++) {
@@ -193,7 +182,7 @@ TEST(KvStream, OnTwoRanks) {
     Engine resident(options_with(0, 2));
     const struct offload_report sizes = report_of(resident);
     const uint64_t rest = device_info(resident.device).device_used - sizes.arena_bytes;
-    Options options = options_with(rest + sizes.staging_bytes + 12 * block_bytes() / 2, 2);
+    Options options = options_with(rest + sizes.staging_bytes + 12 * tiny().block_bytes() / 2, 2);
     options.copy_jitter_ns = 20000;
     Engine engine(options);
     EXPECT_EQ(generate(engine, prompt, 60), want);
@@ -221,8 +210,8 @@ TEST(KvStream, WhatIsShortIsSaid) {
         uint64_t host, stream;
         const char *word;
     } cases[] = {{0, 0, "offload.kv_host_memory"},
-                 {2 * block_bytes(), 0, "offload.kv_host_memory"},
-                 {64 * block_bytes(), 65 * block_bytes(), "offload.kv_stream_memory"}};
+                 {2 * tiny().block_bytes(), 0, "offload.kv_host_memory"},
+                 {64 * tiny().block_bytes(), 65 * tiny().block_bytes(), "offload.kv_stream_memory"}};
     for (const auto &c : cases) {
         config.kv_host_memory = c.host;
         config.kv_stream_memory = c.stream;

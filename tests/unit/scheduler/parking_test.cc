@@ -8,29 +8,14 @@ namespace {
 
 const uint32_t CONTEXT = 96;
 
-const TinyModel &tiny() {
-    static TinyModel *model = [] {
-        auto *made = new TinyModel;
-        made->layers = 4;
-        made->context = CONTEXT;
-        made->make();
-        return made;
-    }();
-    return *model;
-}
-
-std::string tiny_path() {
-    static std::string path = const_cast<TinyModel &>(tiny()).write();
-    return path;
-}
-
-uint64_t block_bytes() {
-    return (uint64_t)2 * KV_BLOCK_TOKENS * tiny().kv_heads * tiny().head_dim * 2 * tiny().layers;
+const SharedTinyModel &tiny() {
+    static const SharedTinyModel model(4, CONTEXT);
+    return model;
 }
 
 Options tiny_options() {
     Options options;
-    options.weights = tiny_path();
+    options.weights = tiny().path;
     options.threads = 1;
     options.context = CONTEXT;
     options.kv_tokens = CONTEXT; // one sequence at its longest
@@ -144,7 +129,7 @@ void overload(Engine &engine, struct random_state *random, uint32_t count, Sums 
     sums->moved += stats.offload.kv_blocks_moved;
     sums->placements += stats.offload.placements;
     EXPECT_LE(stats.offload.kv_blocks_in, stats.offload.kv_blocks_out);
-    EXPECT_EQ(stats.offload.kv_bytes_out, stats.offload.kv_blocks_out * block_bytes());
+    EXPECT_EQ(stats.offload.kv_bytes_out, stats.offload.kv_blocks_out * tiny().block_bytes());
 }
 
 TEST(Parking, TokensAreTheSameHoweverOftenBlocksCome) {
@@ -156,7 +141,7 @@ TEST(Parking, TokensAreTheSameHoweverOftenBlocksCome) {
         Options options = tiny_options();
         options.kv_tokens = CONTEXT + 16 * random_below(&random, 6);
         options.prefill_chunk = (uint32_t)random_below(&random, 2) * 7;
-        options.kv_host_memory = block_bytes() * (seed % 3 == 0 ? 1 : 1000);
+        options.kv_host_memory = tiny().block_bytes() * (seed % 3 == 0 ? 1 : 1000);
         options.copy_jitter_ns = seed % 2 == 0 ? 50000 : 0;
         Engine engine(options);
         overload(engine, &random, 14, &sums);
@@ -254,7 +239,7 @@ TEST(Parking, OnSim) {
         options.hardware = "configs/hardware/a10.json";
         options.kv_tokens = CONTEXT + 16 * random_below(&random, 8);
         options.max_sequences = 2 + (uint32_t)random_below(&random, 12);
-        options.kv_host_memory = block_bytes() * random_below(&random, 12);
+        options.kv_host_memory = tiny().block_bytes() * random_below(&random, 12);
         options.link_gbps = seed % 3 == 0 ? 0 : 0.05;
         if (seed % 2 == 0) {
             options.policy = "metronome";
@@ -321,7 +306,7 @@ TEST(Parking, SaysWhatHostMemoryIsShort) {
     struct device *device;
     struct model *model;
     Engine::check(device_open(&device_config, &device));
-    Engine::check(model_open_weights(tiny_path().c_str(), &model));
+    Engine::check(model_open_weights(tiny().path.c_str(), &model));
     struct engine_config config = {};
     config.max_sequences = 4;
     config.max_queue = 4;

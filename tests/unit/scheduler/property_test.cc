@@ -17,20 +17,9 @@ namespace {
 const uint32_t CONTEXT = 96;
 const uint32_t BEHIND_SHARE = 8; // as compose.c has it: one admission in so many is of one that waits behind
 
-const TinyModel &tiny() {
-    static TinyModel *model = [] {
-        auto *made = new TinyModel;
-        made->layers = 4;
-        made->context = CONTEXT;
-        made->make();
-        return made;
-    }();
-    return *model;
-}
-
-const std::string &tiny_path() {
-    static const std::string path = const_cast<TinyModel &>(tiny()).write();
-    return path;
+const SharedTinyModel &tiny() {
+    static const SharedTinyModel model(4, CONTEXT);
+    return model;
 }
 
 uint64_t number(const char *name, uint64_t fallback) {
@@ -59,7 +48,7 @@ struct Case {
         engine.max_batch_tokens = engine.max_sequences + (uint32_t)below(&random, 40);
         engine.prefill_chunk = (uint32_t)below(&random, 3) * 7;
         engine.kv_tokens = CONTEXT + 16 * below(&random, one_in(&random, 2) ? 3 : 16);
-        engine.kv_host_memory = one_in(&random, 3) ? 0 : block_bytes() * below(&random, 14);
+        engine.kv_host_memory = one_in(&random, 3) ? 0 : tiny().block_bytes() * below(&random, 14);
         engine.offload_policy = policy.c_str();
         engine.offload_options.percent = (double)below(&random, 101);
         engine.offload_options.group = 2 + (uint32_t)below(&random, 3);
@@ -80,8 +69,8 @@ struct Case {
         stops = one_in(&random, 20);
         neighbour = one_in(&random, 4);
         if (policy == "metronome" && one_in(&random, 2)) { // much to stream, and a link that has time for KV, too
-            engine.kv_host_memory += 30 * block_bytes();
-            engine.kv_stream_memory = block_bytes() * (1 + below(&random, 30));
+            engine.kv_host_memory += 30 * tiny().block_bytes();
+            engine.kv_stream_memory = tiny().block_bytes() * (1 + below(&random, 30));
             link_bytes_per_s = one_in(&random, 3) ? 0 : 1e9 * (double)(1 + below(&random, 20));
             engine.link_bytes_per_s = (uint64_t)link_bytes_per_s;
             engine.device_memory = one_in(&random, 3) ? 0 : 300000 + below(&random, 300000);
@@ -89,9 +78,6 @@ struct Case {
         engine.order = one_in(&random, 4) ? ORDER_FCFS : ORDER_DEADLINES;
         engine.prefix_cache = !one_in(&random, 4);
         beginnings = (uint32_t)below(&random, 4);
-    }
-    static uint64_t block_bytes() {
-        return (uint64_t)2 * KV_BLOCK_TOKENS * tiny().kv_heads * tiny().head_dim * 2 * tiny().layers;
     }
     uint64_t seed;
     struct random_state random;
@@ -149,7 +135,7 @@ struct CaseRun {
         config.link_bytes_per_s = it.link_bytes_per_s;
         config.copy_jitter_ns = it.jitter_ns;
         Engine::check(device_open(&config, &device));
-        Engine::check(model_open_weights(tiny_path().c_str(), &model));
+        Engine::check(model_open_weights(tiny().path.c_str(), &model));
         created = engine_create(&it.engine, model, device, &engine);
     }
     ~CaseRun() {

@@ -20,21 +20,14 @@ bool on_cpu() {
 }
 const uint32_t KINDS = on_cpu() ? 8 : 3;
 
-TinyModel &tiny() {
-    static TinyModel *model = [] {
-        auto *made = new TinyModel;
-        made->layers = 4;
-        made->context = CONTEXT;
-        made->make();
-        return made;
-    }();
-    return *model;
+const SharedTinyModel &tiny() {
+    static const SharedTinyModel model(4, CONTEXT);
+    return model;
 }
 
 Options tiny_options(uint32_t ranks) {
-    static std::string path = tiny().write();
     Options options;
-    options.weights = path;
+    options.weights = tiny().path;
     options.device = device_name();
     options.threads = ranks;
     options.ranks = ranks;

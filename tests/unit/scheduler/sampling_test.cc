@@ -14,21 +14,14 @@ const bool ON_CPU = strcmp(device_name(), "cpu") == 0; // where it is emulated, 
 const uint32_t CONTEXT = 96, KINDS = 6, TOKENS = ON_CPU ? 36 : 8, LEAST_TOKENS = TOKENS - 3;
 const uint32_t CROWD = (ON_CPU ? 3 : 2) * KINDS;
 
-TinyModel &tiny() {
-    static TinyModel *model = [] {
-        auto *made = new TinyModel;
-        made->layers = 3;
-        made->context = CONTEXT;
-        made->make();
-        return made;
-    }();
-    return *model;
+const SharedTinyModel &tiny() {
+    static const SharedTinyModel model(3, CONTEXT);
+    return model;
 }
 
 Options tiny_options() {
-    static const std::string path = tiny().write();
     Options options;
-    options.weights = path;
+    options.weights = tiny().path;
     options.device = device_name();
     options.threads = 1;
     options.context = CONTEXT;
