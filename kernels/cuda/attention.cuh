@@ -295,7 +295,8 @@ template <enum kv_type TYPE> __device__ __forceinline__ uint4 finite_words(uint4
                       finite_word<TYPE>(words.w));
 }
 
-// Adds the step's values that are not finite, one by one, to the rows that see them. bits(token, dim) is one value.
+// Adds the step's values that are not finite, one by one, to the rows that see them. bits(token, dim) is one value. It
+// hardly ever runs: the loop over tokens stays one, for unrolled it takes the kernel's registers, and the compiler minutes.
 template <enum kv_type TYPE, int DIM, typename Bits>
 __device__ __forceinline__ void patch_values(SpanState<DIM> &state, const LaneRows &rows, uint32_t position,
                                              uint32_t head_dim, Bits bits, int lane) {
@@ -303,6 +304,7 @@ __device__ __forceinline__ void patch_values(SpanState<DIM> &state, const LaneRo
     for (int i = 0; i < DIM / 2; i++) {
         const int upper = i / 2 % 2;
         const uint32_t dim = i / 32 * 64 + 8 * (2 * (lane % 4) + i % 2) + i / 4 % 8;
+#pragma unroll 1
         for (uint32_t token = 0; token < STEP && dim < head_dim; token++) {
             const uint32_t at = position + token;
             if (at >= rows.first[upper] && at <= rows.last[upper]) {
