@@ -7,6 +7,8 @@ VARIANT ?= release
 CUDA    ?= 0
 NVTX    ?= 0
 BUILD   := build/$(VARIANT)$(if $(filter 1,$(CUDA)),-cuda)$(if $(filter emulated,$(CUDA)),-cuemu)
+# What the cuda device changes nothing of is compiled once, and linked with and without it.
+PLAIN   := $(if $(filter 1,$(NVTX)),$(BUILD),build/$(VARIANT))
 
 CC  ?= cc
 CXX ?= c++
@@ -47,8 +49,8 @@ COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 # A room's sources are the C files in it and in its folders, less those of programs of their own. Lowest first.
 ROOMS := base kernels offload models scheduler server bench
 sources = $(shell find $(1) -name '*.c' -not -path '*/programs/*' -not -path 'kernels/cuda/*' 2>/dev/null | LC_ALL=C sort)
-objects = $(patsubst %.c,$(BUILD)/%.o,$(call sources,$(1)))
-MAIN := $(BUILD)/server/main.o
+objects = $(patsubst $(PLAIN)/kernels/device.o,$(BUILD)/kernels/device.o,$(patsubst %.c,$(PLAIN)/%.o,$(call sources,$(1))))
+MAIN := $(PLAIN)/server/main.o
 
 # $(call say,CC,$@) before a command, and $(Q) at its head: one short line for each, or with V=1 the command.
 ifeq ($(V),1)
@@ -70,24 +72,31 @@ help: ## this list
 
 # Each stamp holds what the commands below depend on besides their files, and is touched only when that changes.
 stamp = @mkdir -p $(@D) && { printf '%s\n' '$(1)' | cmp -s - $@ || printf '%s\n' '$(1)' >$@; }
-FLAGS = $(CC) $(CXX) $(CPPFLAGS) $(CFLAGS) $(CXXFLAGS) $(LDFLAGS) $(ISA_avx512) $(ISA_avx2) $(CUDA) $(CUDA_CODE)
+FLAGS = $(CC) $(CXX) $(CPPFLAGS) $(CFLAGS) $(CXXFLAGS) $(LDFLAGS) $(ISA_avx512) $(ISA_avx2)
 $(BUILD)/flags.stamp: FORCE
-	$(call stamp,$(FLAGS))
-$(BUILD)/version.stamp: FORCE
+	$(call stamp,$(strip $(FLAGS) $(if $(filter 1 emulated,$(CUDA)),$(CUDA) $(CUDA_CODE))))
+ifneq ($(PLAIN),$(BUILD))
+$(PLAIN)/flags.stamp: FORCE
+	$(call stamp,$(strip $(FLAGS)))
+endif
+$(PLAIN)/version.stamp: FORCE
 	$(call stamp,$(VERSION) $(COMMIT))
 
-$(BUILD)/%_avx512.o: CFLAGS += $(ISA_avx512)
-$(BUILD)/%_avx2.o: CFLAGS += $(ISA_avx2)
+$(PLAIN)/%_avx512.o: private CFLAGS += $(ISA_avx512)
+$(PLAIN)/%_avx2.o: private CFLAGS += $(ISA_avx2)
 # Packing is pure and comes before any stream; under the thread sanitizer it would be most of the time of every test
 # that loads a model.
-build/tsan/kernels/cpu/pack.o: CFLAGS += -fno-sanitize=thread
-$(BUILD)/server/version.o: CPPFLAGS += -DMETRONOME_VERSION='"$(VERSION)"' -DMETRONOME_COMMIT='"$(COMMIT)"'
-$(BUILD)/server/version.o: $(BUILD)/version.stamp
+build/tsan/kernels/cpu/pack.o: private CFLAGS += -fno-sanitize=thread
+$(PLAIN)/server/version.o: private CPPFLAGS += -DMETRONOME_VERSION='"$(VERSION)"' -DMETRONOME_COMMIT='"$(COMMIT)"'
+$(PLAIN)/server/version.o: $(PLAIN)/version.stamp
 
-$(BUILD)/%.o: %.c $(BUILD)/flags.stamp
-	@mkdir -p $(@D)
-	$(call say,CC,$@)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+define c_objects
+$(1)/%.o: %.c $(1)/flags.stamp
+	@mkdir -p $$(@D)
+	$$(call say,CC,$$@)
+	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) -c $$< -o $$@
+endef
+$(foreach folder,$(sort $(PLAIN) $(BUILD)),$(eval $(call c_objects,$(folder))))
 
 # ---- the cuda device: kernels/cuda, compiled for GPUs or for the emulator ----
 
@@ -106,7 +115,7 @@ NVCC_FLAGS := -std=c++17 -O3 -fmad=false -lineinfo -Xptxas -v -gencode 'arch=com
 
 ifneq ($(filter 1 emulated,$(CUDA)),)
 CUDA_OBJECTS := $(patsubst %,$(BUILD)/%.o,$(basename $(shell find kernels/cuda -name '*.c' -o -name '*.cu' | LC_ALL=C sort)))
-$(BUILD)/kernels/device.o: CPPFLAGS += -DMETRONOME_CUDA
+$(BUILD)/kernels/device.o: private CPPFLAGS += -DMETRONOME_CUDA
 endif
 
 ifeq ($(CUDA) $(NVTX),1 1)
@@ -172,13 +181,14 @@ UNIT_TESTS := $(patsubst tests/unit/%.cc,$(BUILD)/tests/%,$(shell find tests/uni
 .PHONY: unit
 unit: $(filter $(TESTS),$(UNIT_TESTS)) ## every unit test's program, not run
 
-$(BUILD)/tests/%.o: tests/unit/%.cc $(BUILD)/flags.stamp
+$(PLAIN)/tests/%.o: tests/unit/%.cc $(PLAIN)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,C++,$@)
 	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
 
 define room_tests
-$(BUILD)/tests/$(1)/%_test: $(BUILD)/tests/$(1)/%_test.o $(LIBS_$(1))
+$(BUILD)/tests/$(1)/%_test: $(PLAIN)/tests/$(1)/%_test.o $(LIBS_$(1))
+	@mkdir -p $$(@D)
 	$$(call say,LINK,$$@)
 	$(Q)$(CXX) $(LDFLAGS) $$^ -lgtest_main -lgtest $(LDLIBS) -o $$@
 endef
@@ -196,14 +206,14 @@ FUZZERS := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/%,$(shell find tests/fuzz -na
 ifeq ($(VARIANT),fuzz)
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)
-$(FUZZERS): $(BUILD)/%: $(BUILD)/tests/fuzz/%_fuzz.o $(LIBS_bench)
+$(FUZZERS): $(BUILD)/%: $(PLAIN)/tests/fuzz/%_fuzz.o $(LIBS_bench)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 endif
 
 # ---- helpers of the tests: tests/tools/NAME.c becomes build/VARIANT/tools/NAME ----
 
-$(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIBS_models)
+$(BUILD)/tools/%: $(PLAIN)/tests/tools/%.o $(LIBS_models)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
@@ -223,7 +233,7 @@ MODEL ?= .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 .PHONY: forward-bench
 forward-bench: $(BUILD)/forward-bench ## how fast a model's forward pass runs here
 	$(Q)$< '$(MODEL)'
-$(BUILD)/forward-bench: $(BUILD)/bench/programs/forward_bench.o $(LIBS_models)
+$(BUILD)/forward-bench: $(PLAIN)/bench/programs/forward_bench.o $(LIBS_models)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
@@ -231,35 +241,35 @@ $(BUILD)/forward-bench: $(BUILD)/bench/programs/forward_bench.o $(LIBS_models)
 .PHONY: plan-bench
 plan-bench: $(BUILD)/plan-bench ## how much of the link the plans use, and what a plan costs to find
 	$(Q)$< $(COPY_US) $(OUTSIDE)
-$(BUILD)/plan-bench: $(BUILD)/bench/programs/plan_bench.o $(BUILD)/libbench.a $(LIBS_offload)
+$(BUILD)/plan-bench: $(PLAIN)/bench/programs/plan_bench.o $(BUILD)/libbench.a $(LIBS_offload)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 .PHONY: parking-bench
 parking-bench: $(BUILD)/parking-bench ## more requests than the KV cache holds: parked or computed again
 	$(Q)$< '$(MODEL)'
-$(BUILD)/parking-bench: $(BUILD)/bench/programs/parking_bench.o $(LIBS_scheduler)
+$(BUILD)/parking-bench: $(PLAIN)/bench/programs/parking_bench.o $(LIBS_scheduler)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 .PHONY: prefix-bench
 prefix-bench: $(BUILD)/prefix-bench ## what the prefix cache costs and what it saves
 	$(Q)$< '$(MODEL)'
-$(BUILD)/prefix-bench: $(BUILD)/bench/programs/prefix_bench.o $(LIBS_scheduler)
+$(BUILD)/prefix-bench: $(PLAIN)/bench/programs/prefix_bench.o $(LIBS_scheduler)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 # SEQUENCES is how many run at once, 256 if not given.
 .PHONY: scheduler-bench
 scheduler-bench: $(BUILD)/scheduler-bench ## the host's own time an iteration, with hundreds of sequences
 	$(Q)$< $(SEQUENCES)
-$(BUILD)/scheduler-bench: $(BUILD)/bench/programs/scheduler_bench.o $(LIBS_scheduler)
+$(BUILD)/scheduler-bench: $(PLAIN)/bench/programs/scheduler_bench.o $(LIBS_scheduler)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $(addprefix -Wl$(comma)--wrap=,forward_run forward_wait offload_begin offload_end) $^ $(LDLIBS) -o $@
 
 .PHONY: engine-bench
 engine-bench: $(BUILD)/engine-bench ## start, prefill, decode and memory of the whole engine here
 	$(Q)$< '$(MODEL)'
-$(BUILD)/engine-bench: $(BUILD)/bench/programs/engine_bench.o $(LIBS_scheduler)
+$(BUILD)/engine-bench: $(PLAIN)/bench/programs/engine_bench.o $(LIBS_scheduler)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc $^ $(LDLIBS) -o $@
 
@@ -271,7 +281,7 @@ load-bench: $(BUILD)/metronome $(BUILD)/tools/sse_spray ## how many events a sec
 .PHONY: offload-bench
 offload-bench: $(BUILD)/offload-bench ## what offloading promises and what it keeps, on cpu and sim
 	$(Q)$< '$(MODEL)' $(if $(JSON),--json '$(JSON)') $(SECTIONS)
-$(BUILD)/offload-bench: $(BUILD)/bench/programs/offload_bench.o $(LIBS_bench)
+$(BUILD)/offload-bench: $(PLAIN)/bench/programs/offload_bench.o $(LIBS_bench)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
@@ -321,7 +331,7 @@ RANKS ?= 2
 .PHONY: ranks-bench
 ranks-bench: $(BUILD)/ranks-bench ## what sums over ranks take, alone and beside copies from host memory
 	$(Q)$< $(DEVICE) $(RANKS) $(QUICK)
-$(BUILD)/ranks-bench: $(BUILD)/bench/programs/ranks_bench.o $(LIBS_kernels)
+$(BUILD)/ranks-bench: $(PLAIN)/bench/programs/ranks_bench.o $(LIBS_kernels)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
@@ -380,5 +390,5 @@ uninstall: ## what install put there
 clean: ## removes build/
 	rm -rf build
 
-.PRECIOUS: $(BUILD)/%.o $(BUILD)/tests/%.o
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+.PRECIOUS: $(BUILD)/%.o $(PLAIN)/%.o $(PLAIN)/tests/%.o $(BUILD)/tests/cuemu/%.o
+-include $(shell find $(sort $(BUILD) $(PLAIN)) -name '*.d' 2>/dev/null)
