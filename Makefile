@@ -187,7 +187,7 @@ $(PLAIN)/tests/%.o: tests/unit/%.cc $(PLAIN)/flags.stamp
 	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
 
 define room_tests
-$(BUILD)/tests/$(1)/%_test: $(PLAIN)/tests/$(1)/%_test.o $(LIBS_$(1))
+$(BUILD)/tests/$(1)/%_test: $(PLAIN)/tests/$(1)/%_test.o $(PLAIN)/tests/threads.o $(LIBS_$(1))
 	@mkdir -p $$(@D)
 	$$(call say,LINK,$$@)
 	$(Q)$(CXX) $(LDFLAGS) $$^ -lgtest_main -lgtest $(LDLIBS) -o $$@

@@ -7,10 +7,10 @@ Usage: tests/run.py [--minutes N] [--fuzz-seconds N] [SUITE...]      no names: a
   format   clang-format finds nothing to change
   unit     tests/unit with GoogleTest, as released
   asan     the same under the address and undefined-behaviour sanitizers
-  tsan     the same under the thread sanitizer, for the rooms that have threads
+  tsan     those of them that start threads under the thread sanitizer
   cuemu    the cuda device on the emulator of tests/cuemu: every kernel, every op, failing machines
-  cuda     only when named, for nvcc takes minutes: it compiles the cuda device for every architecture; no kernel
-           spills, and what kernels take is as docs/cuda-resources.md says
+  cuda     nvcc compiles the cuda device for every architecture; no kernel spills, and what kernels take is as
+           docs/cuda-resources.md says
   fuzz     every target in tests/fuzz: its committed seeds, then new inputs for a fixed time
   tools    tests of the scripts in tests/tools
   compare  tests/tools/*_compare.py: we and an independent implementation give the same
@@ -18,7 +18,8 @@ Usage: tests/run.py [--minutes N] [--fuzz-seconds N] [SUITE...]      no names: a
   tidy     clang-tidy finds nothing
 
 A GoogleTest or unittest case counts as one test; so does house, format, tidy, a comparison, a fuzz target, and a
-build that fails. What cannot run here is counted as skipped and says why. Needs Python's standard library alone.
+build that fails. What cannot run here is counted as skipped and says why. Needs Python's standard library alone. Before
+the last line it says what took longest.
 Every process runs in its own process group, with a limit, and what it leaves behind is killed. Logs: build/log/.
 """
 
@@ -44,9 +45,21 @@ JOBS = len(os.sched_getaffinity(0))
 LLVM = 14  # clang-format and clang-tidy say different things from version to version: this one is the measure
 ROOMS = ("base", "kernels", "offload", "models", "scheduler", "bench", "server")  # from the ground up
 THREADED_ROOMS = ("kernels", "offload", "scheduler", "server")
+# Programs of these rooms that start no thread (the suite unit looks): the thread sanitizer has nothing to say of them.
+WITHOUT_THREADS = {
+    "kernels": "cuda_graph cuda hardware matmul_library sim sim_time tensor",
+    "offload": "bus choose grant kv_groups plan policy prediction record_json record tuner",
+    "scheduler": "admission clairvoyant deadlines prefix property replay sampler timeline trace",
+    "server": "api arguments explain http_parse json metrics openai options pacing reply slo_config slo_log",
+}
+WITHOUT_THREADS = {f"{room}/{name}_test" for room, names in WITHOUT_THREADS.items() for name in names.split()}
+# Whole engines take minutes under the sanitizers, whatever the number of layers: there the demo model has its first few.
+SHORT_ENGINES = ("scheduler/engine_test", "scheduler/offload_test")
+SHORT_LAYERS = 4
 SKIP_STATUS = 77
 FUZZ_TOTAL_SECONDS = 120
 SHOWN_LINES = 40
+LONGEST = 12  # processes that the end names
 
 
 class Outcome:
@@ -88,6 +101,7 @@ class Runner:
         self.lock = threading.Lock()
         self.groups = set()
         self.stopped = False
+        self.seconds = []  # (of a process, its name)
         self.environment = dict(os.environ, LC_ALL="C.UTF-8")
         for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VARIANT", "V"):
             self.environment.pop(name, None)
@@ -112,6 +126,7 @@ class Runner:
                 except OSError as error:
                     return 127, f"cannot start {command[0]}: {error.strerror}"
                 self.groups.add(process.pid)
+            begun = time.monotonic()
             try:
                 status = process.wait(limit)
             except subprocess.TimeoutExpired:
@@ -121,6 +136,7 @@ class Runner:
                 process.wait()
                 with self.lock:
                     self.groups.discard(process.pid)
+                    self.seconds.append((time.monotonic() - begun, name))
         with open(path, encoding="utf-8", errors="replace") as log:
             output = log.read()
         if status is None:
@@ -267,18 +283,44 @@ def read_gtest(name, status, output, report):
     return outcome
 
 
-def unit_tests(runner, variant, rooms, limit, prefix, **environment):
-    """Builds and runs the unit tests of `rooms` (None: all). As released, rooms with threads run one program at a time,
-    so that times they measure mean something; under the sanitizers times mean nothing, and all cores are used."""
+def short_model(runner):
+    """The demo model with its first layers, made of it if it is older or not there; None if it cannot be made."""
+    path = os.path.join(ROOT, "build", f"demo-{SHORT_LAYERS}-layers.gguf")
+    model = runner.environment.get("METRONOME_TEST_MODEL", MODEL)
+    if not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(model):
+        status, _ = runner.run("short-model", [sys.executable, "tests/tools/gguf_cut.py", model, str(SHORT_LAYERS), path], 60)
+        return path if status == 0 else None
+    return path
+
+
+def check_threads(program, path, outcome):
+    """Adds a failure if a program that is said to start no threads did."""
+    if program in WITHOUT_THREADS and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            count = int(file.read())
+        if count > 0:
+            outcome.failures.append((program, f"starts {count} threads: WITHOUT_THREADS of tests/run.py must not name it"))
+    return outcome
+
+
+def unit_tests(runner, variant, without, limit, prefix, **environment):
+    """Builds and runs the unit tests but those named in `without`. As released, rooms with threads run one program at a
+    time, so that times they measure mean something; under the sanitizers times mean nothing, and all cores are used."""
     programs = []
     for path in sorted(glob.glob("tests/unit/**/*_test.cc", root_dir=ROOT, recursive=True)):
-        room = path.split("/")[2]
-        if rooms is None or room in rooms:
-            programs.append((room, path[len("tests/unit/"):-len(".cc")]))
+        program = path[len("tests/unit/"):-len(".cc")]
+        if program not in without and (variant != "tsan" or path.split("/")[2] in THREADED_ROOMS):
+            programs.append((path.split("/")[2], program))
     outcome = Outcome()
     if not programs:
         return outcome
-    patterns = " ".join(f"build/{variant}/tests/{room}/%" for room in sorted({room for room, _ in programs}))
+    if variant != "release" and "METRONOME_TEST_MODEL" in runner.environment:
+        short = short_model(runner)
+        if not short:
+            outcome.add(Outcome.one(f"the demo model with {SHORT_LAYERS} layers", False, "tests/tools/gguf_cut.py fails"))
+    else:
+        short = None
+    patterns = " ".join(f"build/{variant}/tests/{program}" for _, program in programs)
     status, output = runner.run(f"build-{variant}", ["make", f"-j{JOBS}", "-k", f"VARIANT={variant}", "unit",
                                                      f"TESTS={patterns}"], 900)
     if status != 0:
@@ -291,9 +333,15 @@ def unit_tests(runner, variant, rooms, limit, prefix, **environment):
         report = os.path.join(LOGS, f"{variant}-{program[1].replace('/', '-')}.json")
         if os.path.exists(report):
             os.unlink(report)
+        threads = report[:-len(".json")] + ".threads"
+        if os.path.exists(threads):
+            os.unlink(threads)
         command = prefix + [binary, f"--gtest_output=json:{report}", "--gtest_color=no"]
-        ended, text = runner.run(f"{variant}-{program[1]}", command, limit, **environment)
-        return read_gtest(program[1], ended, text, report)
+        own = dict(environment, METRONOME_TEST_THREADS=threads)
+        if short and program[1] in SHORT_ENGINES:
+            own["METRONOME_TEST_MODEL"] = short
+        ended, text = runner.run(f"{variant}-{program[1]}", command, limit, **own)
+        return check_threads(program[1], threads, read_gtest(program[1], ended, text, report))
 
     programs.sort(key=lambda program: ROOMS.index(program[0]), reverse=True)  # the long ones are upstairs
     alone = [program for program in programs if variant == "release" and program[0] in THREADED_ROOMS]
@@ -304,17 +352,17 @@ def unit_tests(runner, variant, rooms, limit, prefix, **environment):
 
 def suite_unit(runner, _options):
     failed = make(runner, "release", "all", "benches")
-    outcome = unit_tests(runner, "release", None, 120, [])
+    outcome = unit_tests(runner, "release", (), 120, [])
     return outcome.add(failed) if failed else outcome
 
 
 def suite_asan(runner, _options):
-    return unit_tests(runner, "asan", None, 420, fixed_addresses(), UBSAN_OPTIONS="print_stacktrace=1",
+    return unit_tests(runner, "asan", (), 420, fixed_addresses(), UBSAN_OPTIONS="print_stacktrace=1",
                       ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1")
 
 
 def suite_tsan(runner, _options):
-    return unit_tests(runner, "tsan", THREADED_ROOMS, 420, fixed_addresses(),
+    return unit_tests(runner, "tsan", WITHOUT_THREADS, 420, fixed_addresses(),
                       TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1")
 
 
@@ -534,9 +582,6 @@ SUITES = {
 }
 
 
-ONLY_WHEN_NAMED = ("cuda",)
-
-
 def times():
     """Seconds on the clock, and seconds that the processes which have ended computed."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -561,6 +606,13 @@ def report(outcome, seconds, computed):
     sys.stdout.flush()
 
 
+def report_longest(runner):
+    print("longest, in seconds on the clock:")
+    for seconds, name in sorted(runner.seconds, reverse=True)[:LONGEST]:
+        name = name if len(name) <= 70 else name[:67] + "..."
+        print(f"    {seconds:7.1f} {name}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="which to run; none: all")
@@ -576,7 +628,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     total = Outcome()
     try:
-        for name in options.suites or [name for name in SUITES if name not in ONLY_WHEN_NAMED]:
+        for name in options.suites or SUITES:
             print(f"{name:<8}", end="", flush=True)
             before = times()
             outcome = SUITES[name](runner, options)
@@ -586,6 +638,7 @@ def main():
         runner.stop()
         total.failures.append(("interrupted", ""))
         print("\ninterrupted")
+    report_longest(runner)
     if not total.passed and not total.failures:
         total.failures.append(("no test ran", ""))
         print("no test ran: that is a failure")

@@ -132,6 +132,32 @@ class Run(unittest.TestCase):
         self.write("Makefile", "all benches:\nunit:\n\tfalse\n")
         self.assertEqual(self.run_tests("unit")[::2], (1, "1 passed, 1 failed, 1 skipped"))
 
+    def test_what_took_longest_is_named(self):
+        self.write("tests/e2e/test_slow.py", CASES.replace("def test_passes(self):", "def test_passes(self):\n        time.sleep(1)"))
+        self.write("tests/tools/test_quick.py", CASES)
+        output = self.run_tests("tools", "e2e")[1].split("\n")
+        named = output[output.index("longest, in seconds on the clock:") + 1:]
+        self.assertRegex(named[0], r"^ +[1-9][0-9]*\.[0-9] tests/e2e/test_slow\.py$")
+
+    def test_threads_where_none_are_said_to_be(self):
+        self.write("tests/unit/kernels/sim_test.cc", "")
+        program = PROGRAM.format(python=sys.executable, end="pass").replace(
+            "json.dump", "open(os.environ['METRONOME_TEST_THREADS'], 'w').write('{count}\\n')\njson.dump")
+        for count, ends in ((0, "1 passed, 0 failed, 1 skipped"), (3, "1 passed, 1 failed, 1 skipped")):
+            path = self.write("build/release/tests/kernels/sim_test", program.replace("{count}", str(count)))
+            os.chmod(path, os.stat(path).st_mode | stat.S_IXUSR)
+            _, output, last = self.run_tests("unit")
+            self.assertEqual(last, ends)
+            self.assertEqual("starts 3 threads" in output, count == 3)
+
+    def test_nvcc_that_is_not_there(self):
+        os.environ["CUDA_HOME"] = self.folder.name
+        self.addCleanup(os.environ.pop, "CUDA_HOME")
+        self.write("tests/tools/test_quick.py", CASES.replace("1, 2", "1, 1").replace("assertEqual(i, 0)", "assertEqual(i, i)"))
+        status, output, last = self.run_tests("tools", "cuda")
+        self.assertEqual((status, last), (0, "3 passed, 0 failed, 2 skipped"))
+        self.assertIn(f"there is no nvcc in {self.folder.name}/bin (CUDA_HOME says where else)", output)
+
     def test_no_test_is_a_failure(self):
         self.assertEqual(self.run_tests("tsan")[0], 1)
 

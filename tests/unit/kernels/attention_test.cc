@@ -210,7 +210,8 @@ std::vector<Sequence> sequences_of(Random &random, const Heads &heads, std::init
 std::vector<Setting> settings_with(uint32_t threads) {
     std::vector<Setting> settings;
     for (Setting setting : every_setting()) {
-        if (setting.threads == 1) {
+        if (settings.empty() || !setting.same_device(settings.back()) ||
+            strcmp(setting.isa, settings.back().isa) != 0) {
             setting.threads = threads;
             settings.push_back(setting);
         }

@@ -74,11 +74,17 @@ inline bool can_open(const Setting &setting) {
     return opens;
 }
 
-// Every setting of the cpu device that this machine can run: each instruction set, one thread and two.
+// Every setting of the cpu device that this machine can run: each instruction set, one thread and two; two alone where
+// it is threads that are looked at.
 inline std::vector<Setting> cpu_settings(enum compute_mode compute = COMPUTE_INT8) {
+#ifdef __SANITIZE_THREAD__
+    const uint32_t fewest = 2;
+#else
+    const uint32_t fewest = 1;
+#endif
     std::vector<Setting> settings;
     for (const char *isa : {"scalar", "avx2", "avx512"}) {
-        for (uint32_t threads : {1u, 2u}) {
+        for (uint32_t threads = fewest; threads <= 2; threads++) {
             Setting setting = {"cpu", isa, threads, compute};
             if (can_open(setting)) {
                 settings.push_back(setting);
