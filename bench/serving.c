@@ -100,6 +100,8 @@ static struct status run_load(const struct serving_case *serving, struct bench_e
                                 .burstiness = 1,
                                 .prompt_tokens = serving->prompt_tokens,
                                 .output_tokens = serving->output_tokens,
+                                .prompt_deviation = serving->prompt_deviation,
+                                .output_deviation = serving->output_deviation,
                                 .seed = serving->seed};
     struct engine_stats stats;
     engine_stats(bench->engine, &stats);

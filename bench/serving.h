@@ -21,6 +21,7 @@ struct serving_case {
     double rate;                           /* requests a second, at random; 0: all at once */
     uint32_t context;                      /* longest prompt and answer, tokens */
     uint32_t prompt_tokens, output_tokens; /* means */
+    double prompt_deviation, output_deviation; /* of their logarithms; 0: lengths are uniform */
     uint32_t requests;                     /* that come at once */
     bool warm_up;                          /* as many others before them, which do not count */
     uint64_t seed;

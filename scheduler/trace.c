@@ -328,7 +328,11 @@ static double draw_gap(struct random_state *random, double shape) {
     }
 }
 
-static uint32_t draw_length(struct random_state *random, uint32_t mean) {
+static uint32_t draw_length(struct random_state *random, uint32_t mean, double deviation) {
+    if (deviation > 0) {
+        double length = mean * exp(deviation * draw_normal(random) - deviation * deviation / 2);
+        return length < 1 ? 1 : length < TRACE_MAX_TOKENS ? (uint32_t)(length + 0.5) : TRACE_MAX_TOKENS;
+    }
     uint32_t least = mean / 2 > 0 ? mean / 2 : 1;
     return least + (uint32_t)random_below(random, (uint64_t)(mean - least) * 2 + 1);
 }
@@ -337,6 +341,7 @@ struct status trace_draw(const struct trace_shape *shape, struct trace *out) {
     CHECK(shape->count > 0 && shape->count <= TRACE_MAX_REQUESTS && shape->rate >= 0.001 && shape->burstiness >= 0.01);
     CHECK(shape->prompt_tokens > 0 && shape->prompt_tokens <= TRACE_MAX_TOKENS / 2);
     CHECK(shape->output_tokens > 0 && shape->output_tokens <= TRACE_MAX_TOKENS / 2);
+    CHECK(shape->prompt_deviation <= 2 && shape->output_deviation <= 2);
     *out = (struct trace){.part_tokens = MOONCAKE_PART_TOKENS, .seed = shape->seed};
     out->requests = calloc(shape->count, sizeof *out->requests);
     if (out->requests == NULL) {
@@ -346,9 +351,10 @@ struct status trace_draw(const struct trace_shape *shape, struct trace *out) {
     random_seed(&random, shape->seed);
     double seconds = 0;
     for (uint32_t i = 0; i < shape->count; i++) {
-        out->requests[i] = (struct trace_request){.arrival_ns = (uint64_t)(seconds * 1e9),
-                                                  .prompt_tokens = draw_length(&random, shape->prompt_tokens),
-                                                  .output_tokens = draw_length(&random, shape->output_tokens)};
+        out->requests[i] = (struct trace_request){
+            .arrival_ns = (uint64_t)(seconds * 1e9),
+            .prompt_tokens = draw_length(&random, shape->prompt_tokens, shape->prompt_deviation),
+            .output_tokens = draw_length(&random, shape->output_tokens, shape->output_deviation)};
         seconds += draw_gap(&random, shape->burstiness) / shape->rate;
     }
     out->count = shape->count;

@@ -42,13 +42,15 @@ struct trace {
 struct status trace_read_file(const char *path, struct trace *out);
 struct status trace_read(const char *text, size_t bytes, struct trace *out);
 
-/* Requests to draw. Lengths are uniform between half and one and a half of their mean. */
+/* Requests to draw. Lengths are uniform between half and one and a half of their mean, or their logarithms are normal:
+ * most are then shorter than the mean, and a few much longer. */
 struct trace_shape {
     uint32_t count;
     double rate;       /* arrivals a second, in the mean; at least 0.001 */
     double burstiness; /* of the gaps: 1 is a Poisson process, less comes in bursts (a gamma distribution's shape, >=
                           0.01) */
-    uint32_t prompt_tokens, output_tokens; /* means */
+    uint32_t prompt_tokens, output_tokens;      /* means */
+    double prompt_deviation, output_deviation; /* of the lengths' logarithms, at most 2; 0: uniform */
     uint64_t seed;
 };
 struct status trace_draw(const struct trace_shape *shape, struct trace *out);

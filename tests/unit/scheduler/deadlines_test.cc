@@ -61,12 +61,13 @@ struct Simulated {
 
 struct Trace {
     Trace(uint32_t count, double rate, uint32_t prompt_tokens, uint32_t output_tokens, uint64_t seed = 11) {
-        struct trace_shape shape = {.count = count,
-                                    .rate = rate,
-                                    .burstiness = 1,
-                                    .prompt_tokens = prompt_tokens,
-                                    .output_tokens = output_tokens,
-                                    .seed = seed};
+        struct trace_shape shape = {};
+        shape.count = count;
+        shape.rate = rate;
+        shape.burstiness = 1;
+        shape.prompt_tokens = prompt_tokens;
+        shape.output_tokens = output_tokens;
+        shape.seed = seed;
         must(trace_draw(&shape, &trace));
     }
     ~Trace() {

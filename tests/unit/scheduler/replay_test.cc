@@ -64,12 +64,13 @@ struct Simulated {
 
 struct Trace {
     Trace(uint32_t count, double rate, uint32_t output_tokens = 12) {
-        struct trace_shape shape = {.count = count,
-                                    .rate = rate,
-                                    .burstiness = 0.5,
-                                    .prompt_tokens = 40,
-                                    .output_tokens = output_tokens,
-                                    .seed = 5};
+        struct trace_shape shape = {};
+        shape.count = count;
+        shape.rate = rate;
+        shape.burstiness = 0.5;
+        shape.prompt_tokens = 40;
+        shape.output_tokens = output_tokens;
+        shape.seed = 5;
         must(trace_draw(&shape, &trace));
     }
     ~Trace() {

@@ -114,8 +114,13 @@ TEST(Trace, RefusalsNameTheLineAndTheField) {
 // Mean and spread of the gaps are those of the distribution; a seed makes a trace.
 TEST(Trace, DrawnRequests) {
     for (double burstiness : {0.25, 1.0, 4.0}) {
-        struct trace_shape shape = {
-            .count = 50000, .rate = 4, .burstiness = burstiness, .prompt_tokens = 100, .output_tokens = 1, .seed = 3};
+        struct trace_shape shape = {};
+        shape.count = 50000;
+        shape.rate = 4;
+        shape.burstiness = burstiness;
+        shape.prompt_tokens = 100;
+        shape.output_tokens = 1;
+        shape.seed = 3;
         Trace drawn(shape), again(shape);
         ASSERT_EQ(drawn.status.code, STATUS_OK);
         EXPECT_EQ(memcmp(drawn.trace.requests, again.trace.requests, shape.count * sizeof(struct trace_request)), 0);
@@ -136,6 +141,35 @@ TEST(Trace, DrawnRequests) {
         trace_keep(&drawn.trace, 10);
         EXPECT_EQ(drawn.trace.count, 10u);
     }
+}
+
+// Lengths whose logarithms are normal: the mean is what was asked for, and half of them are below the median.
+TEST(Trace, DrawnLengthsOfManySizes) {
+    struct trace_shape shape = {};
+    shape.count = 50000;
+    shape.rate = 4;
+    shape.burstiness = 1;
+    shape.prompt_tokens = 1000;
+    shape.output_tokens = 2;
+    shape.prompt_deviation = 0.99;
+    shape.output_deviation = 2;
+    shape.seed = 3;
+    Trace drawn(shape);
+    ASSERT_EQ(drawn.status.code, STATUS_OK);
+    double mean = 0, square = 0;
+    uint32_t below = 0;
+    for (uint32_t i = 0; i < shape.count; i++) {
+        const struct trace_request &request = drawn.trace.requests[i];
+        ASSERT_GE(request.prompt_tokens, 1u);
+        ASSERT_GE(request.output_tokens, 1u);
+        mean += request.prompt_tokens / (double)shape.count;
+        const double from_median = std::log(request.prompt_tokens / 1000.0) + 0.99 * 0.99 / 2;
+        square += from_median * from_median / shape.count;
+        below += from_median < 0;
+    }
+    EXPECT_NEAR(mean, 1000, 20);
+    EXPECT_NEAR(std::sqrt(square), 0.99, 0.01);
+    EXPECT_NEAR(below / (double)shape.count, 0.5, 0.01);
 }
 
 // The published traces, where they are.
