@@ -10,20 +10,20 @@
 
 /* Where and what: the same for every policy. */
 struct serving_case {
-    const char *hardware;                  /* sim: the path of a description; NULL: a device that is here */
-    const char *device;                    /* which; NULL: cpu */
-    struct model_description described;    /* on sim */
-    const char *model;                     /* elsewhere: a GGUF file */
-    uint64_t device_memory;                /* bytes */
-    double link_bytes_per_s;               /* 0: the description's. On cuda what the link was seen to give */
-    uint32_t threads;                      /* on cpu; 0: one for each core */
-    uint64_t ttft_ns, tpot_ns;             /* promised; 0: not */
-    double rate;                           /* requests a second, at random; 0: all at once */
-    uint32_t context;                      /* longest prompt and answer, tokens */
-    uint32_t prompt_tokens, output_tokens; /* means */
+    const char *hardware;                      /* sim: the path of a description; NULL: a device that is here */
+    const char *device;                        /* which; NULL: cpu */
+    struct model_description described;        /* on sim */
+    const char *model;                         /* elsewhere: a GGUF file */
+    uint64_t device_memory;                    /* bytes */
+    double link_bytes_per_s;                   /* 0: the description's. On cuda what the link was seen to give */
+    uint32_t threads;                          /* on cpu; 0: one for each core */
+    uint64_t ttft_ns, tpot_ns;                 /* promised; 0: not */
+    double rate;                               /* requests a second, at random; 0: all at once */
+    uint32_t context;                          /* longest prompt and answer, tokens */
+    uint32_t prompt_tokens, output_tokens;     /* means */
     double prompt_deviation, output_deviation; /* of their logarithms; 0: lengths are uniform */
-    uint32_t requests;                     /* that come at once */
-    bool warm_up;                          /* as many others before them, which do not count */
+    uint32_t requests;                         /* that come at once */
+    bool warm_up;                              /* as many others before them, which do not count */
     uint64_t seed;
     const struct record *record; /* NULL: measured by each run */
     uint64_t *tokens_hash;       /* (requests) what each request's tokens were goes there; NULL: nowhere */

@@ -280,7 +280,7 @@ struct status offload_set_record(struct offload *offload, const struct record *r
 }
 
 void offload_begin(struct offload *offload, struct stream *compute, const struct offload_demand *demand) {
-    offload->report.deadline_ns = demand->deadline_ns;
+    offload->report.deadline_ns = demand->deadline_ns + demand->reserve_ns;
     offload->rows = demand->rows;
     list_groups(offload);
     if (offload->tuned) {

@@ -211,6 +211,9 @@ void account_token(struct engine *engine, struct sequence *sequence, uint64_t la
         return;
     }
     struct late_run token = late_token(engine, sequence, late_ns);
+    if (account->run == 0) {
+        deadlines_note_late(engine, sequence, &token);
+    }
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.late_tokens[token.cause]++;
     engine->class_stats[sequence->request->class_index].late_tokens[token.cause]++;

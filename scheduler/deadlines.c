@@ -8,7 +8,10 @@
 #define NEVER UINT64_MAX
 #define LEAST_PROMPT_ROWS 16
 #define CATCH_UP 8
-#define RESERVE 10 /* of the time of a token, one part in so many */
+#define RESERVE 10      /* of the time of a token, one part in so many, for what prompts take */
+#define AVOIDABLE 4     /* what is late by more than one part in so many no reserve would have helped */
+#define USUAL_ANSWER 64 /* tokens, before any has ended */
+#define MOST_HELD 16    /* iterations for which a prompt waits at the most until tokens are ahead enough for it */
 
 /* For so many iterations after one with a prompt the next one is expected: it needs room in the time of tokens that is
  * not taken up by copies already. */
@@ -67,13 +70,18 @@ static uint64_t tpot_of(const struct sequence *sequence) {
     return sequence->request->promise.tpot_ns > 0 ? sequence->request->promise.tpot_ns : NEVER;
 }
 
-/* How long the iteration with a generating sequence's next token may take. A token that comes early leaves its time to
- * those after it (struct offload_demand, slack_ns); one that has fallen behind catches up over the next CATCH_UP, for
- * an iteration whose slabs come back to the device gains nothing yet. */
-static uint64_t next_token_share(const struct sequence *sequence, uint64_t now) {
-    const uint64_t tpot_ns = tpot_of(sequence);
-    uint64_t left = time_left(sequence, now);
-    return left < tpot_ns ? tpot_ns - (tpot_ns - left) / CATCH_UP : tpot_ns;
+/* What its tokens are to be ahead. */
+static uint64_t reserve_of(const struct engine *engine, const struct sequence *sequence) {
+    return (uint64_t)(engine->reserve.share * (double)sequence->request->promise.tpot_ns);
+}
+
+/* How long the iteration with a generating sequence's next token may take. A token that is further ahead than
+ * `reserve_ns` leaves its time to those after it (struct offload_demand, slack_ns); one that is not gets there over the
+ * next CATCH_UP, for an iteration whose slabs come back to the device gains nothing yet. */
+static uint64_t next_token_share(const struct sequence *sequence, uint64_t reserve_ns, uint64_t now) {
+    const uint64_t tpot_ns = tpot_of(sequence), left = time_left(sequence, now);
+    const uint64_t wanted = tpot_ns < NEVER ? tpot_ns + reserve_ns : 0;
+    return left < wanted ? tpot_ns - (wanted - left) / CATCH_UP : tpot_ns;
 }
 
 /* What is left of the time to the first token goes to what is left of the prompt. A first token that cannot come in
@@ -104,56 +112,84 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
     }
     const uint64_t least_ns =
         offload_least_ns(engine->offload, demand.rows, (double)demand.context_tokens / demand.rows);
-    uint64_t slack_ns = NEVER;
+    uint64_t slack_ns = NEVER, due_ns = NEVER;
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
-            uint64_t left = time_left(sequence, now);
+            uint64_t left = time_left(sequence, now), kept = reserve_of(engine, sequence);
+            left = left == NEVER ? NEVER : left > kept ? left - kept : 0;
             slack_ns = left < slack_ns ? left : slack_ns;
-            uint64_t share = sequence->first_token_ns != 0 ? next_token_share(sequence, now)
-                                                           : prompt_share(engine, sequence, now, least_ns);
+            const bool generates = sequence->first_token_ns != 0;
+            uint64_t share =
+                generates ? next_token_share(sequence, kept, now) : prompt_share(engine, sequence, now, least_ns);
+            uint64_t due = generates ? next_token_share(sequence, 0, now) : share;
             demand.deadline_ns = share < demand.deadline_ns ? share : demand.deadline_ns;
+            due_ns = due < due_ns ? due : due_ns;
         }
     }
+    demand.reserve_ns = due_ns - demand.deadline_ns;
     demand.slack_ns = slack_ns != NEVER && slack_ns > demand.deadline_ns ? slack_ns - demand.deadline_ns : 0;
     demand.steady = engine->since_prompt >= PROMPTS_EXPECTED && demand.rows == demand.decode_rows;
     return demand;
 }
 
-/* Is an iteration of tokens and prompts over in `share_ns`? What the device computes in it, by the record and by what
- * such iterations have taken of it, leaves a reserve against what is not foreseen. */
+/* What an iteration of tokens and prompts takes: what the device computes in it, by the record and by what such
+ * iterations have taken of it, and the copies. */
+static uint64_t mixed_ns(const struct engine *engine, uint32_t rows, double context) {
+    uint64_t least_ns = (uint64_t)((double)offload_least_ns(engine->offload, rows, context) * engine->mixed_ratio);
+    uint64_t predicted_ns = offload_predict(engine->offload, rows, context).iteration_ns;
+    return least_ns > predicted_ns ? least_ns : predicted_ns;
+}
+
+/* Is it over in `share_ns`? What is computed leaves a reserve against what is not foreseen. */
 static bool is_in_time(const struct engine *engine, uint32_t rows, double context, uint64_t share_ns) {
     double least_ns = (double)offload_least_ns(engine->offload, rows, context) * engine->mixed_ratio;
     return least_ns <= (double)share_ns * (1 - 1.0 / RESERVE) &&
            offload_predict(engine->offload, rows, context).iteration_ns <= share_ns;
 }
 
-/* Where the prompt that is next for rows has come to: the first that runs, else the first in line. False if there is
- * none. */
-static bool prompt_context(const struct engine *engine, uint32_t *context) {
+/* The prompt that is next for rows: the first that runs, else the first in line; NULL if there is none. */
+static const struct sequence *next_prompt(const struct engine *engine) {
     for (uint32_t i = 0; i < engine->running_count; i++) {
-        const struct sequence *sequence = engine->running[i];
-        if (sequence->scheduled == 0) {
-            *context = sequence->computed;
-            return true;
+        if (engine->running[i]->scheduled == 0) {
+            return engine->running[i];
         }
     }
-    *context = engine->waiting.count > 0 ? queue_at(&engine->waiting, 0)->computed : 0;
-    return engine->waiting.count + engine->behind.count > 0;
+    const struct sequence_queue *line = engine->waiting.count > 0 ? &engine->waiting : &engine->behind;
+    return line->count > 0 ? queue_at(line, 0) : NULL;
+}
+
+/* Where the fewest rows of a prompt would make a token late, and an iteration without them would not, a prompt whose
+ * first token nobody was promised waits until the tokens are ahead enough. */
+static bool holds_prompt(const struct engine *engine, const struct sequence *prompt, uint64_t with_ns,
+                         uint64_t without_ns, uint64_t now) {
+    bool gains = true;
+    uint64_t left = NEVER;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        if (sequence->scheduled > 0) {
+            uint64_t own = time_left(sequence, now), usual = tpot_of(sequence);
+            own = own < NEVER ? own : usual; /* late already: it need not fall further behind */
+            left = own < left ? own : left;
+            gains = gains && without_ns < usual;
+        }
+    }
+    return gains && with_ns > left && deadlines_first_token(prompt) == NEVER && engine->prompt_held < MOST_HELD;
 }
 
 uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now) {
     uint64_t share = NEVER;
-    uint32_t begin;
     double context = 0;
+    const struct sequence *prompt = next_prompt(engine);
     if (decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded || engine->config.order == ORDER_FCFS ||
-        !prompt_context(engine, &begin)) {
+        !prompt) {
         return most;
     }
+    const uint32_t begin = prompt->computed;
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
-            uint64_t own = next_token_share(sequence, now);
+            uint64_t own = next_token_share(sequence, reserve_of(engine, sequence), now);
             share = own < share ? own : share;
             context += sequence->computed;
         }
@@ -178,6 +214,16 @@ uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint
         stride *= 2;
     }
     engine->prompt_steps = good;
+    if (good == 1) {
+        const uint32_t rows = decode_rows + LEAST_PROMPT_ROWS;
+        const double mean = (context + LEAST_PROMPT_ROWS * (begin + LEAST_PROMPT_ROWS / 2.0)) / rows;
+        const uint64_t without_ns = offload_predict(engine->offload, decode_rows, context / decode_rows).iteration_ns;
+        if (holds_prompt(engine, prompt, mixed_ns(engine, rows, mean), without_ns, now)) {
+            engine->prompt_held++;
+            return 0;
+        }
+    }
+    engine->prompt_held = 0;
     return good * LEAST_PROMPT_ROWS < most ? good * LEAST_PROMPT_ROWS : most;
 }
 
@@ -204,7 +250,32 @@ double deadlines_pace(const struct engine *engine) {
     return engine->paced_recorded_ns > 0 ? engine->paced_measured_ns / engine->paced_recorded_ns : 1;
 }
 
+void deadlines_note_late(struct engine *engine, const struct sequence *sequence, const struct late_run *token) {
+    const enum cause cause = token->cause;
+    bool elsewhere = cause == CAUSE_QUEUE || cause == CAUSE_KV_PREEMPTION || cause == CAUSE_CLIENT_SLOW;
+    bool avoidable = token->late_ns <= token->tpot_ns / AVOIDABLE;
+    engine->stumbled = engine->stumbled || (sequence->first_token_ns != 0 && !elsewhere && avoidable);
+}
+
+/* Requests of so many tokens may be late as the percentile of their class allows. */
+static void learn_reserve(struct engine *engine) {
+    const double typical = engine->admission.typical > 1 ? engine->admission.typical : USUAL_ANSWER;
+    double percentile = 0;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct request *request = engine->running[i]->request;
+        if (request->promise.tpot_ns > 0) {
+            const double own = engine->classes.items[request->class_index].percentile;
+            percentile = own > percentile ? own : percentile;
+        }
+    }
+    if (percentile > 0 || engine->stumbled) {
+        reserve_note(&engine->reserve, engine->stumbled, (1 - percentile / 100) / typical);
+    }
+    engine->stumbled = false;
+}
+
 void deadlines_learn(struct engine *engine) {
+    learn_reserve(engine);
     const struct offload_report report = offload_report(engine->offload);
     const double computed_ns = (double)(report.measured_ns - report.stall_ns);
     if (engine->recorded && engine->cost.whole_ns > 0) {

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "scheduler/engine.h"
 #include "scheduler/foresee.h"
+#include "scheduler/reserve.h"
 #include "scheduler/sequence.h"
 
 #include <pthread.h>
@@ -85,6 +86,9 @@ struct engine {
     uint64_t blocked_ns;        /* since the last one: waiting for room in the ring of events */
     uint64_t normal_ns[32];     /* what iterations without prompts take, by powers of two of their rows */
     uint32_t prompt_steps;      /* what deadlines_prompt_rows() found last */
+    struct reserve reserve;     /* that tokens are to be ahead */
+    bool stumbled;              /* tokens of this iteration were late, the first of their sequences to be so */
+    uint32_t prompt_held;       /* iterations for which the prompt that is next has been held back */
     uint32_t since_prompt;      /* iterations without prompts, by now */
     uint32_t event_tail;        /* of the ring: where the next event goes, */
     uint32_t events_staged;     /* the last ones before it cannot be polled yet, */
@@ -148,12 +152,14 @@ uint64_t deadlines_first_token(const struct sequence *sequence);
 uint64_t deadlines_judge(struct sequence *sequence, uint64_t now);
 /* Can the first token of a waiting sequence not come in time any more, were it alone? */
 bool deadlines_lost(const struct engine *engine, const struct sequence *sequence, uint64_t now);
-/* How many of `most` prompt tokens may join `decode_rows` scheduled tokens without making one of these late: 16 or
- * more, so that prompts move on whatever the load. */
+/* How many of `most` prompt tokens may join `decode_rows` scheduled tokens without making one of these late. At least
+ * 16, so that prompts move on whatever the load; or none for some iterations, after which 16 make none late. */
 uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now);
 /* Before and after an iteration: what those of tokens and prompts take, for deadlines_prompt_rows(). */
 void deadlines_expect(struct engine *engine, const struct offload_demand *demand);
 void deadlines_learn(struct engine *engine);
+/* A token is late whose predecessor was not. */
+void deadlines_note_late(struct engine *engine, const struct sequence *sequence, const struct late_run *token);
 /* What iterations of all kinds have lately taken of what the record says, for predictions: others may be at work on the
  * device, too, or on the host. */
 double deadlines_pace(const struct engine *engine);

@@ -49,7 +49,7 @@ struct trace_shape {
     double rate;       /* arrivals a second, in the mean; at least 0.001 */
     double burstiness; /* of the gaps: 1 is a Poisson process, less comes in bursts (a gamma distribution's shape, >=
                           0.01) */
-    uint32_t prompt_tokens, output_tokens;      /* means */
+    uint32_t prompt_tokens, output_tokens;     /* means */
     double prompt_deviation, output_deviation; /* of the lengths' logarithms, at most 2; 0: uniform */
     uint64_t seed;
 };

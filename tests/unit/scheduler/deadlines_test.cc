@@ -17,8 +17,9 @@ const uint64_t MS = 1000000;
 // Llama 2 7B on an A10, as a simulated engine runs it.
 struct Simulated {
     explicit Simulated(uint64_t ttft_ns, uint64_t tpot_ns, const char *policy = "metronome",
-                       enum scheduling_order order = ORDER_DEADLINES)
-        : rig(SimOptions{.hardware = "configs/hardware/a10.json"}) {
+                       enum scheduling_order order = ORDER_DEADLINES,
+                       const char *hardware = "configs/hardware/a10.json")
+        : rig(SimOptions{.hardware = hardware}) {
         log_set_level(LOG_WARN);
         struct model_description description;
         must(description_load("configs/models/llama-2-7b.json", &description));
@@ -92,6 +93,47 @@ TEST(Deadlines, PromptsTakeWhatTokensLeave) {
     Simulated free(0, 0);
     free.replay.tpot_ns = 80 * MS;
     EXPECT_LT(free.run(trace.trace).kept, 57u);
+}
+
+// On a processor 16 prompt tokens take half as long again as a token, and more than it is promised. Beside them every
+// token would be late; as none was promised their first tokens, they wait until the tokens are ahead enough.
+TEST(Deadlines, PromptsWaitUntilTokensAreAhead) {
+    Trace trace(40, 1000, 200, 60);
+    Simulated promised(0, 50 * MS, "none", ORDER_DEADLINES, "configs/hardware/cpu.json");
+    struct replay_report report = promised.run(trace.trace);
+    EXPECT_GE(report.kept, 38u);
+    EXPECT_GT(report.running_most, 1u); // and others did join those that generate
+
+    Simulated free(0, 0, "none", ORDER_DEADLINES, "configs/hardware/cpu.json");
+    free.replay.tpot_ns = 50 * MS;
+    EXPECT_LT(free.run(trace.trace).kept, 10u);
+}
+
+// Now and then the host has something else to do before an iteration, and a token that was to be just in time is late.
+// Once that was so, tokens are kept further ahead of their deadlines. Of the last 200 requests 184 kept the promise
+// without that.
+TEST(Deadlines, TokensThatWereLateTeachCaution) {
+    Trace trace(400, 0.75, 1000, 100);
+    Simulated simulated(0, 80 * MS);
+    struct Host {
+        struct device *device;
+        struct random_state random;
+    } host = {simulated.rig.device, {}};
+    random_seed(&host.random, 5);
+    simulated.replay.watch.context = &host;
+    simulated.replay.watch.before_step = [](void *context, struct engine *, uint64_t) {
+        auto *self = static_cast<Host *>(context);
+        if (random_unit(&self->random) < 0.04) {
+            const double busy_ns = 16e6 * random_unit(&self->random);
+            device_sleep_until_ns(self->device, device_now_ns(self->device) + (uint64_t)busy_ns);
+        }
+    };
+    simulated.run(trace.trace);
+    uint32_t kept = 0;
+    for (uint32_t i = 200; i < 400; i++) {
+        kept += replay_kept(&simulated.outcomes[i]);
+    }
+    EXPECT_GE(kept, 197u);
 }
 
 // Three times the load that the device can bear. First come, first served, nobody would be in time after the first few.
