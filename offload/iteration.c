@@ -211,7 +211,8 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     offload->report.why = plan_why_name(for_others ? PLAN_WHY_SLO : decision.why);
     offload->report.predicted_ns = decision.expected_ns;
     uint64_t stall_ns = decision.prediction.stall_ns; /* which there would not be with the weights at home */
-    bool mended = decision.expected_ns > demand->deadline_ns && decision.expected_ns <= demand->deadline_ns + stall_ns;
+    const uint64_t due_ns = demand->deadline_ns + demand->reserve_ns; /* no reserve is worth a block in use */
+    bool mended = decision.expected_ns > due_ns && decision.expected_ns <= due_ns + stall_ns;
     bool kept_away = stall_ns > 0 && decision.plan.streamed_slabs <= least; /* by memory alone */
     offload->kv_excess = mended && least > 0 ? blocks_in_the_way(offload) : 0;
     if (kept_away && least > 0) {
@@ -220,7 +221,7 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
         offload->kv_idle_excess = offload->kv_idle_excess > blocks ? offload->kv_idle_excess : blocks;
     }
     offload->stream_room = stream_room(offload, &load, &decision.plan, demand);
-    offload->stream_late = load.kv_copies > 0 && decision.expected_ns > demand->deadline_ns;
+    offload->stream_late = load.kv_copies > 0 && decision.expected_ns > due_ns;
 }
 
 /* A policy that chooses by the deadline, once: again with what is now known, within the ring that there is. */
