@@ -350,23 +350,32 @@ struct plan_prediction offload_predict(const struct offload *offload, double row
     return plan_predict(&load, &offload->plan);
 }
 
-void offload_copy_placement(const struct offload *offload, struct offload_placement *out) {
+void offload_copy_placement(const struct offload *offload, uint32_t idle, struct offload_placement *out) {
+    const struct arena *arena = &offload->arena;
     struct plan_load load = offload_load_of(offload, 1, 1);
-    out->plan = offload->plan;
+    out->plan = out->least = offload->plan;
     out->kv_copies = load.kv_copies;
     memcpy(out->kv_bytes, load.kv_bytes, sizeof out->kv_bytes);
+    if (offload->tuned && offload->plan.streamed_slabs > 0) {
+        uint32_t used = arena->taken > idle ? arena->taken - idle : 0;
+        used = used > offload->kv_least ? used : offload->kv_least;
+        uint32_t slots = (uint32_t)((arena->bytes - (size_t)used * arena->block_bytes) / arena->slot_bytes);
+        uint32_t least = offload_slabs_that_leave(&offload->config, slots, offload->plan.staging);
+        if (least < offload->plan.streamed_slabs) {
+            plan_nested(&load, least, offload->plan.staging, &out->least);
+        }
+    }
 }
 
-struct plan_prediction offload_predict_placement(const struct offload *offload,
-                                                 const struct offload_placement *placement, double rows, double context,
-                                                 double pace) {
+struct plan_load offload_placement_load(const struct offload *offload, const struct offload_placement *placement,
+                                        double rows, double context, double pace) {
     struct plan_load load = recorded_load(offload, rows, context);
     load.layer_ns = (uint64_t)((double)load.layer_ns * pace);
     load.before_ns = (uint64_t)((double)load.before_ns * pace);
     load.after_ns = (uint64_t)((double)load.after_ns * pace);
     load.kv_copies = placement->kv_copies;
     memcpy(load.kv_bytes, placement->kv_bytes, sizeof load.kv_bytes);
-    return plan_predict(&load, &placement->plan);
+    return load;
 }
 
 uint64_t offload_least_ns(const struct offload *offload, double rows, double context) {

@@ -61,20 +61,21 @@ bool offload_wants_record(const struct offload *offload);
 /* The placement in force, for `rows` tokens that attend to `context` positions each. */
 struct plan_prediction offload_predict(const struct offload *offload, double rows, double context);
 
-/* The placement in force and the KV that passes beside it, as a copy; and what an iteration takes with it where all
- * that is no copy takes `pace` times what the record says. The latter from any thread once the record is set: beside
- * the copy it reads nothing that changes. */
+/* The placement in force and the KV that passes beside it, as a copy, and the one that streams the least that the
+ * blocks in use, less `idle` of them that nobody would miss, leave it to stream: the same where it does not change. */
 struct offload_placement {
-    struct plan plan;
+    struct plan plan, least;
     uint32_t kv_copies;
     uint64_t kv_bytes[PLAN_MAX_KV]; /* (kv_copies) */
 };
-void offload_copy_placement(const struct offload *offload, struct offload_placement *out);
-struct plan_prediction offload_predict_placement(const struct offload *offload,
-                                                 const struct offload_placement *placement, double rows, double context,
-                                                 double pace);
+void offload_copy_placement(const struct offload *offload, uint32_t idle, struct offload_placement *out);
 
-/* The same with nothing to wait for: no deadline before it can be kept. 0 without a record. */
+/* The load of plan_predict() with such a copy, where all that is no copy takes `pace` times what the record says. From
+ * any thread once the record is set: beside the copy it reads nothing that changes. */
+struct plan_load offload_placement_load(const struct offload *offload, const struct offload_placement *placement,
+                                        double rows, double context, double pace);
+
+/* What an iteration takes with nothing to wait for: no deadline before it can be kept. 0 without a record. */
 uint64_t offload_least_ns(const struct offload *offload, double rows, double context);
 
 /* What iterations cost here, measured before the first request, and the promised time per output token (UINT64_MAX:

@@ -7,7 +7,8 @@
  * first token that it did not cover and shrinks with the others, so that as many are late in the long run as the
  * class's percentile allows (the quantile tracking of adaptive conformal inference, Gibbs and Candes, arXiv
  * 2106.00170). A first token that is in time and was predicted to come early says nothing: what it had to spare was
- * lent to the offloading. */
+ * lent to the offloading. Neither does one that the margin would cover by now, be it late: of many that were admitted
+ * before the first of them was late, the first says it for all. */
 #include "scheduler/admission.h"
 #include "base/clock.h"
 #include "scheduler/engine_internal.h"
@@ -105,15 +106,12 @@ void admission_publish(struct engine *engine) {
     }
     uint64_t now = device_now_ns(engine->device);
     uint32_t blocks = available_blocks(engine), lent = offload_kv_excess(engine->offload);
-    uint64_t context = 0;
     pthread_mutex_lock(&engine->lock);
     view->now_ns = now;
     view->running_count = engine->running_count;
     for (uint32_t i = 0; i < engine->running_count; i++) {
         view->running[i] = foreseen_of(engine->running[i]);
-        context += view->running[i].context;
     }
-    view->context = engine->running_count > 0 ? (double)context / engine->running_count : 0;
     publish_waiting(engine, view);
     view->behind_count = engine->behind.count;
     view->behind_left = mean_left(&engine->behind);
@@ -122,7 +120,8 @@ void admission_publish(struct engine *engine) {
     view->blocks_lent = lent;
     view->typical = state->typical;
     view->pace = deadlines_pace(engine);
-    offload_copy_placement(engine->offload, &view->placement);
+    view->mixed = engine->mixed_ratio / view->pace;
+    offload_copy_placement(engine->offload, prefix_idle(engine->prefix, PREFIX_DEVICE), &view->placement);
     pthread_mutex_unlock(&engine->lock);
 }
 
@@ -139,8 +138,8 @@ void admission_first_token(struct engine *engine, const struct sequence *sequenc
     pthread_mutex_lock(&engine->lock);
     double late_share = 1 - engine->classes.items[index].percentile / 100;
     double *margin = &engine->admission.margin[index];
-    bool over =
-        sequence->late_first || (2 * predicted_ns > promised_ns && measured_ns > predicted_ns + *margin * promised_ns);
+    bool says = sequence->late_first || 2 * predicted_ns > promised_ns;
+    bool over = says && measured_ns > predicted_ns + *margin * promised_ns;
     *margin += MARGIN_STEP * ((over ? 1 : 0) - late_share / 2);
     *margin = *margin < 0 ? 0 : *margin > MOST_MARGIN ? MOST_MARGIN : *margin;
     pthread_mutex_unlock(&engine->lock);
@@ -163,6 +162,9 @@ static void take_view(struct engine *engine, struct foresight *out) {
     struct admission_state *state = &engine->admission;
     const struct admission_view *view = &state->view;
     *out = (struct foresight){.now_ns = view->now_ns,
+                              .time_of = iteration_times_of,
+                              .times = &state->times,
+                              .mixed = view->mixed,
                               .most_rows = engine->limits.rows,
                               .chunk = engine->config.prefill_chunk,
                               .most_running = engine->config.max_sequences,
@@ -186,7 +188,7 @@ static void take_view(struct engine *engine, struct foresight *out) {
         state->waiting[i].to_come = tokens_to_come(state->waiting[i].to_come, view->typical);
     }
     state->placement = view->placement;
-    state->pace = view->pace;
+    iteration_times_init(&state->times, engine->offload, &state->placement, view->pace);
     for (uint32_t i = 0; i < engine->submitted.count; i++) {
         const struct sequence *sequence = queue_at(&engine->submitted, i);
         struct foreseen each = foreseen_of(sequence);
@@ -209,14 +211,6 @@ uint32_t admission_insert(struct foreseen *waiting, uint32_t *count, const struc
     waiting[at] = *each;
     (*count)++;
     return at;
-}
-
-static void fill_times(const struct engine *engine, double context, struct foresight *out) {
-    const struct admission_state *state = &engine->admission;
-    for (uint32_t rows = 1; out->points < FORESEE_ROWS && (out->points < 2 || rows < 2 * out->most_rows); rows *= 2) {
-        out->rows_ns[out->points++] =
-            offload_predict_placement(engine->offload, &state->placement, rows, context, state->pace).iteration_ns;
-    }
 }
 
 /* What a play says about a promise. */
@@ -253,7 +247,8 @@ static void predict(struct engine *engine, const struct foresight *view, const s
     if (play.running_count == 0 && play.waiting_count == 0 && play.now_ns < arrival_ns) {
         play.now_ns = arrival_ns;
     }
-    const uint64_t begin_ns = play.now_ns, until_ns = begin_ns + horizon_ns;
+    /* Whoever had nothing to do has not looked at the clock since. */
+    const uint64_t begin_ns = play.now_ns, until_ns = (begin_ns > arrival_ns ? begin_ns : arrival_ns) + horizon_ns;
     memcpy(state->played, state->running, view->running_count * sizeof *state->running);
     uint32_t at = admission_insert(state->waiting, &play.waiting_count, &own), count = play.waiting_count;
     struct foresaw seen = foresee(&play, at, until_ns), without = {0};
@@ -302,7 +297,7 @@ void admission_decide(struct engine *engine, struct request *request) {
     relieve(engine, request);
     memcpy(margins, state->margin, sizeof margins);
     take_view(engine, &view);
-    double context = state->view.context, typical = state->view.typical;
+    double typical = state->view.typical;
     pthread_mutex_unlock(&engine->lock);
 
     uint32_t index = request->class_index;
@@ -316,7 +311,6 @@ void admission_decide(struct engine *engine, struct request *request) {
     uint32_t left = engine->config.context - request->prompt_count;
     uint32_t most = request->sampling.max_tokens < left ? request->sampling.max_tokens : left;
     uint32_t to_come = tokens_to_come(most, typical);
-    fill_times(engine, context, &view);
     for (bool lesser = false;; lesser = true) {
         const struct slo_class *own = &classes.items[index];
         predict(engine, &view, request, &promise, to_come, margins[index], &request->admission);

@@ -6,9 +6,7 @@
 #include "scheduler/engine_internal.h"
 
 #define NEVER UINT64_MAX
-#define LEAST_PROMPT_ROWS 16
 #define CATCH_UP 8
-#define RESERVE 10      /* of the time of a token, one part in so many, for what prompts take */
 #define AVOIDABLE 4     /* what is late by more than one part in so many no reserve would have helped */
 #define USUAL_ANSWER 64 /* tokens, before any has ended */
 #define MOST_HELD 16    /* iterations for which a prompt waits at the most until tokens are ahead enough for it */
@@ -144,7 +142,7 @@ static uint64_t mixed_ns(const struct engine *engine, uint32_t rows, double cont
 /* Is it over in `share_ns`? What is computed leaves a reserve against what is not foreseen. */
 static bool is_in_time(const struct engine *engine, uint32_t rows, double context, uint64_t share_ns) {
     double least_ns = (double)offload_least_ns(engine->offload, rows, context) * engine->mixed_ratio;
-    return least_ns <= (double)share_ns * (1 - 1.0 / RESERVE) &&
+    return least_ns <= (double)share_ns * (1 - 1.0 / PROMPT_RESERVE) &&
            offload_predict(engine->offload, rows, context).iteration_ns <= share_ns;
 }
 

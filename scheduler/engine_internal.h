@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "scheduler/engine.h"
 #include "scheduler/foresee.h"
+#include "scheduler/iteration_times.h"
 #include "scheduler/reserve.h"
 #include "scheduler/sequence.h"
 
@@ -27,9 +28,9 @@ struct admission_view {
     uint64_t waiting_version;           /* of the line, when `waiting` was written whole */
     uint32_t running_count, waiting_count, behind_count, behind_left, admissions;
     uint32_t blocks_free, blocks_lent;
-    double context, typical; /* positions of a running sequence, tokens of an answer, in the mean */
+    double typical; /* tokens of an answer, in the mean */
     struct offload_placement placement;
-    double pace; /* deadlines_pace() */
+    double pace, mixed; /* deadlines_pace(), and what mixed iterations take beyond it */
 };
 
 struct admission_state {
@@ -38,7 +39,7 @@ struct admission_state {
     uint64_t admitted_ns[SLO_MAX_CLASSES];       /* so are this: when one was last, or the margin last relieved */
     struct admission_view view;                  /* and this */
     struct offload_placement placement;          /* the submitter's: what it has copied, */
-    double pace;                                 /* so is this */
+    struct iteration_times times;                /* and what iterations take with it */
     struct foreseen *running, *waiting, *played; /* the submitter's, too */
 };
 

@@ -3,8 +3,11 @@
 #include "base/check.h"
 
 #define NEVER UINT64_MAX
-#define LEAST_PROMPT_ROWS 16
-#define MOST_ITERATIONS 4096
+
+/* Steps of the play; what is far away is played in longer ones: a step stands for one iteration more each time that so
+ * many have been played, twice as many each time. So the play is bounded, and reaches far. */
+#define MOST_STEPS 640
+#define FINE_STEPS 128
 
 /* The state of the play that is not the caller's. */
 struct play {
@@ -13,57 +16,98 @@ struct play {
     uint32_t next; /* of the waiting ones */
     struct foresaw *out;
     bool watched_runs;
-    uint32_t prompt_rows_at; /* running that generate, when `prompt_rows` was found */
-    uint32_t prompt_rows;
+    uint32_t span;         /* iterations that a step stands for */
+    uint32_t prompt_steps; /* what prompt_rows() found last, in steps of LEAST_PROMPT_ROWS */
 };
 
-uint64_t foresee_rows_ns(const struct foresight *foresight, uint32_t rows) {
-    uint32_t at = 0;
-    while (at + 2 < foresight->points && (2u << at) < rows) {
-        at++;
-    }
-    if (rows <= 1 || foresight->points < 2) {
-        return foresight->rows_ns[0];
-    }
-    double low = (double)foresight->rows_ns[at], high = (double)foresight->rows_ns[at + 1];
-    return (uint64_t)(low + (high - low) * ((double)rows / (1u << at) - 1));
+/* What an iteration is made of. */
+struct mixture {
+    uint32_t rows;
+    double context; /* positions that all rows attend to together */
+};
+
+static void mix(struct mixture *mixture, uint32_t rows, uint32_t from) {
+    mixture->rows += rows;
+    mixture->context += rows * (from + rows / 2.0);
 }
 
-static uint32_t generating(const struct foresight *at, uint64_t *least_tpot_ns) {
-    uint32_t count = 0;
+static struct foreseen_time time_of(const struct foresight *at, const struct mixture *mixture) {
+    return at->time_of(at->times, mixture->rows, mixture->context / mixture->rows);
+}
+
+/* The least time that is promised to a token of those that run. */
+static uint64_t least_tpot(const struct foresight *at) {
+    uint64_t least_ns = NEVER;
+    for (uint32_t i = 0; i < at->running_count; i++) {
+        uint64_t own = at->running[i].tpot_ns;
+        least_ns = own > 0 && own < least_ns ? own : least_ns;
+    }
+    return least_ns;
+}
+
+/* What the sequences that generate are together, and the least time that is promised to a token of theirs. */
+static struct mixture generating(const struct foresight *at, uint64_t *least_tpot_ns) {
+    struct mixture all = {0};
     *least_tpot_ns = NEVER;
     for (uint32_t i = 0; i < at->running_count; i++) {
         const struct foreseen *sequence = &at->running[i];
-        count += sequence->left == 0;
-        if (sequence->left == 0 && sequence->tpot_ns > 0 && sequence->tpot_ns < *least_tpot_ns) {
-            *least_tpot_ns = sequence->tpot_ns;
+        if (sequence->left == 0) {
+            mix(&all, 1, sequence->context);
+            if (sequence->tpot_ns > 0 && sequence->tpot_ns < *least_tpot_ns) {
+                *least_tpot_ns = sequence->tpot_ns;
+            }
         }
     }
-    return count;
+    return all;
+}
+
+/* Where the prompt that is next for rows has come to. */
+static uint32_t prompt_context(const struct play *play) {
+    const struct foresight *at = play->at;
+    for (uint32_t i = 0; i < at->running_count; i++) {
+        if (at->running[i].left > 0) {
+            return at->running[i].context;
+        }
+    }
+    return play->next < at->waiting_count ? at->waiting[play->next].context : 0;
+}
+
+static bool is_in_time(const struct foresight *at, const struct mixture *decode, uint32_t rows, uint32_t from,
+                       uint64_t share_ns) {
+    struct mixture all = *decode;
+    mix(&all, rows, from);
+    struct foreseen_time time = time_of(at, &all);
+    return (double)time.compute_ns * at->mixed <= (double)share_ns * (1 - 1.0 / PROMPT_RESERVE) &&
+           time.iteration_ns <= share_ns;
 }
 
 /* As deadlines_prompt_rows(), but for what tokens are ahead or behind. */
-static uint32_t prompt_rows(struct play *play, uint32_t decode_rows, uint64_t share_ns, uint32_t most) {
-    if (decode_rows == 0 || share_ns == NEVER || most <= LEAST_PROMPT_ROWS) {
+static uint32_t prompt_rows(struct play *play, const struct mixture *decode, uint64_t share_ns, uint32_t most) {
+    if (decode->rows == 0 || share_ns == NEVER || most <= LEAST_PROMPT_ROWS) {
         return most;
     }
-    if (play->prompt_rows_at != decode_rows) {
-        uint32_t good = LEAST_PROMPT_ROWS, bad = most + 1;
-        while (good + LEAST_PROMPT_ROWS < bad) {
-            uint32_t rows = good + (bad - good) / 2;
-            bool fits = foresee_rows_ns(play->at, decode_rows + rows) <= share_ns;
-            good = fits ? rows : good;
-            bad = fits ? bad : rows;
+    const uint32_t from = prompt_context(play);
+    uint32_t good = 1, bad = (most - 1) / LEAST_PROMPT_ROWS + 2, guess = play->prompt_steps, stride = 1;
+    while (good + 1 < bad) {
+        uint32_t steps = guess > good && guess < bad ? guess : good + (bad - good) / 2;
+        uint32_t rows = steps * LEAST_PROMPT_ROWS < most ? steps * LEAST_PROMPT_ROWS : most;
+        if (is_in_time(play->at, decode, rows, from, share_ns)) {
+            good = steps;
+            guess = steps + stride;
+        } else {
+            bad = steps;
+            guess = steps > stride ? steps - stride : 0;
         }
-        play->prompt_rows_at = decode_rows;
-        play->prompt_rows = bad > most ? most : good;
+        stride *= 2;
     }
-    return play->prompt_rows < most ? play->prompt_rows : most;
+    play->prompt_steps = good;
+    return good * LEAST_PROMPT_ROWS < most ? good * LEAST_PROMPT_ROWS : most;
 }
 
-/* What of its prompt a sequence computes next, with `rows` left. */
-static uint32_t chunk_of(const struct foresight *at, const struct foreseen *sequence, uint32_t rows) {
-    uint32_t own = sequence->left < at->chunk ? sequence->left : at->chunk;
+/* What of its prompt a sequence computes in the next step, with `rows` left. */
+static uint32_t chunk_of(const struct play *play, const struct foreseen *sequence, uint32_t rows) {
+    uint64_t most = (uint64_t)play->at->chunk * play->span;
+    uint32_t own = sequence->left < most ? sequence->left : (uint32_t)most;
     return own < rows ? own : rows;
 }
 
@@ -95,14 +139,13 @@ static bool is_overfull(const struct foresight *at) {
 
 /* The watched one runs: what does that mean to it and to those beside it? */
 static void note_start(struct play *play) {
-    uint64_t least_ns = NEVER;
     const struct foresight *at = play->at;
+    struct mixture all = {0};
     for (uint32_t i = 0; i < at->running_count; i++) {
-        uint64_t own = at->running[i].tpot_ns;
-        least_ns = own > 0 && own < least_ns ? own : least_ns;
+        mix(&all, 1, at->running[i].context + at->running[i].left);
     }
-    play->out->token_ns = foresee_rows_ns(at, at->running_count);
-    play->out->least_tpot_ns = least_ns;
+    play->out->token_ns = time_of(at, &all).least_ns;
+    play->out->least_tpot_ns = least_tpot(at);
     play->out->overfull = is_overfull(at);
     play->watched_runs = true;
 }
@@ -133,12 +176,16 @@ static uint32_t count_giving_way(const struct foresight *at) {
     return count;
 }
 
-static void make_way(struct foresight *at, uint32_t blocks) {
+/* Returns whether somebody gave way. */
+static bool make_way(struct foresight *at, uint32_t blocks) {
+    bool gave = false;
     if (has_room(at, blocks, count_giving_way(at))) {
         while (!has_room(at, blocks, 0) && count_giving_way(at) > 0) {
             at->blocks_free += at->running[--at->running_count].blocks;
+            gave = true;
         }
     }
+    return gave;
 }
 
 /* Those that give way stay last. */
@@ -166,15 +213,15 @@ static bool take_next(const struct play *play, struct foreseen *next, bool *thei
     return (line || *theirs) && next->left + next->context > 0;
 }
 
-/* Admits as long as there are rows, places and blocks. */
-static void admit(struct play *play, uint32_t rows) {
+/* Admits as long as there are rows, places and blocks; returns whether some of those that ran gave way. */
+static bool admit(struct play *play, uint32_t rows) {
     struct foresight *at = play->at;
-    bool theirs;
+    bool theirs, gave_way = false;
     struct foreseen next;
     while (take_next(play, &next, &theirs)) {
         uint32_t blocks = blocks_after(at, &next, 1);
         if (rows > 0 && !theirs) {
-            make_way(at, blocks);
+            gave_way = make_way(at, blocks) || gave_way;
         }
         if (rows == 0 || !has_room(at, blocks, 0)) {
             note_wait(play, rows > 0 && at->running_count < at->most_running);
@@ -185,18 +232,29 @@ static void admit(struct play *play, uint32_t rows) {
         at->admissions = (at->admissions + !next.gives_way) % at->behind_share;
         next.blocks = blocks;
         at->blocks_free -= blocks < at->blocks_free ? blocks : at->blocks_free;
-        next.rows = chunk_of(at, &next, rows);
+        next.rows = chunk_of(play, &next, rows);
         add_running(at, &next);
         rows -= next.rows;
         if (next.watched) {
             note_start(play);
         }
     }
+    return gave_way;
 }
 
-/* One sequence's part of an iteration; false if it has ended. */
-static bool advance(struct play *play, struct foreseen *sequence) {
+/* Gives a sequence blocks for what it has come to, as far as there are any. */
+static void grow(struct foresight *at, struct foreseen *sequence) {
+    uint32_t blocks = blocks_after(at, sequence, 1);
+    uint32_t more = blocks > sequence->blocks ? blocks - sequence->blocks : 0;
+    more = more < at->blocks_free ? more : at->blocks_free;
+    at->blocks_free -= more;
+    sequence->blocks += more;
+}
+
+/* One sequence's part of a step of so many iterations; false if it has ended. */
+static bool advance(struct play *play, struct foreseen *sequence, uint32_t iterations) {
     struct foresight *at = play->at;
+    uint32_t tokens = 1;
     if (sequence->left > 0) {
         sequence->left -= sequence->rows;
         sequence->context += sequence->rows;
@@ -210,17 +268,15 @@ static bool advance(struct play *play, struct foreseen *sequence) {
         }
         sequence->due_ns = NEVER;
     } else {
-        sequence->context++;
+        tokens = iterations < sequence->to_come ? iterations : sequence->to_come;
+        sequence->context += tokens;
     }
-    if (--sequence->to_come == 0) {
+    sequence->to_come -= tokens;
+    if (sequence->to_come == 0) {
         at->blocks_free += sequence->blocks;
         return false;
     }
-    uint32_t blocks = blocks_after(at, sequence, 1);
-    if (blocks > sequence->blocks && at->blocks_free > 0) {
-        at->blocks_free--;
-        sequence->blocks++;
-    }
+    grow(at, sequence);
     return true;
 }
 
@@ -253,46 +309,80 @@ static void leap(struct foresight *at, uint32_t iterations, uint64_t iteration_n
         struct foreseen *sequence = &at->running[i];
         sequence->context += iterations;
         sequence->to_come -= iterations;
-        uint32_t blocks = blocks_after(at, sequence, 1);
-        if (blocks > sequence->blocks) {
-            at->blocks_free -= blocks - sequence->blocks;
-            sequence->blocks = blocks;
-        }
+        grow(at, sequence);
     }
 }
 
-/* One iteration, or several that are alike. */
+/* What an iteration takes, of which no more than `share_ns` is promised: where its placement of weights would take
+ * longer than that, as many come home as are in the way, and can. */
+static uint64_t takes(const struct foresight *at, const struct mixture *mixture, uint64_t share_ns) {
+    struct foreseen_time time = time_of(at, mixture);
+    return time.iteration_ns <= share_ns ? time.iteration_ns : time.least_ns > share_ns ? time.least_ns : share_ns;
+}
+
+/* The rows of a step's prompts, which are in `mixture` as those of one iteration afterwards. */
+static uint32_t mix_prompts(const struct foresight *at, uint32_t iterations, struct mixture *mixture) {
+    struct mixture prompts = {0};
+    for (uint32_t i = 0; i < at->running_count; i++) {
+        if (at->running[i].left > 0) {
+            mix(&prompts, at->running[i].rows, at->running[i].context);
+        }
+    }
+    mixture->rows += (prompts.rows + iterations - 1) / iterations;
+    mixture->context += prompts.context / iterations;
+    return prompts.rows;
+}
+
+/* When the next of those that are not there yet comes. */
+static uint64_t next_arrival(const struct play *play) {
+    const struct foresight *at = play->at;
+    uint64_t next_ns = NEVER;
+    for (uint32_t i = play->next; i < at->waiting_count; i++) {
+        next_ns = at->waiting[i].from_ns < next_ns ? at->waiting[i].from_ns : next_ns;
+    }
+    return next_ns > at->now_ns ? next_ns : at->now_ns + 1;
+}
+
+/* One step: an iteration, or several of them that are alike, or as if they were. */
 static void iterate(struct play *play, uint64_t until_ns) {
     struct foresight *at = play->at;
     uint64_t share_ns;
-    uint32_t decode_rows = generating(at, &share_ns), total = 0;
-    uint32_t rows = at->most_rows > decode_rows ? at->most_rows - decode_rows : 0;
-    rows = prompt_rows(play, decode_rows, share_ns, rows);
+    struct mixture all = generating(at, &share_ns);
+    uint32_t most = at->most_rows > all.rows ? at->most_rows - all.rows : 0;
+    most = prompt_rows(play, &all, share_ns, most);
+    uint64_t room = (uint64_t)most * play->span;
+    uint32_t rows = room < UINT32_MAX ? (uint32_t)room : UINT32_MAX;
     for (uint32_t i = 0; i < at->running_count; i++) {
         struct foreseen *sequence = &at->running[i];
-        sequence->rows = chunk_of(at, sequence, rows);
+        sequence->rows = chunk_of(play, sequence, rows);
         rows -= sequence->rows;
     }
-    admit(play, rows);
-    for (uint32_t i = 0; i < at->running_count; i++) {
-        total += at->running[i].left > 0 ? at->running[i].rows : 1;
+    if (admit(play, rows)) {
+        all = generating(at, &share_ns);
     }
-    if (total == 0) { /* nothing is there yet */
-        const uint64_t from_ns = at->waiting[play->watched].from_ns;
-        at->now_ns = from_ns > at->now_ns ? from_ns : at->now_ns + 1;
+    if (at->running_count == 0) { /* nothing is there yet */
+        at->now_ns = next_arrival(play);
         return;
     }
-    const uint64_t iteration_ns = foresee_rows_ns(at, total);
-    const uint32_t iterations = alike(play, until_ns, iteration_ns);
-    if (iterations > 1) {
-        leap(at, iterations, iteration_ns);
+    const uint32_t decode_rows = all.rows;
+    uint32_t iterations = play->span;
+    if (decode_rows == 0) {
+        struct mixture prompts = {0};
+        uint32_t needed = mix_prompts(at, 1, &prompts) / (most > 0 ? most : 1) + 1;
+        iterations = needed < iterations ? needed : iterations;
+    }
+    mix_prompts(at, iterations, &all);
+    const uint64_t iteration_ns = takes(at, &all, decode_rows > 0 ? share_ns : least_tpot(at));
+    const uint32_t many = alike(play, until_ns, iteration_ns);
+    if (many > 1) {
+        leap(at, many, iteration_ns);
         return;
     }
-    at->now_ns += iteration_ns;
+    at->now_ns += iterations * iteration_ns;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < at->running_count; i++) {
         struct foreseen *sequence = &at->running[i];
-        if (advance(play, sequence)) {
+        if (advance(play, sequence, iterations)) {
             at->running[kept++] = *sequence;
         }
     }
@@ -302,12 +392,13 @@ static void iterate(struct play *play, uint64_t until_ns) {
 struct foresaw foresee(struct foresight *foresight, uint32_t watched, uint64_t until_ns) {
     CHECK(watched < foresight->waiting_count && foresight->behind_share > 0 && foresight->most_running > 0);
     struct foresaw out = {.first_ns = NEVER, .least_tpot_ns = NEVER};
-    struct play play = {.at = foresight, .watched = watched, .out = &out, .prompt_rows_at = UINT32_MAX};
+    struct play play = {.at = foresight, .watched = watched, .out = &out, .span = 1};
     uint32_t last = watched; /* that is of interest */
     for (uint32_t i = watched + 1; i < foresight->waiting_count; i++) {
         last = foresight->waiting[i].due_ns != NEVER ? i : last;
     }
-    for (uint32_t step = 0; step < MOST_ITERATIONS && foresight->now_ns <= until_ns; step++) {
+    for (uint32_t step = 0; step < MOST_STEPS && foresight->now_ns <= until_ns; step++) {
+        play.span = 1u << step / FINE_STEPS;
         if (out.first_ns != NEVER && (play.next > last || last == watched)) {
             break;
         }

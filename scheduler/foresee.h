@@ -8,7 +8,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define FORESEE_ROWS 24 /* points of an iteration's time: 1, 2, 4 ... rows */
+/* Beside tokens that generate a prompt has so many rows at the least, and the time that is promised to these less one
+ * part in so many (deadlines.c). */
+#define LEAST_PROMPT_ROWS 16
+#define PROMPT_RESERVE 10
 
 /* A sequence, as far as time is concerned. */
 struct foreseen {
@@ -24,10 +27,19 @@ struct foreseen {
     bool watched;     /* foresee()'s own, too */
 };
 
+/* What an iteration takes. */
+struct foreseen_time {
+    uint64_t iteration_ns; /* with the placement of weights that is in force; */
+    uint64_t least_ns;     /* with as many of them on the device as there is room for, if that can change; */
+    uint64_t compute_ns;   /* with nothing to wait for */
+};
+
 struct foresight {
     uint64_t now_ns;
-    uint64_t rows_ns[FORESEE_ROWS]; /* what an iteration of 2^i rows takes; (points) ascending */
-    uint32_t points;
+    /* Of an iteration of `rows` tokens that attend to `context` positions in the mean; `times` is handed to it. */
+    struct foreseen_time (*time_of)(void *times, uint32_t rows, double context);
+    void *times;
+    double mixed; /* what those of tokens and prompts compute for longer than others, by the record's measure */
     uint32_t most_rows, chunk, most_running;
     uint32_t blocks_free, blocks_lent; /* lent: of the free ones, what weights need back */
     uint32_t block_tokens;
@@ -42,7 +54,7 @@ struct foresight {
 struct foresaw {
     uint64_t first_ns;      /* when the watched one's first token comes; UINT64_MAX: not within the bound */
     uint32_t late;          /* of the others, first tokens that come late */
-    uint64_t token_ns;      /* what an iteration takes with the watched one and all beside it generating */
+    uint64_t token_ns;      /* what an iteration takes at the least with the watched one and all beside it generating */
     uint64_t least_tpot_ns; /* the tightest promise among them; UINT64_MAX: none */
     bool for_blocks;        /* it waited for KV blocks */
     bool for_places;        /* for others to be served, or for places among the running */
@@ -51,8 +63,5 @@ struct foresaw {
 
 /* Plays until waiting[watched] and all with promises that wait have their first tokens, or `until_ns`. */
 struct foresaw foresee(struct foresight *foresight, uint32_t watched, uint64_t until_ns);
-
-/* What an iteration of `rows` takes, between the points. */
-uint64_t foresee_rows_ns(const struct foresight *foresight, uint32_t rows);
 
 #endif

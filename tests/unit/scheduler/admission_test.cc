@@ -16,13 +16,13 @@ namespace {
 
 const uint64_t MS = 1000000, NEVER = UINT64_MAX;
 
-// An iteration takes 10 ms and 1 ms a row; 64 rows, chunks as long, 4 places, 100 blocks of 16.
+// An iteration takes 10 ms, 1 ms a row, and more by the context, if a play says so; 64 rows, chunks as long, 4 places,
+// 100 blocks of 16.
 struct Play {
     Play() {
-        at.rows_ns[0] = 11 * MS;
-        for (at.points = 1; at.points < 8; at.points++) {
-            at.rows_ns[at.points] = (10 + (1u << at.points)) * MS;
-        }
+        at.time_of = time_of;
+        at.times = this;
+        at.mixed = 0; // no reserve
         at.most_rows = at.chunk = 64;
         at.most_running = 4;
         at.blocks_free = 100;
@@ -53,17 +53,18 @@ struct Play {
         at.waiting_count = (uint32_t)waiting.size();
         return foresee(&at, watched, 100000 * MS);
     }
+    static struct foreseen_time time_of(void *times, uint32_t rows, double context) {
+        Play *play = static_cast<Play *>(times);
+        play->asked++;
+        const uint64_t compute_ns = (10 + rows) * MS + (uint64_t)(rows * context * play->ns_of_context);
+        return {std::max(compute_ns, play->link_ns), std::max(compute_ns, play->least_link_ns), compute_ns};
+    }
     struct foresight at = {};
     std::vector<struct foreseen> running, waiting;
+    double ns_of_context = 0;                // a row and a position
+    uint64_t link_ns = 0, least_link_ns = 0; // what the copies of weights take, as they are and at the least
+    uint32_t asked = 0;
 };
-
-TEST(Foresee, IterationsBetweenThePointsAreLinear) {
-    Play play;
-    EXPECT_EQ(foresee_rows_ns(&play.at, 1), 11 * MS);
-    EXPECT_EQ(foresee_rows_ns(&play.at, 3), 13 * MS);
-    EXPECT_EQ(foresee_rows_ns(&play.at, 48), 58 * MS);
-    EXPECT_EQ(foresee_rows_ns(&play.at, 200), 210 * MS); // beyond them, too
-}
 
 TEST(Foresee, APromptAloneTakesItsChunks) {
     Play play;
@@ -77,7 +78,58 @@ TEST(Foresee, PromptsLeaveThoseThatGenerateTheirTime) {
     Play play;
     play.running = {Play::generating(32, 1000, 43 * MS)};
     play.waiting = {Play::prompt(64, NEVER)};
-    EXPECT_EQ(play.run(0).first_ns, (39 + 39 + 19) * MS); // 28 rows beside it: 16 more do not fit 43 ms
+    EXPECT_EQ(play.run(0).first_ns, (43 + 43) * MS); // 32 rows beside it: 16 more do not fit 43 ms
+}
+
+// A tenth of the promised time stays in reserve, counted as what such iterations compute.
+TEST(Foresee, PromptsLeaveAReserve) {
+    Play play;
+    play.at.mixed = 1;
+    play.running = {Play::generating(32, 1000, 60 * MS)};
+    play.waiting = {Play::prompt(64, NEVER)};
+    EXPECT_EQ(play.run(0).first_ns, (43 + 43) * MS); // 32 rows and one in 54 ms, where 48 would fit 60
+}
+
+// The time of an iteration that waits for weights has room for prompts.
+TEST(Foresee, WhatCopiesTakeIsRoomForPrompts) {
+    Play play;
+    play.link_ns = 40 * MS;
+    play.running = {Play::generating(32, 1000, 43 * MS)};
+    play.waiting = {Play::prompt(32, NEVER)};
+    EXPECT_EQ(play.run(0).first_ns, 43 * MS);
+}
+
+// Weights come home where they are in the way of a promise, and no further.
+TEST(Foresee, WeightsComeHomeForAPromise) {
+    Play play;
+    play.link_ns = 60 * MS;
+    play.least_link_ns = 20 * MS;
+    play.running = {Play::generating(32, 3, 30 * MS)};
+    play.waiting = {Play::prompt(10, NEVER)};
+    play.at.most_running = 1;
+    struct foresaw seen = play.run(0);
+    EXPECT_EQ(seen.first_ns, (3 * 30 + 60) * MS); // nothing is promised to the other
+    EXPECT_EQ(seen.token_ns, 20 * MS);
+}
+
+TEST(Foresee, LongPromptsTakeLongerByTheirContext) {
+    Play play;
+    play.ns_of_context = 1e4;
+    play.waiting = {Play::prompt(128, NEVER)};
+    EXPECT_EQ(play.run(0).first_ns, (74 + 74) * MS + (uint64_t)(64 * 32 * 1e4) + (uint64_t)(64 * 96 * 1e4));
+}
+
+// What waits is played whole, in ever longer steps: the last of a thousand comes when it would, nearly, and finding out
+// takes no more than a few thousand looks.
+TEST(Foresee, AThousandThatWaitAreABoundedPlay) {
+    Play play;
+    play.at.most_running = 32;
+    play.at.blocks_free = 1000;
+    play.waiting.assign(1000, Play::prompt(64, NEVER, 1));
+    play.at.now_ns = 1;
+    struct foresaw seen = play.run(999);
+    EXPECT_NEAR((double)seen.first_ns, 1000.0 * 74 * MS, 0.05 * 1000 * 74 * MS);
+    EXPECT_LT(play.asked, 5000u);
 }
 
 TEST(Foresee, WhoIsLastWaitsForThePlacesOrTheBlocksOfOthers) {
@@ -303,6 +355,23 @@ void expect_predicted(Admitting &engine, uint32_t warm_up_tokens) {
 TEST(Admission, APredictionIsWhatComesToPass) {
     Admitting engine({class_of("default", 20000, 0, ON_MISS_REFUSE)});
     expect_predicted(engine, 4);
+}
+
+// An engine that had nothing to do has looked at no clock since: what comes then is foreseen from when it comes.
+TEST(Admission, AfterALongSleepTwoAreAdmittedAtOnce) {
+    Admitting engine({class_of("default", 5000, 0, ON_MISS_REFUSE)});
+    Asked warm(600, 0), first(1700, 0), second(1700, 0);
+    warm.request.arrival_ns = device_now_ns(engine.rig.device);
+    must(engine_submit(engine.engine, &warm.request));
+    run_to_end(engine.engine);
+    device_sleep_until_ns(engine.rig.device, device_now_ns(engine.rig.device) + 100000 * MS);
+    for (Asked *each : {&first, &second}) {
+        each->request.arrival_ns = device_now_ns(engine.rig.device);
+        must(engine_submit(engine.engine, &each->request));
+        EXPECT_EQ(each->request.admission.outcome, ADMITTED);
+    }
+    run_to_end(engine.engine);
+    EXPECT_EQ(engine.stats(0).first_in_time, 3u);
 }
 
 // What a machine with nothing else to do would have measured, to which this one is as if others took its time.
