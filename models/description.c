@@ -335,5 +335,6 @@ uint64_t description_end_ns(const struct model_description *d, const struct cost
     struct matmul_part head = {
         .weight = {.type = d->weight_type, .rows = d->shape.vocabulary, .columns = d->shape.width}};
     return cost_rmsnorm_ns(cost, n, d->shape.width) + cost_matmul_ns(cost, &head, 1, n) +
-           cost_argmax_ns(cost, n, d->shape.vocabulary);
+           (rows->samples ? cost_sample_ns(cost, rows->samples, n, d->shape.vocabulary)
+                          : cost_argmax_ns(cost, n, d->shape.vocabulary));
 }

@@ -60,6 +60,7 @@ struct description_rows {
     uint32_t segment_count;
     const struct kv_segment *wanted; /* segments of wanted rows alone; positions count, first_row does not */
     uint32_t wanted_count;
+    const struct sample_row *samples; /* how the token of each wanted row is drawn; NULL: the likeliest of all */
 };
 
 /* One layer: any but the last, and the last. */

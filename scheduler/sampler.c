@@ -9,7 +9,7 @@ static bool uses_penalties(const struct sampling *sampling) {
     return sampling->presence_penalty != 0 || sampling->frequency_penalty != 0 || sampling->repetition_penalty != 1;
 }
 
-static struct sample_row row_of(const struct sampling *sampling) {
+struct sample_row sampling_row(const struct sampling *sampling) {
     struct sample_row row = sample_plain_row();
     if (sampling->temperature >= 1e-5f) {
         row.inverse_temperature = 1 / sampling->temperature;
@@ -74,7 +74,7 @@ static uint32_t count_ends(const struct tokenizer *tokenizer, uint32_t vocabular
 struct status sampler_create(const struct request *request, const struct tokenizer *tokenizer, uint32_t vocabulary,
                              uint32_t capacity, uint64_t seed, struct sampler *sampler) {
     const struct sampling *sampling = &request->sampling;
-    *sampler = (struct sampler){.sampling = sampling, .row = row_of(sampling), .seed = seed};
+    *sampler = (struct sampler){.sampling = sampling, .row = sampling_row(sampling), .seed = seed};
     const bool penalised = uses_penalties(sampling), banned = sampling->min_tokens > 0;
     uint64_t most = sampling->bias_count + (penalised ? (uint64_t)capacity : 0);
     most += banned ? (uint64_t)count_ends(tokenizer, vocabulary) + sampling->stop_token_count : 0;

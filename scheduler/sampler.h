@@ -10,6 +10,10 @@
 #include "kernels/sample.h"
 #include "scheduler/engine.h"
 
+/* The row of a request that asks for `sampling`, but for its changes and what differs from token to token; a pure
+ * function. */
+struct sample_row sampling_row(const struct sampling *sampling);
+
 struct sampler {
     const struct sampling *sampling; /* the request's */
     struct sample_row row;           /* but for what differs from token to token */

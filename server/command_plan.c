@@ -12,6 +12,9 @@ static const struct flag flags[] = {
     {"phase", "PHASE", "prefill or decode; decode if not given"},
     {"batch", "N", "sequences in the iteration; 1 if not given"},
     {"context", "N", "tokens of each prompt, or positions that each decoded token attends to; 512 if not given"},
+    {"temperature", "T", "each token is drawn at this temperature; 0, the likeliest one, if not given"},
+    {"top-k", "K", "and of so many tokens; 0, all of them, if not given"},
+    {"top-p", "P", "and of those that have this share of the probability; 1, all of them, if not given"},
     {"slo-slack", "S", "the deadline: 1 + S times what the iteration takes with every layer on the device"},
     {"policy", "POLICY", "none, zero-inference, flexgen, prefetch-group, select-n, or metronome if not given"},
     {"interval", "I", "one layer in so many is streamed, come what may (metronome, select-n)"},
@@ -20,7 +23,7 @@ static const struct flag flags[] = {
     {"json", "FILE", "writes the plan as JSON; - is standard output, instead of the text"},
     {"help", NULL, "this"},
 };
-enum { PHASE, BATCH, CONTEXT, SLACK, POLICY, INTERVAL, SLABS, SVG, JSON, HELP };
+enum { PHASE, BATCH, CONTEXT, TEMPERATURE, TOP_K, TOP_P, SLACK, POLICY, INTERVAL, SLABS, SVG, JSON, HELP };
 
 static void show_help(FILE *file) {
     fprintf(file, "usage: metronome plan --hardware NAME --model NAME (--slo-slack S | --slo.tpot_ms MS)\n"
@@ -51,6 +54,25 @@ static struct status read_phase(const struct arguments *arguments, enum plan_pha
         return status_error(STATUS_INVALID, "--phase: \"%.40s\" is neither prefill nor decode", phase);
     }
     *out = strcmp(phase, "prefill") == 0 ? PLAN_PREFILL : PLAN_DECODE;
+    return STATUS_SUCCESS;
+}
+
+static struct status read_number(const struct arguments *arguments, int flag, double most, double *out) {
+    return arguments->values[flag] ? arguments_number(flags[flag].name, arguments->values[flag], 0, most, out)
+                                   : STATUS_SUCCESS;
+}
+
+static struct status read_sampling(const struct arguments *arguments, struct sampling *out) {
+    double temperature = 0, top_k = 0, top_p = 1;
+    TRY(read_number(arguments, TEMPERATURE, 100, &temperature));
+    TRY(read_number(arguments, TOP_K, UINT32_MAX, &top_k));
+    TRY(read_number(arguments, TOP_P, 1, &top_p));
+    if (temperature == 0 && (top_k > 0 || top_p < 1)) {
+        return status_error(STATUS_INVALID, "--%s: nothing is drawn without --temperature",
+                            top_k > 0 ? "top-k" : "top-p");
+    }
+    *out = (struct sampling){
+        .temperature = (float)temperature, .top_k = (uint32_t)top_k, .top_p = (float)top_p, .repetition_penalty = 1};
     return STATUS_SUCCESS;
 }
 
@@ -97,6 +119,7 @@ static struct status read_case(const struct config *config, const struct argumen
     TRY(read_phase(arguments, &out->phase));
     TRY(read_count(arguments, BATCH, 65536, &out->batch));
     TRY(read_count(arguments, CONTEXT, 1 << 24, &out->context));
+    TRY(read_sampling(arguments, &out->sampling));
     TRY(described_hardware(config->hardware, &out->hardware));
     TRY(described_model(config->model, &out->model));
     if (config->device_memory > 0) {

@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "scheduler/sampler.h"
 
 #include <stdlib.h>
 
@@ -25,27 +26,25 @@ static struct status check_shape(const struct plan_case *c) {
     return STATUS_SUCCESS;
 }
 
-struct status plan_case_measure(struct plan_case *c) {
-    TRY(check_shape(c));
-    struct kv_segment *segments = calloc((size_t)c->batch * 2, sizeof *segments);
-    if (!segments) {
-        return status_error(STATUS_NO_MEMORY, "no memory for a batch of %u", c->batch);
-    }
+static struct status measure(struct plan_case *c, struct kv_segment *segments, struct sample_row *samples) {
     struct kv_segment *wanted = segments + c->batch;
     uint32_t rows = c->phase == PLAN_PREFILL ? c->context : 1;
     for (uint32_t i = 0; i < c->batch; i++) {
+        samples[i] = sampling_row(&c->sampling);
         segments[i] = (struct kv_segment){
             .sequence = i, .first_row = i * rows, .rows = rows, .first_position = c->context - rows, .table = i};
         wanted[i] = (struct kv_segment){.sequence = i, .rows = 1, .first_position = c->context - 1, .table = i};
     }
-    const struct description_rows batch = {
-        .segments = segments, .segment_count = c->batch, .wanted = wanted, .wanted_count = c->batch};
+    const struct description_rows batch = {.segments = segments,
+                                           .segment_count = c->batch,
+                                           .wanted = wanted,
+                                           .wanted_count = c->batch,
+                                           .samples = c->sampling.temperature > 0 ? samples : NULL};
     struct cost_model cost = cost_model(&c->hardware, c->compute);
     uint32_t layers = c->model.shape.layers;
     uint64_t layer_ns = description_layer_ns(&c->model, &cost, &batch);
     uint64_t last_ns = description_last_layer_ns(&c->model, &cost, &batch);
     if (layer_ns > MAX_LAYER_NS || last_ns > MAX_LAYER_NS) {
-        free(segments);
         return status_error(STATUS_INVALID, "a layer takes %.3g s for this batch and context, which is beyond planning",
                             (double)layer_ns / NS_PER_S);
     }
@@ -53,8 +52,19 @@ struct status plan_case_measure(struct plan_case *c) {
     c->layer_ns = all_ns / layers;
     c->before_ns = description_begin_ns(&c->model, &cost, &batch);
     c->after_ns = description_end_ns(&c->model, &cost, &batch) + all_ns % layers;
-    free(segments);
     return STATUS_SUCCESS;
+}
+
+struct status plan_case_measure(struct plan_case *c) {
+    TRY(check_shape(c));
+    struct kv_segment *segments = calloc((size_t)c->batch * 2, sizeof *segments);
+    struct sample_row *samples = calloc(c->batch, sizeof *samples);
+    struct status status = segments && samples
+                               ? measure(c, segments, samples)
+                               : status_error(STATUS_NO_MEMORY, "no memory for a batch of %u", c->batch);
+    free(segments);
+    free(samples);
+    return status;
 }
 
 uint64_t plan_case_resident_ns(const struct plan_case *c) {

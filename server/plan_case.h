@@ -8,6 +8,7 @@
 #include "kernels/sim/hardware.h"
 #include "models/description.h"
 #include "offload/policy.h"
+#include "scheduler/engine.h"
 
 enum plan_phase { PLAN_PREFILL, PLAN_DECODE };
 
@@ -19,6 +20,7 @@ struct plan_case {
     enum plan_phase phase;
     uint32_t batch;       /* sequences in the iteration */
     uint32_t context;     /* prefill: tokens of each prompt; decode: positions that each token attends to */
+    struct sampling sampling; /* what each sequence asks of its token: temperature, top_k and top_p count */
     uint64_t host_memory; /* that weights may take; 0: no bound */
     uint64_t deadline_ns; /* of the iteration */
 

@@ -148,18 +148,23 @@ uint64_t cost_argmax_ns(const struct cost_model *model, uint32_t n, uint32_t voc
 
 uint64_t cost_sample_ns(const struct cost_model *model, const struct sample_row *rows, uint32_t n,
                         uint32_t vocabulary) {
-    uint64_t passes = 0;
+    const uint32_t slice = vocabulary < COST_SAMPLE_SLICE ? vocabulary : COST_SAMPLE_SLICE;
+    uint64_t passes = 0, slices = 0, changes = 0;
     for (uint32_t i = 0; i < n; i++) {
         const struct sample_row *row = &rows[i];
         if (row->target == SAMPLE_DRAW) {
             const uint32_t cuts = (row->top_k > 0) + (row->top_p != SAMPLE_ALL_MASS);
-            passes += row->inverse_temperature == 0 ? 1 : 3 + 3 * cuts;
+            passes += row->inverse_temperature == 0 ? 1 : 2 + 3 * cuts;
+            changes += row->change_count;
         }
         if (row->score != SAMPLE_NO_SCORE) {
-            passes += 2 + (row->top > 0);
+            passes += 2;
+            slices += row->top;
         }
     }
-    return cost_bytes_ns(model, F32 * (double)passes * vocabulary);
+    const double change_bytes = 2 * (sizeof(struct sample_change) + 3 * F32); /* a logit and a change, both ways */
+    return cost_bytes_ns(model,
+                         F32 * ((double)passes * vocabulary + (double)slices * slice) + change_bytes * (double)changes);
 }
 
 uint64_t cost_all_reduce_ns(const struct cost_model *model, uint32_t ranks, uint32_t n, uint32_t dim) {

@@ -59,8 +59,11 @@ uint64_t cost_activate_ns(const struct cost_model *model, uint32_t n, uint32_t d
 uint64_t cost_gather_ns(const struct cost_model *model, uint32_t n, uint32_t dim);
 uint64_t cost_argmax_ns(const struct cost_model *model, uint32_t n, uint32_t vocabulary);
 
-/* A pass over the logits to find the largest, and what else a row asks for: one to weigh them and one to draw, three
- * for each of top_k and top_p, two for a score and one for the tokens that it lists. */
+/* What op_sample() reads and writes on `cuda` (kernels/cuda/sample.cu): a row that is drawn takes a pass over its
+ * logits to find the largest, where it is not greedy one more to weigh them, and three for each of top_k and top_p; a
+ * score two, and a slice for each token that it lists; a change is made and undone. That a row has but one of a
+ * device's processors to itself is not modelled: where few rows of a large vocabulary are drawn it takes longer. */
+#define COST_SAMPLE_SLICE 1024
 uint64_t cost_sample_ns(const struct cost_model *model, const struct sample_row *rows, uint32_t n, uint32_t vocabulary);
 
 /* A sum over `ranks` devices as a ring makes it, Patarasuk and Yuan 2009: each gives its neighbour 2 (ranks - 1) /

@@ -36,6 +36,33 @@ TEST(SimTime, SumsOverRanksTakeWhatARingTakes) {
     }
 }
 
+// Bytes that op_sample() moves on a device, by what a row asks for; 2000 tokens, the launch left aside.
+TEST(SimTime, ARowIsDrawnInAsManyPassesAsItAsksFor) {
+    SimRig rig;
+    const struct cost_model *cost = sim_cost_model(rig.device);
+    const uint32_t vocabulary = 2000;
+    const struct sample_row plain = sample_plain_row();
+    struct sample_row drawn = plain, cut = plain, cuts = plain, scored = plain, changed = plain, given = plain;
+    drawn.inverse_temperature = cut.inverse_temperature = cuts.inverse_temperature = 1;
+    cut.top_k = cuts.top_k = 7;
+    cuts.top_p = 1;
+    scored.score = 0, scored.top = 3;
+    changed.change_count = 10;
+    given.target = 5;
+    auto bytes_ns = [&](const std::vector<struct sample_row> &rows) {
+        return cost_sample_ns(cost, rows.data(), uint32_t(rows.size()), vocabulary);
+    };
+    const double pass = 4.0 * vocabulary;
+    EXPECT_EQ(bytes_ns({plain, plain}), cost_argmax_ns(cost, 2, vocabulary));
+    EXPECT_EQ(bytes_ns({drawn}), cost_bytes_ns(cost, 2 * pass));
+    EXPECT_EQ(bytes_ns({cut}), cost_bytes_ns(cost, 5 * pass));
+    EXPECT_EQ(bytes_ns({cuts}), cost_bytes_ns(cost, 8 * pass));
+    EXPECT_EQ(bytes_ns({scored}), cost_bytes_ns(cost, 3 * pass + 3 * 1024 * 4));
+    EXPECT_EQ(bytes_ns({changed}), cost_bytes_ns(cost, pass + 10 * 48));
+    EXPECT_EQ(bytes_ns({given}), cost_bytes_ns(cost, 0));
+    EXPECT_EQ(bytes_ns({cuts, drawn, scored}), cost_bytes_ns(cost, 13 * pass + 3 * 1024 * 4));
+}
+
 TEST(SimTime, AnOpBeginsNoEarlierThanItWasEnqueued) {
     SimRig rig;
     struct stream *stream = rig.stream(STREAM_COMPUTE);

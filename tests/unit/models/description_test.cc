@@ -128,8 +128,11 @@ class Described {
     Described &operator=(const Described &) = delete;
 
     // Runs an iteration and expects the time that the description says, and the tokens that sim gives.
-    void run(const std::vector<struct kv_segment> &segments, const std::vector<uint32_t> &wanted) {
+    void run(const std::vector<struct kv_segment> &segments, const std::vector<uint32_t> &wanted,
+             const std::vector<struct sample_row> &samples = {}) {
         struct forward_inputs *in = forward_inputs(forward);
+        in->sampled = !samples.empty();
+        std::copy(samples.begin(), samples.end(), in->samples);
         const std::vector<struct kv_segment> last = rows_of(segments, wanted);
         in->rows = 0;
         for (const struct kv_segment &segment : segments) {
@@ -147,7 +150,7 @@ class Described {
         std::fill(all, all + 64, true);
         forward_run(forward, all);
         must(forward_wait(forward));
-        expect_time(segments, last);
+        expect_time(segments, last, samples);
         uint32_t i = 0;
         for (const struct kv_segment &segment : last) {
             for (uint32_t position = segment.first_position; position < segment.first_position + segment.rows; i++) {
@@ -193,10 +196,11 @@ class Described {
         EXPECT_EQ(std::count(logits, logits + vocabulary, 0.0f), vocabulary - 1);
     }
 
-    void expect_time(const std::vector<struct kv_segment> &segments, const std::vector<struct kv_segment> &last) {
+    void expect_time(const std::vector<struct kv_segment> &segments, const std::vector<struct kv_segment> &last,
+                     const std::vector<struct sample_row> &samples) {
         const struct cost_model *cost = sim_cost_model(rig->device);
         const struct description_rows rows = {segments.data(), uint32_t(segments.size()), last.data(),
-                                              uint32_t(last.size())};
+                                              uint32_t(last.size()), samples.empty() ? nullptr : samples.data()};
         const uint64_t layers = description.shape.layers;
         EXPECT_EQ(forward_elapsed_ns(forward), description_begin_ns(&description, cost, &rows) +
                                                    (layers - 1) * description_layer_ns(&description, cost, &rows) +
@@ -223,6 +227,12 @@ TEST(Description, IsTheForwardPassToTheNanosecond) {
             described.run({{1, 0, 1, 101, 0}, {2, 1, 70, 8, 1}}, {0, 70});                   // both
             described.run({{2, 0, 30, 78, 0}}, {});                                          // a chunk before the last
             described.run({{4, 0, 5, 0, 0}, {5, 5, 64, 0, 1}}, {3, 4, 67, 68});
+            struct sample_row drawn = sample_plain_row(), cut = drawn, scored = drawn;
+            drawn.inverse_temperature = cut.inverse_temperature = 1;
+            cut.top_k = 40;
+            scored.score = 0;
+            scored.top = 5;
+            described.run({{1, 0, 1, 102, 0}, {2, 1, 1, 78, 1}, {3, 2, 1, 1, 2}}, {0, 1, 2}, {drawn, cut, scored});
         }
     }
 }
@@ -249,7 +259,7 @@ TEST(Description, ComesNearThePapersRatios) {
         for (uint32_t i = 0; i < each.batch; i++) {
             segments.push_back({i, i * each.rows, each.rows, each.first_position, i});
         }
-        const struct description_rows rows = {segments.data(), each.batch, nullptr, 0};
+        const struct description_rows rows = {segments.data(), each.batch, nullptr, 0, nullptr};
         const uint64_t layer_ns = description_layer_ns(&opt, &cost, &rows);
         const double ratio = static_cast<double>(copy_ns) / static_cast<double>(layer_ns);
         printf("OPT-6.7B, A10, %s: layer %.1f MB, copy %.3f ms, compute %.3f ms, ratio %.2f (paper %.1f)\n", each.phase,
