@@ -23,6 +23,7 @@
 #define RELIEF 0.75         /* ... and becomes so much of what it was */
 #define RELIEVED 0.25       /* but no less than this */
 #define MARGIN_STEP 0.1     /* what the margin grows by for one that it did not cover */
+#define RENEWED 4           /* sequences in line whose share of the cache is looked at after an iteration */
 #define TYPICAL_WEIGHT 0.05 /* of the latest answer in the usual length of answers */
 
 const char *shortage_name(enum shortage shortage) {
@@ -38,10 +39,13 @@ struct status admission_create(struct engine *engine) {
     state->running = calloc(running, sizeof *state->running);
     state->waiting = calloc(waiting, sizeof *state->waiting);
     state->played = calloc(running, sizeof *state->played);
+    state->pending = calloc(waiting, sizeof(struct sequence *));
+    state->keys = calloc((size_t)engine->config.context / KV_BLOCK_TOKENS + 1, sizeof *state->keys);
     for (uint32_t i = 0; i < SLO_MAX_CLASSES; i++) {
         state->margin[i] = FIRST_MARGIN;
     }
-    return state->view.running && state->view.waiting && state->running && state->waiting && state->played
+    return state->view.running && state->view.waiting && state->running && state->waiting && state->played &&
+                   state->pending && state->keys
                ? STATUS_SUCCESS
                : status_error(STATUS_NO_MEMORY, "no memory for admission's view of the queue");
 }
@@ -53,6 +57,8 @@ void admission_destroy(struct engine *engine) {
     free(state->running);
     free(state->waiting);
     free(state->played);
+    free(state->pending);
+    free(state->keys);
 }
 
 /* ---- the engine's side ---- */
@@ -66,6 +72,8 @@ static uint32_t tokens_to_come(uint32_t most, double typical) {
 /* With as much to come as it may generate. */
 static struct foreseen foreseen_of(const struct sequence *sequence) {
     uint32_t found = sequence->computed + sequence->found * KV_BLOCK_TOKENS;
+    uint32_t expected = sequence->expected * KV_BLOCK_TOKENS;
+    found = sequence->admitted_ns == 0 && expected > found ? expected : found;
     bool generates = sequence->first_token_ns != 0 && sequence->count - sequence->computed == 1;
     return (struct foreseen){.due_ns = sequence->first_token_ns != 0 ? NEVER : deadlines_first_token(sequence),
                              .tpot_ns = sequence->request->promise.tpot_ns,
@@ -73,6 +81,7 @@ static struct foreseen foreseen_of(const struct sequence *sequence) {
                              .context = found,
                              .to_come = sequence->capacity - sequence->count,
                              .blocks = sequence->block_count,
+                             .stays = sequence->preempted,
                              .gives_way = sequence->on_sufferance};
 }
 
@@ -83,6 +92,41 @@ static uint32_t mean_left(const struct sequence_queue *queue) {
         sum += queue_at(queue, i)->count - queue_at(queue, i)->computed;
     }
     return looked > 0 ? (uint32_t)(sum / looked) : 0;
+}
+
+/* How many of a prompt's first blocks the cache has, with `guess` of them tried first. */
+static uint32_t known_blocks(const struct engine *engine, const uint64_t *keys, uint32_t count, uint32_t guess) {
+    uint32_t good = 0, bad = count + 1; /* so many are known, so many are not */
+    while (good + 1 < bad) {
+        uint32_t blocks = guess > good && guess < bad ? guess : good + (bad - good) / 2;
+        if (prefix_may_know(engine->prefix, keys[blocks - 1])) {
+            good = blocks;
+            guess = blocks + 1;
+        } else {
+            bad = blocks;
+            guess = 0;
+        }
+    }
+    return good;
+}
+
+/* What is expected of the cache changes while one waits: a few are looked at anew after each iteration, in turn. */
+static void renew_expected(struct engine *engine, struct admission_view *view) {
+    const struct sequence_queue *line = &engine->waiting;
+    uint32_t *next = &engine->admission.renewed;
+    for (uint32_t i = 0; i < RENEWED && i < line->count; i++) {
+        *next = *next + 1 < line->count ? *next + 1 : 0;
+        struct sequence *sequence = queue_at(line, *next);
+        if (!sequence->keys || sequence->preempted) {
+            continue;
+        }
+        const struct admission *admission = &sequence->request->admission;
+        uint32_t shared = admission->shared_tokens > admission->cached_tokens ? admission->shared_tokens : 0;
+        uint32_t known = known_blocks(engine, sequence->keys, sequence->key_count, sequence->expected);
+        sequence->expected = known > shared / KV_BLOCK_TOKENS ? known : shared / KV_BLOCK_TOKENS;
+        view->waiting[*next] = foreseen_of(sequence);
+        view->waiting[*next].blocks = 0;
+    }
 }
 
 /* Of the line only what is new in it, for hundreds may wait: where it is as it was, nobody has anything computed but
@@ -113,6 +157,7 @@ void admission_publish(struct engine *engine) {
         view->running[i] = foreseen_of(engine->running[i]);
     }
     publish_waiting(engine, view);
+    renew_expected(engine, view);
     view->behind_count = engine->behind.count;
     view->behind_left = mean_left(&engine->behind);
     view->admissions = engine->admissions;
@@ -155,7 +200,67 @@ void admission_ended(struct engine *engine, const struct sequence *sequence) {
     *typical = *typical > 0 ? *typical + TYPICAL_WEIGHT * (tokens - *typical) : tokens;
 }
 
+void admission_computed(struct engine *engine, struct sequence *sequence) {
+    struct admission_state *state = &engine->admission;
+    if (!sequence->keys) {
+        return;
+    }
+    pthread_mutex_lock(&engine->lock);
+    if (sequence->pending > 0) {
+        struct sequence *last = state->pending[--state->pending_count];
+        state->pending[sequence->pending - 1] = last;
+        last->pending = sequence->pending;
+        sequence->pending = 0;
+    }
+    pthread_mutex_unlock(&engine->lock);
+}
+
 /* ---- the submitter's side ---- */
+
+/* What of a prompt need not be computed for it: what the cache has, on the device or parked, and what others compute
+ * whose first tokens are due before its own. */
+static void look_for_prompt(struct engine *engine, struct request *request, uint64_t due_ns) {
+    struct admission_state *state = &engine->admission;
+    const bool scored = request->sampling.echo && request->sampling.logprobs;
+    state->key_count = engine->config.prefix_cache && !scored ? (request->prompt_count - 1) / KV_BLOCK_TOKENS : 0;
+    prefix_keys(engine->prefix, &request->salt, request->prompt, state->key_count, state->keys);
+    uint32_t cached = known_blocks(engine, state->keys, state->key_count, 0), shared = cached;
+    pthread_mutex_lock(&engine->lock);
+    for (uint32_t i = 0; i < state->pending_count; i++) {
+        const struct sequence *other = state->pending[i];
+        while (shared < state->key_count && shared < other->key_count && other->keys[shared] == state->keys[shared] &&
+               deadlines_first_token(other) <= due_ns) {
+            shared++;
+        }
+    }
+    pthread_mutex_unlock(&engine->lock);
+    request->admission.cached_tokens = cached * KV_BLOCK_TOKENS;
+    request->admission.shared_tokens = shared * KV_BLOCK_TOKENS;
+}
+
+struct status admission_note(struct engine *engine, struct sequence *sequence) {
+    const struct admission_state *state = &engine->admission;
+    if (state->key_count == 0) {
+        return STATUS_SUCCESS;
+    }
+    sequence->keys = malloc(state->key_count * sizeof *sequence->keys);
+    if (!sequence->keys) {
+        return status_error(STATUS_NO_MEMORY, "no memory for the hashes of a prompt of %u tokens",
+                            sequence->request->prompt_count);
+    }
+    memcpy(sequence->keys, state->keys, state->key_count * sizeof *sequence->keys);
+    sequence->key_count = state->key_count;
+    sequence->expected = sequence->request->admission.shared_tokens / KV_BLOCK_TOKENS;
+    return STATUS_SUCCESS;
+}
+
+void admission_submitted(struct engine *engine, struct sequence *sequence) {
+    struct admission_state *state = &engine->admission;
+    if (sequence->keys) {
+        state->pending[state->pending_count++] = sequence;
+        sequence->pending = state->pending_count;
+    }
+}
 
 /* Takes a copy of what is known, with what has been submitted since, in order. Under the lock. */
 static void take_view(struct engine *engine, struct foresight *out) {
@@ -205,7 +310,7 @@ static void take_view(struct engine *engine, struct foresight *out) {
 
 uint32_t admission_insert(struct foreseen *waiting, uint32_t *count, const struct foreseen *each) {
     uint32_t at = *count;
-    for (; at > 0 && waiting[at - 1].due_ns > each->due_ns && waiting[at - 1].context == 0; at--) {
+    for (; at > 0 && waiting[at - 1].due_ns > each->due_ns && !waiting[at - 1].stays; at--) {
         waiting[at] = waiting[at - 1];
     }
     waiting[at] = *each;
@@ -242,7 +347,8 @@ static void predict(struct engine *engine, const struct foresight *view, const s
     struct foreseen own = {.due_ns = promise->ttft_ns > 0 ? arrival_ns + promise->ttft_ns : NEVER,
                            .tpot_ns = promise->tpot_ns,
                            .from_ns = arrival_ns,
-                           .left = request->prompt_count,
+                           .left = request->prompt_count - request->admission.shared_tokens,
+                           .context = request->admission.shared_tokens,
                            .to_come = to_come};
     if (play.running_count == 0 && play.waiting_count == 0 && play.now_ns < arrival_ns) {
         play.now_ns = arrival_ns;
@@ -304,10 +410,12 @@ void admission_decide(struct engine *engine, struct request *request) {
     CHECK(index < classes.count);
     struct promise promise = request->has_promise ? request->promise : classes.items[index].promise;
     request->admission = (struct admission){.asked_class = index};
+    state->key_count = 0;
     if (!engine->recorded || (promise.ttft_ns == 0 && promise.tpot_ns == 0) || engine->config.order == ORDER_FCFS) {
         settle(request, promise.ttft_ns + promise.tpot_ns > 0 ? ADMITTED : ADMITTED_WITHOUT, index, &promise);
         return;
     }
+    look_for_prompt(engine, request, promise.ttft_ns > 0 ? request->arrival_ns + promise.ttft_ns : NEVER);
     uint32_t left = engine->config.context - request->prompt_count;
     uint32_t most = request->sampling.max_tokens < left ? request->sampling.max_tokens : left;
     uint32_t to_come = tokens_to_come(most, typical);

@@ -32,6 +32,8 @@ struct admission {
     uint64_t predicted_ttft_ns; /* ... and what was predicted for it; 0: nothing */
     uint64_t predicted_tpot_ns;
     uint64_t retry_after_ns; /* with ADMISSION_REFUSED */
+    uint32_t shared_tokens;  /* of the prompt, that others before it in line are to compute, or the cache has, ... */
+    uint32_t cached_tokens;  /* ... and of these, what the cache has */
 };
 
 #endif

@@ -109,6 +109,7 @@ static void note_token_time(struct engine *engine, struct sequence *sequence, ui
     engine->stats.generation_tokens++;
     pthread_mutex_unlock(&engine->stats_lock);
     if (sequence_generated(sequence) == 1) {
+        admission_computed(engine, sequence);
         admission_first_token(engine, sequence, now);
     }
     sequence->last_token_ns = now;
@@ -159,6 +160,7 @@ void finish_sequence(struct engine *engine, struct sequence *sequence, enum fini
         }
     }
     release_blocks(engine, sequence, 0);
+    admission_computed(engine, sequence);
     uint64_t now = device_now_ns(engine->device);
     account_finish(engine, sequence);
     if (reason == FINISH_STOP || reason == FINISH_LENGTH) {

@@ -41,6 +41,11 @@ struct admission_state {
     struct offload_placement placement;          /* the submitter's: what it has copied, */
     struct iteration_times times;                /* and what iterations take with it */
     struct foreseen *running, *waiting, *played; /* the submitter's, too */
+    uint64_t *keys;                              /* and this: of the prompt in hand */
+    uint32_t key_count;
+    struct sequence **pending; /* (pending_count) submitted, and their first tokens have not come; under the lock */
+    uint32_t pending_count;
+    uint32_t renewed; /* the engine's: place in line whose `expected` is looked at next */
 };
 
 /* One admission in so many is of a sequence that waits behind, if there is one. */
@@ -174,10 +179,16 @@ void admission_destroy(struct engine *engine);
 void admission_publish(struct engine *engine);
 void admission_first_token(struct engine *engine, const struct sequence *sequence, uint64_t now);
 void admission_ended(struct engine *engine, const struct sequence *sequence);
+/* Nobody waits for what this one computes of its prompt any more: it is computed, or never will be. */
+void admission_computed(struct engine *engine, struct sequence *sequence);
 /* The submitter's: fills request->admission, class_index and promise; says why it is refused; counts what was decided.
  */
 void admission_decide(struct engine *engine, struct request *request);
 struct status admission_refusal(struct request *request);
+/* What was found out of the prompt, into the sequence that is made of the request that was decided last; and, under
+ * the lock, that it is submitted. */
+struct status admission_note(struct engine *engine, struct sequence *sequence);
+void admission_submitted(struct engine *engine, struct sequence *sequence);
 void admission_count(struct engine *engine, const struct request *request);
 /* Puts one into line by when it is due; returns where. */
 uint32_t admission_insert(struct foreseen *waiting, uint32_t *count, const struct foreseen *each);

@@ -315,9 +315,12 @@ static void leap(struct foresight *at, uint32_t iterations, uint64_t iteration_n
 
 /* What an iteration takes, of which no more than `share_ns` is promised: where its placement of weights would take
  * longer than that, as many come home as are in the way, and can. */
-static uint64_t takes(const struct foresight *at, const struct mixture *mixture, uint64_t share_ns) {
-    struct foreseen_time time = time_of(at, mixture);
-    return time.iteration_ns <= share_ns ? time.iteration_ns : time.least_ns > share_ns ? time.least_ns : share_ns;
+static uint64_t takes(const struct foresight *at, const struct mixture *all, bool mixed, uint64_t share_ns) {
+    struct foreseen_time time = time_of(at, all);
+    uint64_t ns = time.least_ns > share_ns ? time.least_ns : share_ns;
+    ns = time.iteration_ns <= share_ns ? time.iteration_ns : ns;
+    uint64_t mixed_ns = mixed ? (uint64_t)((double)time.compute_ns * at->mixed) : 0;
+    return ns > mixed_ns ? ns : mixed_ns;
 }
 
 /* The rows of a step's prompts, which are in `mixture` as those of one iteration afterwards. */
@@ -371,8 +374,8 @@ static void iterate(struct play *play, uint64_t until_ns) {
         uint32_t needed = mix_prompts(at, 1, &prompts) / (most > 0 ? most : 1) + 1;
         iterations = needed < iterations ? needed : iterations;
     }
-    mix_prompts(at, iterations, &all);
-    const uint64_t iteration_ns = takes(at, &all, decode_rows > 0 ? share_ns : least_tpot(at));
+    const bool mixed = mix_prompts(at, iterations, &all) > 0 && decode_rows > 0;
+    const uint64_t iteration_ns = takes(at, &all, mixed, decode_rows > 0 ? share_ns : least_tpot(at));
     const uint32_t many = alike(play, until_ns, iteration_ns);
     if (many > 1) {
         leap(at, many, iteration_ns);

@@ -23,6 +23,7 @@ struct foreseen {
     uint32_t to_come; /* tokens that it will still generate, > 0 */
     uint32_t blocks;  /* held */
     uint32_t rows;    /* of this iteration: foresee()'s own */
+    bool stays;       /* at the front of the line, whoever comes: it was preempted */
     bool gives_way;   /* runs until one that can be in time needs its place; those are last among the running */
     bool watched;     /* foresee()'s own, too */
 };

@@ -13,8 +13,10 @@ struct links {
     uint32_t older, newer;
 };
 
+#define MAY_LOOK 64 /* links of a bucket that prefix_may_know() follows: it may be changed meanwhile */
+
 /* The blocks of a bucket, one after the other. Apart from the entries, which lie in no cache: a search looks at those
- * alone whose hash begins alike. */
+ * alone whose hash begins alike. These and the buckets are written by the engine's thread and read by any. */
 struct chain {
     uint32_t next, begin; /* of the hash */
 };
@@ -135,7 +137,7 @@ static void leave_index(struct prefix *prefix, uint32_t handle) {
     while (*link != handle) {
         link = &prefix->chains[*link].next;
     }
-    *link = prefix->chains[handle].next;
+    __atomic_store_n(link, prefix->chains[handle].next, __ATOMIC_RELAXED);
     entry->serial = 0;
     prefix->version++;
 }
@@ -199,20 +201,43 @@ bool prefix_pinned(const struct prefix *prefix, uint32_t handle) {
 
 /* ---- finding ---- */
 
-static uint64_t key_of(const struct prefix *prefix, uint32_t parent, const struct cache_salt *salt,
-                       const uint32_t *tokens) {
+static uint64_t salted(const struct prefix *prefix, const struct cache_salt *salt) {
     uint64_t key = prefix->seed;
-    if (parent != PREFIX_NOBODY) {
-        key = prefix->entries[parent].key;
-    } else {
-        for (uint32_t i = 0; i < salt->bytes; i++) {
-            key = random_hash(key, (unsigned char)salt->text[i]);
-        }
+    for (uint32_t i = 0; i < salt->bytes; i++) {
+        key = random_hash(key, (unsigned char)salt->text[i]);
     }
+    return key;
+}
+
+static uint64_t continued(uint64_t key, const uint32_t *tokens) {
     for (uint32_t i = 0; i < KV_BLOCK_TOKENS; i += 2) {
         key = random_hash(key, (uint64_t)tokens[i] << 32 | tokens[i + 1]);
     }
     return key;
+}
+
+static uint64_t key_of(const struct prefix *prefix, uint32_t parent, const struct cache_salt *salt,
+                       const uint32_t *tokens) {
+    return continued(parent != PREFIX_NOBODY ? prefix->entries[parent].key : salted(prefix, salt), tokens);
+}
+
+void prefix_keys(const struct prefix *prefix, const struct cache_salt *salt, const uint32_t *tokens, uint32_t blocks,
+                 uint64_t *keys) {
+    uint64_t key = salted(prefix, salt);
+    for (uint32_t i = 0; i < blocks; i++) {
+        key = keys[i] = continued(key, tokens + (size_t)i * KV_BLOCK_TOKENS);
+    }
+}
+
+bool prefix_may_know(const struct prefix *prefix, uint64_t key) {
+    uint32_t handle = __atomic_load_n(&prefix->buckets[key & prefix->mask], __ATOMIC_RELAXED);
+    for (uint32_t i = 0; i < MAY_LOOK && handle != PREFIX_NOBODY; i++) {
+        if (__atomic_load_n(&prefix->chains[handle].begin, __ATOMIC_RELAXED) == key >> 32) {
+            return true;
+        }
+        handle = __atomic_load_n(&prefix->chains[handle].next, __ATOMIC_RELAXED);
+    }
+    return false;
 }
 
 static bool same_salt(const struct cache_salt *one, const struct cache_salt *other) {
@@ -252,8 +277,9 @@ void prefix_enter(struct prefix *prefix, uint32_t handle, uint32_t parent, const
         prefix->salts[handle] = *salt;
     }
     uint32_t *bucket = &prefix->buckets[entry->key & prefix->mask];
-    prefix->chains[handle] = (struct chain){.next = *bucket, .begin = (uint32_t)(entry->key >> 32)};
-    *bucket = handle;
+    __atomic_store_n(&prefix->chains[handle].next, *bucket, __ATOMIC_RELAXED);
+    __atomic_store_n(&prefix->chains[handle].begin, (uint32_t)(entry->key >> 32), __ATOMIC_RELAXED);
+    __atomic_store_n(bucket, handle, __ATOMIC_RELAXED);
     prefix->version++;
 }
 

@@ -10,7 +10,8 @@
  * found under a block that is gone: what continued it grows old unseen.
  *
  * Owns: numbers alone, an entry for each KV handle. It moves no block; who takes and gives handles tells it (blocks.c,
- * cache.c). Nothing is allocated after prefix_create(). Threads: the engine's only. */
+ * cache.c). Nothing is allocated after prefix_create(). Threads: the engine's, but for prefix_keys() and
+ * prefix_may_know(). */
 #ifndef METRONOME_SCHEDULER_PREFIX_H
 #define METRONOME_SCHEDULER_PREFIX_H
 
@@ -65,6 +66,12 @@ void prefix_enter(struct prefix *prefix, uint32_t handle, uint32_t parent, const
 bool prefix_entered(const struct prefix *prefix, uint32_t handle);
 /* Where an entered block stands in its chain, from 0. */
 uint32_t prefix_depth(const struct prefix *prefix, uint32_t handle);
+/* For guesses, from any thread: the hashes of the beginnings of 1, 2 ... `blocks` blocks of tokens, and whether one
+ * with such a hash is entered, as far as can be seen from there. Beginnings are given up from their ends: what is known
+ * of a prompt is known up to somewhere. */
+void prefix_keys(const struct prefix *prefix, const struct cache_salt *salt, const uint32_t *tokens, uint32_t blocks,
+                 uint64_t *keys);
+bool prefix_may_know(const struct prefix *prefix, uint64_t key);
 /* Grows with whatever changes what can be found. */
 uint64_t prefix_version(const struct prefix *prefix);
 

@@ -142,12 +142,18 @@ struct status engine_submit(struct engine *engine, struct request *request) {
     uint64_t seed = request->sampling.seeded ? request->sampling.seed : random_hash(engine->config.seed, request->id);
     struct sequence *sequence = NULL;
     TRY(sequence_create(request, engine->tokenizer, engine->vocabulary, engine->config.context, seed, &sequence));
+    status = admission_note(engine, sequence);
+    if (status_failed(&status)) {
+        sequence_destroy(sequence);
+        return status;
+    }
     request->engine_private = sequence;
     __atomic_store_n(&request->cancelled, 0, __ATOMIC_RELAXED);
 
     pthread_mutex_lock(&engine->lock);
     status = check_room(engine); /* the engine may have failed or been stopped meanwhile */
     if (status.code == STATUS_OK) {
+        admission_submitted(engine, sequence);
         queue_push_back(&engine->submitted, sequence);
         engine->pending++;
         pthread_cond_signal(&engine->work);

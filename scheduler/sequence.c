@@ -55,6 +55,7 @@ void sequence_destroy(struct sequence *sequence) {
     CHECK(sequence->block_count == 0);
     free(sequence->tokens);
     free(sequence->blocks);
+    free(sequence->keys);
     free(sequence->stop.held);
     sampler_destroy(&sequence->sampler);
     free(sequence);

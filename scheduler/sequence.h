@@ -47,6 +47,11 @@ struct sequence {
     uint64_t looked;        /* the index' version when they were looked for, plus 1; 0: look again */
     uint32_t fetches;       /* iterations in which what it found came back for it */
     uint32_t cached_tokens; /* of the prompt, that it had not to compute */
+    uint64_t *keys;         /* (key_count) prefix_keys() of the prompt, for admission; NULL: it does not ask */
+    uint32_t key_count;
+    uint32_t expected; /* while it waits: blocks that it will not have to compute, as far as is known */
+    uint32_t pending;  /* its place among those whose prompts are to be computed (admission.c), and 1; 0: none. Under
+                          the engine's lock */
 
     struct sampler sampler;
     struct detokenizer detokenizer;

@@ -18,11 +18,11 @@ struct plan_case {
     enum compute_mode compute;
     enum kv_type kv_type;
     enum plan_phase phase;
-    uint32_t batch;       /* sequences in the iteration */
-    uint32_t context;     /* prefill: tokens of each prompt; decode: positions that each token attends to */
+    uint32_t batch;           /* sequences in the iteration */
+    uint32_t context;         /* prefill: tokens of each prompt; decode: positions that each token attends to */
     struct sampling sampling; /* what each sequence asks of its token: temperature, top_k and top_p count */
-    uint64_t host_memory; /* that weights may take; 0: no bound */
-    uint64_t deadline_ns; /* of the iteration */
+    uint64_t host_memory;     /* that weights may take; 0: no bound */
+    uint64_t deadline_ns;     /* of the iteration */
 
     /* what plan_case_measure() fills in */
     uint64_t layer_ns;  /* the mean of all layers: in prefill the last one has less to do */

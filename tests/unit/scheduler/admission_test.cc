@@ -90,6 +90,15 @@ TEST(Foresee, PromptsLeaveAReserve) {
     EXPECT_EQ(play.run(0).first_ns, (43 + 43) * MS); // 32 rows and one in 54 ms, where 48 would fit 60
 }
 
+// What iterations of tokens and prompts compute for longer than the record says, by what they have lately taken.
+TEST(Foresee, MixedIterationsTakeWhatTheyHaveTaken) {
+    Play play;
+    play.at.mixed = 1.5;
+    play.running = {Play::generating(32, 1000)};
+    play.waiting = {Play::prompt(9, NEVER)};
+    EXPECT_EQ(play.run(0).first_ns, 30 * MS);
+}
+
 // The time of an iteration that waits for weights has room for prompts.
 TEST(Foresee, WhatCopiesTakeIsRoomForPrompts) {
     Play play;
@@ -184,7 +193,8 @@ TEST(Foresee, ACacheThatDoesNotHoldThemToTheirEndsIsOverfull) {
 
 // Llama 2 7B on an A10, its promises refused where they cannot be kept.
 struct Admitting {
-    Admitting(std::vector<struct slo_class> items, uint32_t max_sequences = 32, const struct record *record = nullptr)
+    Admitting(std::vector<struct slo_class> items, uint32_t max_sequences = 32, const struct record *record = nullptr,
+              bool prefix_cache = false)
         : rig(SimOptions{.hardware = "configs/hardware/a10.json"}) {
         log_set_level(LOG_ERROR);
         struct model_description description;
@@ -204,6 +214,7 @@ struct Admitting {
         config.device_memory = 24ull << 30;
         config.link_bytes_per_s = 24000000000;
         config.record = record;
+        config.prefix_cache = prefix_cache;
         must(engine_create(&config, model, rig.device, &engine));
     }
     ~Admitting() {
@@ -355,6 +366,39 @@ void expect_predicted(Admitting &engine, uint32_t warm_up_tokens) {
 TEST(Admission, APredictionIsWhatComesToPass) {
     Admitting engine({class_of("default", 20000, 0, ON_MISS_REFUSE)});
     expect_predicted(engine, 4);
+}
+
+// What the cache has of a prompt is not to be computed, nor what another computes before it; under another salt it is.
+TEST(Admission, CachedPrefixesCountAsComputed) {
+    const uint32_t tokens = 1700, shared = tokens / 16 * 16;
+    Admitting engine({class_of("default", 20000, 0, ON_MISS_REFUSE)}, 32, nullptr, true);
+    Asked first(tokens, 0), second(tokens, 0), third(tokens, 0), other(tokens, 0), salted(tokens, 0);
+    std::fill(other.prompt.begin() + 160, other.prompt.end(), 9);
+    salted.request.salt.bytes = 1;
+    salted.request.salt.text[0] = 's';
+    for (Asked *each : {&first, &second, &other, &salted}) {
+        each->request.arrival_ns = device_now_ns(engine.rig.device);
+        must(engine_submit(engine.engine, &each->request));
+    }
+    const uint64_t alone_ns = first.request.admission.predicted_ttft_ns;
+    EXPECT_EQ(first.request.admission.shared_tokens, 0u);
+    EXPECT_EQ(second.request.admission.shared_tokens, shared); // the first computes it
+    EXPECT_EQ(second.request.admission.cached_tokens, 0u);
+    EXPECT_LT(second.request.admission.predicted_ttft_ns, alone_ns * 3 / 2);
+    EXPECT_EQ(other.request.admission.shared_tokens, 160u);
+    EXPECT_EQ(salted.request.admission.shared_tokens, 0u);
+    run_to_end(engine.engine);
+
+    third.request.arrival_ns = device_now_ns(engine.rig.device);
+    must(engine_submit(engine.engine, &third.request));
+    EXPECT_EQ(third.request.admission.cached_tokens, shared);
+    EXPECT_LT(third.request.admission.predicted_ttft_ns, alone_ns / 4);
+    run_to_end(engine.engine);
+    for (const Asked *each : {&first, &second, &third, &other, &salted}) {
+        double predicted = (double)each->request.admission.predicted_ttft_ns;
+        double measured = (double)(each->request.outcome.first_token_ns - each->request.arrival_ns);
+        EXPECT_NEAR(measured / predicted, 1, 0.3) << each->request.id; // one that shares waits an iteration
+    }
 }
 
 // An engine that had nothing to do has looked at no clock since: what comes then is foreseen from when it comes.

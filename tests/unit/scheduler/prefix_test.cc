@@ -80,6 +80,23 @@ class Model {
         list.erase(std::find(list.begin(), list.end(), handle));
     }
 
+    // Whether it can be found or not, for want of a block before it.
+    bool is_entered(const std::string &salt, const Chain &chain) const {
+        return std::any_of(known.begin(), known.end(), [&](const auto &each) {
+            return each.second.entered && each.second.salt == salt && each.second.chain == chain;
+        });
+    }
+
+    uint64_t key_of(const struct cache_salt &salt, const Chain &chain) const {
+        std::vector<uint32_t> tokens;
+        for (const Block &block : chain) {
+            tokens.insert(tokens.end(), block.begin(), block.end());
+        }
+        std::vector<uint64_t> keys(chain.size());
+        prefix_keys(prefix, &salt, tokens.data(), (uint32_t)chain.size(), keys.data());
+        return keys.back();
+    }
+
     // A sequence comes: it holds what is found of its chain, and enters new blocks after that.
     void come() {
         Sequence sequence;
@@ -91,6 +108,7 @@ class Model {
         for (uint32_t i = 0; i < length; i++) {
             chain.push_back(draw_block());
             uint32_t want = find(sequence.salt, chain), found = PREFIX_NOBODY;
+            ASSERT_EQ(prefix_may_know(prefix, key_of(salt, chain)), is_entered(sequence.salt, chain));
             if (i == 0 || known[parent].entered) {
                 found = prefix_find(prefix, parent, &salt, chain.back().data());
                 ASSERT_EQ(found, want);
