@@ -98,7 +98,7 @@ static struct status open_device(const struct config *config, struct runtime *ru
         .hardware = *hardware ? hardware : NULL,
         .no_graphs = strcmp(config->cuda_graphs, "off") == 0,
     };
-    return status_context(device_open(&device, &runtime->device), "device %s", config->device);
+    return device_open(&device, &runtime->device);
 }
 
 static struct status create_engine(const struct config *config, struct runtime *runtime) {

@@ -1,5 +1,9 @@
 // The index of a row's largest logit: a block of threads for each row, one pass over memory.
 //
+// Roofline: 4 bytes and some 5 instructions a token. The head has just written the row: it is in L2, from which one
+// multiprocessor reads about 64 bytes a cycle: 128256 tokens take 5 us at 1.7 GHz, on H100 as on A10, all rows beside
+// each other.
+//
 // Which of two wins does not depend on the order in which they meet: the larger, and of equals the lower index.
 #include "kernels/cuda/kernel.cuh"
 

@@ -168,7 +168,7 @@ static struct status cuda_open(const struct device_config *config, struct device
     if (status_failed(&status)) {
         cudaGetLastError();
         destroy(device);
-        return status_context(status, "device cuda");
+        return status;
     }
     *out = &device->base;
     return STATUS_SUCCESS;

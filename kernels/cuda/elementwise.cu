@@ -1,4 +1,8 @@
-// Activations and scaling: each value by itself, four of them a thread. Bound by memory.
+// Activations and scaling: each value by itself, four of them a thread.
+//
+// Roofline: a gated value is 8 bytes read, 4 written and some 20 instructions (an exponential and a division), others 4
+// bytes less. 512 rows of 11008 are 68 MB: 20 us of H100's 3.35 TB/s, 113 us of A10's 600 GB/s (less where L2 has what
+// the product before has written), against 4 and 7 us of instructions: memory is the limit. One row is a launch.
 #include "kernels/cuda/kernel.cuh"
 
 namespace {

@@ -1,4 +1,8 @@
 // Writes keys and values of one layer into the paged cache, in 16 bits.
+//
+// Roofline: 4 bytes read and 2 written a value, nothing computed. A row of 8 heads of 128 dimensions is 12 KB: 512 rows
+// take 2 us of H100's 3.35 TB/s and 10 us of A10's 600 GB/s: memory is the limit, and below some hundred rows the
+// launch.
 #include "kernels/cuda/kernel.cuh"
 
 #include <cuda_bf16.h>

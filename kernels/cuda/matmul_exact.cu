@@ -5,6 +5,11 @@
 // lane loads the activations that it multiplies. A block of 8 warps makes 16 outputs of up to 8 rows, a warp a span
 // (matmul.cuh); a lane holds the weights of two outputs, whose chains its group's four lanes share: chain t has the
 // columns 4t .. 4t+3 and 16+4t .. 16+4t+3 of each block, and the output is (chain 0 + chain 1) + (chain 2 + chain 3).
+//
+// Roofline: a weight is 8 multiply-adds and about as many loads and selections, whether there are 8 rows or one: 1.7 T
+// weights a second on H100 (132 multiprocessors of 128 lanes at 1.7 GHz) and 0.9 T on A10. F32 weights come at 0.84 T
+// and 0.15 T a second at most: memory is the limit up to 8 rows; of quantized ones (0.56 bytes) instructions are on
+// H100.
 #include "kernels/cuda/matmul.cuh"
 
 namespace {

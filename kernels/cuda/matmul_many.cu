@@ -10,10 +10,11 @@
 // instructions to scale its 16x8 dot products, so instructions are the limit: on Hopper, which issues one a cycle in
 // each of 4 quarters, 4 * 4096 / 17 = 960 multiply-adds a cycle and multiprocessor, which is 47 % of its dense bf16
 // rate and about 65 % of what cuBLAS reaches with that; on A100, whose f32 units take two cycles for a warp, 500 (49 %
-// of its bf16 rate). This price buys exact integer sums and with them the same tokens in every batch. For 16-bit
-// weights there is nothing to scale: mma.sync reaches about 60 % of Hopper's rate (the rest needs wgmma), and a block's
-// (256 + 64) * 2 bytes a column from L2 for 16384 multiply-adds are 28 a cycle at 720 of them: L2 is the limit there,
-// at 35 % of the rate on Hopper; on A100 and Ada it is not.
+// of its bf16 rate); on A10, whose f32 units take one, 960, and its tensor cores make 1020 in int8: both are the limit,
+// above its bf16 rate of 512. This price buys exact integer sums and with them the same tokens in every batch. For
+// 16-bit weights there is nothing to scale: mma.sync reaches about 60 % of Hopper's rate (the rest needs wgmma), and a
+// block's (256 + 64) * 2 bytes a column from L2 for 16384 multiply-adds are 28 a cycle at 720 of them: L2 is the limit
+// there, at 35 % of the rate on Hopper; on A100 and Ada it is not.
 #include "kernels/cuda/matmul.cuh"
 
 namespace {

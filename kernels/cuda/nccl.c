@@ -50,7 +50,7 @@ static struct status create(struct device *const *devices, uint32_t ranks, struc
     }
     if (status_failed(&status)) {
         destroy(collective);
-        return status_context(status, "device cuda");
+        return status;
     }
     collective->ranks = ranks;
     *out = collective;

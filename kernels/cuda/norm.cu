@@ -1,7 +1,12 @@
 // Norms: a block of threads for each row.
 //
 // Sums go in one order whatever the number of rows: a thread adds the groups of four values that are its own, a warp
-// its threads, the block its warps. Bound by memory: a row is read once from it and again from the cache.
+// its threads, the block its warps.
+//
+// Roofline: 4 bytes read and 4 written a value, 4 more read where it is added; what a row is read for a second and
+// third time comes from L1. 512 rows of 4096 are 17 MB: 5 us of H100's 3.35 TB/s and 28 us of A10's 600 GB/s, with 10
+// instructions a value, a tenth of that: memory is the limit. A single row is one multiprocessor's, two or three rounds
+// of latency, some 3 us. The residual is no pass of its own: the product before has added to it (struct matmul_part).
 #include "kernels/cuda/kernel.cuh"
 
 namespace {

@@ -1,4 +1,8 @@
 // Rotary embedding: a thread for each angle, and for each pair of values that is turned.
+//
+// Roofline: a pair is 8 bytes read, 8 written and 4 operations; its angle, 8 bytes more, is from the cache, for all
+// heads share it. 512 rows of 40 heads of 64 pairs are 21 MB: 6 us of H100's 3.35 TB/s and 35 us of A10's 600 GB/s:
+// memory is the limit. Angles, some 40 instructions each, are one launch an iteration: 64 a row.
 #include "kernels/cuda/kernel.cuh"
 
 namespace {

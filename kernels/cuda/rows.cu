@@ -1,5 +1,9 @@
 // Whole rows of tables: embeddings dequantized from packed weights, learned positions, and the rows whose logits are
 // wanted. A block of threads for each row. An id outside its table is reported, and its row is left alone.
+//
+// Roofline: nothing is computed but codes unpacked. A value is 4 bytes written and its packed bytes read (0.56 in Q4_0,
+// 2 in BF16), each by a load of up to 16 that its neighbours repeat from L1; sums and gathers are 12 and 8 bytes. 512
+// rows of 4096 are 10 to 25 MB: 3 to 8 us of H100's 3.35 TB/s and 16 to 42 us of A10's 600 GB/s, once an iteration.
 #include "kernels/cuda/dequant.cuh"
 
 namespace {

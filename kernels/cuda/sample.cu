@@ -2,9 +2,10 @@
 //
 // Roofline: the row crosses the memory bus once, 4 bytes a token, and is read from L2 after that. A pass that weighs
 // tokens takes about 30 instructions for each, so that one multiprocessor (128 lanes) is at least 7 us at 49152 tokens
-// and 1.7 GHz, against 1.5 us that its share of L2 takes for the bytes; rows run beside each other. Passes: one for the
-// largest, two to draw (one with top_k or top_p, which take three each), two for a score. A model's own pass over its
-// weights takes some hundred times as long.
+// and 1.7 GHz, on H100 as on A10, against 1.5 us that its share of L2 takes for the bytes: instructions are the limit;
+// rows run beside each other. Passes: one for the largest, one that weighs slices, from one of which the token is
+// drawn, three for each of top_k and top_p, two for a score. A model's own pass over its weights takes some hundred
+// times as long.
 //
 // Weights are whole numbers (kernels/sample_math.h): no sum depends on the order of additions, nor on THREADS. A row is
 // cut into slices of neighbours, a warp each at a time; what is found of a slice is kept in shared memory.

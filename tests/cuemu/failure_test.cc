@@ -156,7 +156,7 @@ TEST_F(Failure, OneOfSeveralGpus) {
     struct device *device = nullptr;
     struct status status = device_open(&config, &device);
     EXPECT_EQ(status.code, STATUS_DEVICE);
-    EXPECT_TRUE(contains(status.message, "rank 2: device cuda: it takes GPU 2 and there are 2")) << status.message;
+    EXPECT_TRUE(contains(status.message, "device cuda: rank 2: it takes GPU 2 and there are 2")) << status.message;
     config.ranks = 2;
     cuemu_fail_call("dlopen", 0, cudaErrorNotSupported);
     status = device_open(&config, &device);
