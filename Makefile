@@ -82,8 +82,10 @@ endif
 $(PLAIN)/version.stamp: FORCE
 	$(call stamp,$(VERSION) $(COMMIT))
 
-$(PLAIN)/%_avx512.o: private CFLAGS += $(ISA_avx512)
-$(PLAIN)/%_avx2.o: private CFLAGS += $(ISA_avx2)
+# No fuzz target computes: instrumenting the kernels that it is linked with would be most of the time of its build.
+KERNEL_CFLAGS = $(if $(filter fuzz,$(VARIANT)),$(filter-out $(SAN),$(CFLAGS)),$(CFLAGS))
+$(PLAIN)/%_avx512.o: private CFLAGS := $(KERNEL_CFLAGS) $(ISA_avx512)
+$(PLAIN)/%_avx2.o: private CFLAGS := $(KERNEL_CFLAGS) $(ISA_avx2)
 # Packing is pure and comes before any stream; under the thread sanitizer it would be most of the time of every test
 # that loads a model.
 build/tsan/kernels/cpu/pack.o: private CFLAGS += -fno-sanitize=thread

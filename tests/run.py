@@ -350,9 +350,20 @@ def unit_tests(runner, variant, without, limit, prefix, **environment):
     return outcome.add(in_parallel(1, run, alone))
 
 
+def family_errors(log):
+    """What tests/unit/models/family_test.cc found, as a line: how far each family is from Hugging Face transformers."""
+    path = os.path.join(LOGS, log)
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        errors = re.findall(r"^(\w+) +safetensors \w+: (\S+)$", file.read(), re.MULTILINE)
+    return ["relative error of logits to transformers': " + ", ".join(map(" ".join, errors))] if errors else []
+
+
 def suite_unit(runner, _options):
     failed = make(runner, "release", "all", "benches")
     outcome = unit_tests(runner, "release", (), 120, [])
+    outcome.notes += family_errors("release-models-family_test.log")
     return outcome.add(failed) if failed else outcome
 
 
@@ -443,6 +454,7 @@ def suite_cuemu(runner, _options):
     if os.path.exists(counts):
         kernels = count_kernels(counts)
         totals = [sum(row[i] for row in kernels.values()) for i in range(3)]
+        outcome.notes += family_errors("cuemu-models-family_test.log")
         outcome.notes.append(f"{len(kernels)} kernels in {totals[1]} shapes: {totals[0]} launches, {totals[2]} threads")
     return outcome
 
@@ -469,15 +481,19 @@ def cuda_without_gpu(runner):
     """The program with the cuda device starts where there is no driver, and says what is wrong only when asked for it."""
     if not os.path.exists(MODEL):
         return Outcome.skip("serve --device cuda", "the demo model is not here (sh scripts/setup demo)")
-    command = ["build/release-cuda/metronome", "generate", "--model", MODEL, "--prompt", "Hello", "--max-tokens", "2"]
-    served, text = runner.run("cuda-build-on-cpu", command + ["--device", "cpu"], 60)
+    generate = ["build/release-cuda/metronome", "generate", "--model", MODEL, "--prompt", "Hello", "--max-tokens", "2"]
+    served, text = runner.run("cuda-build-on-cpu", generate + ["--device", "cpu"], 60)
     outcome = Outcome.one("the cuda build serves cpu", served == 0, text)
-    refused, text = runner.run("cuda-without-gpu", command + ["--device", "cuda"], 60)
+    refused, text = runner.run("cuda-generate", generate + ["--device", "cuda"], 60)
     if refused == 0:
         return outcome.add(Outcome.one("the cuda build serves cuda", True))
-    clear = re.search(r"device cuda: (there is no NVIDIA driver|the NVIDIA driver is too old|there is a driver and no GPU)",
-                      text)
-    return outcome.add(Outcome.one("without a GPU cuda is refused in clear words", bool(clear), text))
+    serve = ["build/release-cuda/metronome", "serve", "--model", MODEL, "--port", "0", "--device", "cuda"]
+    for name, (status, text) in (("generate", (refused, text)), ("serve", runner.run("cuda-serve", serve, 60))):
+        clear = re.search(r"^metronome: device cuda: (there is no NVIDIA driver|the NVIDIA driver is too old|there is a "
+                          "driver and no GPU)", text, re.MULTILINE)
+        outcome.add(Outcome.one(f"without a GPU {name} --device cuda is refused in clear words",
+                                bool(clear) and status == 1, text))
+    return outcome
 
 
 # ---- fuzzing ----

@@ -123,6 +123,13 @@ class Run(unittest.TestCase):
         self.assertEqual((status, last), (1, "3 passed, 2 failed, 2 skipped"))
         self.assertIn("base/ugly_test: A.Last: exit status -6", output)
 
+    def test_what_families_are_off_by_is_said(self):
+        self.write("tests/unit/models/family_test.cc", "")
+        path = self.write("build/release/tests/models/family_test", PROGRAM.format(python=sys.executable, end="pass").replace(
+            "import json", "print('llama    safetensors F32: 1.4e-06\\nopt      safetensors F32: 4.1e-06\\nopt gguf: 2e-06')\nimport json"))
+        os.chmod(path, os.stat(path).st_mode | stat.S_IXUSR)
+        self.assertIn("    relative error of logits to transformers': llama 1.4e-06, opt 4.1e-06\n", self.run_tests("unit")[1])
+
     def test_a_program_that_fails_after_its_tests(self):
         self.program("leaks", "leak")
         self.assertEqual(self.run_tests("unit")[::2], (1, "1 passed, 1 failed, 1 skipped"))
