@@ -183,10 +183,16 @@ UNIT_TESTS := $(patsubst tests/unit/%.cc,$(BUILD)/tests/%,$(shell find tests/uni
 .PHONY: unit
 unit: $(filter $(TESTS),$(UNIT_TESTS)) ## every unit test's program, not run
 
-$(PLAIN)/tests/%.o: tests/unit/%.cc $(PLAIN)/flags.stamp
+# The headers that all of them include, precompiled.
+PRELUDE := $(PLAIN)/tests/prelude.h
+$(PRELUDE).gch: tests/unit/prelude.h $(PLAIN)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,C++,$@)
-	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
+	$(Q)$(CXX) $(filter-out -MMD -MP,$(CPPFLAGS)) $(CXXFLAGS) -x c++-header $< -o $@
+$(PLAIN)/tests/%.o: tests/unit/%.cc $(PLAIN)/flags.stamp $(PRELUDE).gch
+	@mkdir -p $(@D)
+	$(call say,C++,$@)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -include $(PRELUDE) -c $< -o $@
 
 define room_tests
 $(BUILD)/tests/$(1)/%_test: $(PLAIN)/tests/$(1)/%_test.o $(PLAIN)/tests/threads.o $(LIBS_$(1))
