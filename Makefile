@@ -25,6 +25,7 @@ CFLAGS   += -std=gnu17 -g $(FP) $(WARN) -Wstrict-prototypes -Wmissing-prototypes
 CXXFLAGS += -std=c++17 -g1 $(FP) -Wall -Wextra -Werror -pthread
 LDLIBS   += $(shell pkg-config --libs $(PKG)) -lm -pthread
 
+comma := ,
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
 SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -35,8 +36,9 @@ OPT_tsan    := -O1 -fno-var-tracking
 OPT_fuzz    := -O1
 SAN      := $(SAN_$(VARIANT))
 CFLAGS   += $(OPT_$(VARIANT)) $(SAN)
-# Tests compile longer than they run: under the sanitizers, which double that, they are not optimized.
-CXXFLAGS += $(if $(SAN),-O0,-O1) $(SAN)
+# Tests compile longer than they run: under the sanitizers, which double that, they are not optimized, and it is the
+# house whose undefined behaviour is looked for.
+CXXFLAGS += $(if $(SAN),-O0,-O1) $(subst address$(comma)undefined,address,$(SAN))
 LDFLAGS  += $(SAN)
 
 # Kernel files carry their instruction set in their names; the rest runs on any x86-64 (or anything else).
@@ -108,7 +110,6 @@ NVCC      := $(CUDA_HOME)/bin/nvcc
 # one PTX, of the least of them, which is half of the work: nothing of the newer ones is used.
 CUDA_LEAST ?= 80
 CUDA_ARCHITECTURES ?= 80 86 89 90
-comma := ,
 space := $() $()
 CUDA_CODE := $(subst $(space),$(comma),$(patsubst %,sm_%,$(CUDA_ARCHITECTURES)) compute_$(CUDA_LEAST))
 # What ptxas says of every kernel is kept beside the object, for tests/tools/cuda_resources.py.
@@ -156,7 +157,7 @@ endif
 
 define room_library
 $(BUILD)/lib$(1).a: $(filter-out $(MAIN),$(call objects,$(1)))$(if $(filter kernels,$(1)), $(CUDA_OBJECTS) $(CUEMU_OBJECTS))
-	@rm -f $$@
+	@mkdir -p $$(@D) && rm -f $$@
 	$$(call say,AR,$$@)
 	$(Q)ar rcs $$@ $$^
 endef
