@@ -74,6 +74,7 @@ struct engine {
     uint32_t running_count;
     const struct sequence **table_owner; /* (max_sequences) whose addresses the rows of the block table are */
     bool *table_kept;                    /* (max_sequences) by those of this iteration */
+    bool stumbled;                       /* tokens of this iteration were late, the first of their sequences to be so */
     bool parks_idle;                     /* blocks that nobody holds do park, ... */
     uint32_t parks;                      /* ... and so many more before the next iteration */
     struct sequence_queue waiting;       /* preempted ones at the front, then by when their first token is due */
@@ -82,6 +83,7 @@ struct engine {
     bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
     uint32_t soon_blocks;     /* KV blocks that sequences hold, or that they and the next in line may soon take */
     uint32_t room_blocks;     /* the same, if every place were taken */
+    struct reserve reserve;   /* that tokens are to be ahead */
     double mixed_ratio;       /* iterations of tokens and prompts: measured over recorded, lately */
     uint64_t mixed_ns;        /* the record's for the iteration in hand, if it is one; else 0 */
     double paced_measured_ns; /* iterations lately, copies not waited for; and what the record says of them */
@@ -92,8 +94,6 @@ struct engine {
     uint64_t blocked_ns;        /* since the last one: waiting for room in the ring of events */
     uint64_t normal_ns[32];     /* what iterations without prompts take, by powers of two of their rows */
     uint32_t prompt_steps;      /* what deadlines_prompt_rows() found last */
-    struct reserve reserve;     /* that tokens are to be ahead */
-    bool stumbled;              /* tokens of this iteration were late, the first of their sequences to be so */
     uint32_t prompt_held;       /* iterations for which the prompt that is next has been held back */
     uint32_t since_prompt;      /* iterations without prompts, by now */
     uint32_t event_tail;        /* of the ring: where the next event goes, */
