@@ -24,7 +24,7 @@ static const struct flag flags[] = {
      "cpu, cuda: the device has room for so many % of the layers' weights, 30, 50 or 70; all three if not given"},
     {"quick", NULL, "two cells of the grid and nothing else, on cpu and cuda one: to see that it runs"},
     {"full", NULL,
-     "32 cells of the grid in place of 9: half an hour; elsewhere 12 in place of 6 and more rounds: as long"},
+     "32 cells of the grid in place of 9: half an hour; elsewhere 15 in place of 9 and more rounds: an hour"},
     {"paper", NULL, "the figures of the Select-N paper first"},
     {"svg", "FOLDER", "writes the frontiers as files, too: frontier-memory.svg and so on"},
     OUTPUT_FLAGS,
@@ -39,7 +39,7 @@ static void show_help(FILE *file) {
         "Every offload policy over a grid of models, memories, loads and promises on simulated hardware, each "
         "with\nthe options that are best for it, and the frontiers between promise and memory, throughput "
         "and context.\nThe same command gives the same figures; some minutes. With --device cpu or cuda the policies "
-        "are measured in turn,\nwith a real model on this machine, on cpu behind a paced link; seven minutes.\n\n");
+        "are measured in turn,\nwith a real model on this machine, on cpu behind a paced link; twenty minutes.\n\n");
     arguments_help(file, flags, FLAGS, false);
 }
 
