@@ -158,21 +158,21 @@ static const struct sequence *next_prompt(const struct engine *engine) {
 }
 
 /* Where the fewest rows of a prompt would make a token late, and an iteration without them would not, a prompt whose
- * first token nobody was promised waits until the tokens are ahead enough. */
+ * first token is to come, and nobody was promised when, waits until the tokens are ahead enough. */
 static bool holds_prompt(const struct engine *engine, const struct sequence *prompt, uint64_t with_ns,
                          uint64_t without_ns, uint64_t now) {
-    bool gains = true;
+    bool gains = prompt->first_token_ns == 0 && deadlines_first_token(prompt) == NEVER;
     uint64_t left = NEVER;
-    for (uint32_t i = 0; i < engine->running_count; i++) {
+    for (uint32_t i = 0; i < engine->running_count && gains; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
             uint64_t own = time_left(sequence, now), usual = tpot_of(sequence);
             own = own < NEVER ? own : usual; /* late already: it need not fall further behind */
             left = own < left ? own : left;
-            gains = gains && without_ns < usual;
+            gains = without_ns < usual;
         }
     }
-    return gains && with_ns > left && deadlines_first_token(prompt) == NEVER && engine->prompt_held < MOST_HELD;
+    return gains && with_ns > left && engine->prompt_held < MOST_HELD;
 }
 
 uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now) {
