@@ -12,13 +12,17 @@ void histogram_init(struct histogram *histogram, const double *upper, uint32_t b
 }
 
 void histogram_observe(struct histogram *histogram, double value) {
+    histogram_observe_many(histogram, value, 1);
+}
+
+void histogram_observe_many(struct histogram *histogram, double value, uint64_t times) {
     uint32_t bucket = 0;
     while (bucket < histogram->bounds && value > histogram->upper[bucket]) {
         bucket++;
     }
-    __atomic_store_n(&histogram->counts[bucket], histogram->counts[bucket] + 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&histogram->total, histogram->total + 1, __ATOMIC_RELAXED);
-    double sum = histogram->sum + value;
+    __atomic_store_n(&histogram->counts[bucket], histogram->counts[bucket] + times, __ATOMIC_RELAXED);
+    __atomic_store_n(&histogram->total, histogram->total + times, __ATOMIC_RELAXED);
+    double sum = histogram->sum + value * (double)times;
     __atomic_store(&histogram->sum, &sum, __ATOMIC_RELAXED);
 }
 

@@ -19,6 +19,8 @@ struct histogram {
 /* Copies `bounds` <= HISTOGRAM_MAX_BOUNDS ascending upper bounds. */
 void histogram_init(struct histogram *histogram, const double *upper, uint32_t bounds);
 void histogram_observe(struct histogram *histogram, double value);
+/* The same value so many times. */
+void histogram_observe_many(struct histogram *histogram, double value, uint64_t times);
 
 /* A copy whose numbers may be read plainly. */
 struct histogram histogram_read(const struct histogram *histogram);

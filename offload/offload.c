@@ -66,6 +66,7 @@ static struct status refuse_budget(const struct offload *offload, size_t weights
     size_t kv = (size_t)offload->kv_least * config->kv_block_bytes, needed = weights + ring + kv;
     char has[16], lacks[16], of_weights[16], of_kv[16], of_ring[16];
     bool streams = offload->tuned && offload->kv_group > 0 && config->kv_blocks_hot < config->kv_blocks_wanted;
+    bool by_hand = strcmp(offload->policy->name, "flexgen") == 0; /* what leaves is its user's to say */
     return status_error(STATUS_NO_MEMORY,
                         "device_memory leaves %s for weights and KV cache; offload.policy \"%s\" needs %s of weights, "
                         "%s of staging and %s of KV cache: %s short. Raise device_memory%s, or lower context",
@@ -73,7 +74,9 @@ static struct status refuse_budget(const struct offload *offload, size_t weights
                         bytes_format(weights, of_weights, sizeof of_weights),
                         bytes_format(ring, of_ring, sizeof of_ring), bytes_format(kv, of_kv, sizeof of_kv),
                         bytes_format(needed - config->device_memory, lacks, sizeof lacks),
-                        streams ? " or offload.kv_host_memory" : "");
+                        streams   ? " or offload.kv_host_memory"
+                        : by_hand ? " or offload.percent"
+                                  : "");
 }
 
 /* ---- KV that is streamed ---- */

@@ -69,20 +69,27 @@ static uint32_t tokens_to_come(uint32_t most, double typical) {
     return expected > 0 ? expected : 1;
 }
 
-/* With as much to come as it may generate. */
-static struct foreseen foreseen_of(const struct sequence *sequence) {
-    uint32_t found = sequence->computed + sequence->found * KV_BLOCK_TOKENS;
-    uint32_t expected = sequence->expected * KV_BLOCK_TOKENS;
-    found = sequence->admitted_ns == 0 && expected > found ? expected : found;
+/* With `context` positions in the cache by the time that it runs, and as much to come as it may generate. */
+static struct foreseen foreseen_at(const struct sequence *sequence, uint32_t context) {
     bool generates = sequence->first_token_ns != 0 && sequence->count - sequence->computed == 1;
     return (struct foreseen){.due_ns = sequence->first_token_ns != 0 ? NEVER : deadlines_first_token(sequence),
-                             .tpot_ns = sequence->request->promise.tpot_ns,
-                             .left = generates ? 0 : sequence->count - found,
-                             .context = found,
+                             .tpot_ns = sequence->promise.tpot_ns,
+                             .left = generates ? 0 : sequence->count - context,
+                             .context = context,
                              .to_come = sequence->capacity - sequence->count,
                              .blocks = sequence->block_count,
                              .stays = sequence->preempted,
                              .gives_way = sequence->on_sufferance};
+}
+
+/* One that waits. What it holds, if it was preempted, counts as free. */
+static struct foreseen foreseen_waiting(const struct sequence *sequence) {
+    uint32_t found = sequence->computed + sequence->found * KV_BLOCK_TOKENS;
+    uint32_t expected = sequence->expected * KV_BLOCK_TOKENS;
+    found = sequence->admitted_ns == 0 && expected > found ? expected : found;
+    struct foreseen out = foreseen_at(sequence, found);
+    out.blocks = 0;
+    return out;
 }
 
 static uint32_t mean_left(const struct sequence_queue *queue) {
@@ -124,8 +131,7 @@ static void renew_expected(struct engine *engine, struct admission_view *view) {
         uint32_t shared = admission->shared_tokens > admission->cached_tokens ? admission->shared_tokens : 0;
         uint32_t known = known_blocks(engine, sequence->keys, sequence->key_count, sequence->expected);
         sequence->expected = known > shared / KV_BLOCK_TOKENS ? known : shared / KV_BLOCK_TOKENS;
-        view->waiting[*next] = foreseen_of(sequence);
-        view->waiting[*next].blocks = 0;
+        view->waiting[*next] = foreseen_waiting(sequence);
     }
 }
 
@@ -137,8 +143,7 @@ static void publish_waiting(struct engine *engine, struct admission_view *view) 
     view->waiting_version = line->version + 1;
     view->waiting_count = line->count;
     for (uint32_t i = 0; i < line->count && !(same && i > 0 && !queue_at(line, i - 1)->preempted); i++) {
-        view->waiting[i] = foreseen_of(queue_at(line, i));
-        view->waiting[i].blocks = 0; /* what preempted ones hold counts as free */
+        view->waiting[i] = foreseen_waiting(queue_at(line, i));
     }
 }
 
@@ -154,7 +159,7 @@ void admission_publish(struct engine *engine) {
     view->now_ns = now;
     view->running_count = engine->running_count;
     for (uint32_t i = 0; i < engine->running_count; i++) {
-        view->running[i] = foreseen_of(engine->running[i]);
+        view->running[i] = foreseen_at(engine->running[i], engine->running[i]->computed);
     }
     publish_waiting(engine, view);
     renew_expected(engine, view);
@@ -275,7 +280,6 @@ static void take_view(struct engine *engine, struct foresight *out) {
                               .most_running = engine->config.max_sequences,
                               .blocks_free = view->blocks_free,
                               .blocks_lent = view->blocks_lent,
-                              .block_tokens = KV_BLOCK_TOKENS,
                               .running = state->played,
                               .running_count = view->running_count,
                               .waiting = state->waiting,
@@ -296,7 +300,7 @@ static void take_view(struct engine *engine, struct foresight *out) {
     iteration_times_init(&state->times, engine->offload, &state->placement, view->pace);
     for (uint32_t i = 0; i < engine->submitted.count; i++) {
         const struct sequence *sequence = queue_at(&engine->submitted, i);
-        struct foreseen each = foreseen_of(sequence);
+        struct foreseen each = foreseen_waiting(sequence);
         each.to_come = tokens_to_come(each.to_come, view->typical);
         each.from_ns = sequence->request->arrival_ns;
         if (each.due_ns == NEVER) {

@@ -89,25 +89,50 @@ static bool is_end_token(const struct engine *engine, const struct sampling *sam
     return !sampling->ignore_eos && engine->tokenizer && tokenizer_is_end(engine->tokenizer, token);
 }
 
-static void note_token_time(struct engine *engine, struct sequence *sequence, uint64_t now) {
-    account_token(engine, sequence, deadlines_judge(sequence, now));
-    struct class_stats *own = &engine->class_stats[sequence->request->class_index];
-    pthread_mutex_lock(&engine->stats_lock);
-    if (sequence->first_token_ns == 0) {
-        sequence->first_token_ns = now;
-        double ttft_s = (double)(now - sequence->request->arrival_ns) / (double)NS_PER_S;
-        double queue_s = (double)(sequence->admitted_ns - sequence->request->arrival_ns) / (double)NS_PER_S;
-        histogram_observe(&engine->stats.ttft_s, ttft_s);
-        histogram_observe(&engine->stats.queue_s, queue_s);
-        histogram_observe(&own->ttft_s, ttft_s);
-        histogram_observe(&own->queue_s, queue_s);
-    } else {
-        double tpot_s = (double)(now - sequence->last_token_ns) / (double)NS_PER_S;
-        histogram_observe(&engine->stats.tpot_s, tpot_s);
-        histogram_observe(&own->tpot_s, tpot_s);
+/* The numbers of tokens but first ones: those of an iteration came as long after the ones before, most of them. */
+static void count_alike(struct engine *engine) {
+    const uint32_t tokens = engine->alike.tokens;
+    if (tokens > 0) {
+        const double tpot_s = (double)engine->alike.tpot_ns / (double)NS_PER_S;
+        pthread_mutex_lock(&engine->stats_lock);
+        histogram_observe_many(&engine->stats.tpot_s, tpot_s, tokens);
+        histogram_observe_many(&engine->class_stats[engine->alike.class_index].tpot_s, tpot_s, tokens);
+        engine->stats.generation_tokens += tokens;
+        pthread_mutex_unlock(&engine->stats_lock);
+        engine->alike.tokens = 0;
     }
+}
+
+static void count_later_token(struct engine *engine, uint64_t tpot_ns, uint32_t class_index) {
+    if (engine->alike.tpot_ns != tpot_ns || engine->alike.class_index != class_index) {
+        count_alike(engine);
+        engine->alike.tpot_ns = tpot_ns;
+        engine->alike.class_index = class_index;
+    }
+    engine->alike.tokens++;
+}
+
+static void count_first_token(struct engine *engine, const struct sequence *sequence, uint64_t now) {
+    struct class_stats *own = &engine->class_stats[sequence->request->class_index];
+    double ttft_s = (double)(now - sequence->request->arrival_ns) / (double)NS_PER_S;
+    double queue_s = (double)(sequence->admitted_ns - sequence->request->arrival_ns) / (double)NS_PER_S;
+    pthread_mutex_lock(&engine->stats_lock);
+    histogram_observe(&engine->stats.ttft_s, ttft_s);
+    histogram_observe(&engine->stats.queue_s, queue_s);
+    histogram_observe(&own->ttft_s, ttft_s);
+    histogram_observe(&own->queue_s, queue_s);
     engine->stats.generation_tokens++;
     pthread_mutex_unlock(&engine->stats_lock);
+}
+
+static void note_token_time(struct engine *engine, struct sequence *sequence, uint64_t now) {
+    account_token(engine, sequence, deadlines_judge(sequence, now));
+    if (sequence->first_token_ns == 0) {
+        sequence->first_token_ns = now;
+        count_first_token(engine, sequence, now);
+    } else {
+        count_later_token(engine, now - sequence->last_token_ns, sequence->request->class_index);
+    }
     if (sequence_generated(sequence) == 1) {
         admission_computed(engine, sequence);
         admission_first_token(engine, sequence, now);
@@ -245,6 +270,7 @@ void commit_iteration(struct engine *engine) {
         }
     }
     engine->running_count = kept;
+    count_alike(engine);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.prompt_tokens += prompt_tokens;
     engine->stats.recomputed_tokens += again;

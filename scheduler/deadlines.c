@@ -23,13 +23,13 @@
 #define PACE_ITERATIONS 32 /* of which the pace is a mean */
 
 uint64_t deadlines_first_token(const struct sequence *sequence) {
-    const struct request *request = sequence->request;
-    return request->promise.ttft_ns > 0 ? request->arrival_ns + request->promise.ttft_ns : NEVER;
+    const uint64_t ttft_ns = sequence->promise.ttft_ns;
+    return ttft_ns > 0 ? sequence->request->arrival_ns + ttft_ns : NEVER;
 }
 
 /* When the next token of a sequence that has generated `generated` is due. */
 static uint64_t token_due(const struct sequence *sequence, uint32_t generated) {
-    const uint64_t tpot_ns = sequence->request->promise.tpot_ns;
+    const uint64_t tpot_ns = sequence->promise.tpot_ns;
     if (sequence->first_token_ns == 0) {
         return deadlines_first_token(sequence);
     }
@@ -65,7 +65,7 @@ static uint64_t time_left(const struct sequence *sequence, uint64_t now) {
 }
 
 static uint64_t tpot_of(const struct sequence *sequence) {
-    return sequence->request->promise.tpot_ns > 0 ? sequence->request->promise.tpot_ns : NEVER;
+    return sequence->promise.tpot_ns > 0 ? sequence->promise.tpot_ns : NEVER;
 }
 
 /* What its tokens are to be ahead. */

@@ -92,14 +92,18 @@ struct engine {
     uint64_t forward_ns;        /* when its work was given to the device, */
     uint64_t ended_ns;          /* and when that was done */
     uint64_t blocked_ns;        /* since the last one: waiting for room in the ring of events */
-    uint64_t normal_ns[32];     /* what iterations without prompts take, by powers of two of their rows */
-    uint32_t prompt_steps;      /* what deadlines_prompt_rows() found last */
-    uint32_t prompt_held;       /* iterations for which the prompt that is next has been held back */
-    uint32_t since_prompt;      /* iterations without prompts, by now */
-    uint32_t event_tail;        /* of the ring: where the next event goes, */
-    uint32_t events_staged;     /* the last ones before it cannot be polled yet, */
-    uint32_t event_room;        /* and so many more may come for tokens, as far as is known */
-    struct status fault;        /* of the device: everything fails after it */
+    struct {
+        uint64_t tpot_ns;
+        uint32_t class_index, tokens;
+    } alike;                /* tokens that came as long after the ones before, of one class, not yet counted */
+    uint64_t normal_ns[32]; /* what iterations without prompts take, by powers of two of their rows */
+    uint32_t prompt_steps;  /* what deadlines_prompt_rows() found last */
+    uint32_t prompt_held;   /* iterations for which the prompt that is next has been held back */
+    uint32_t since_prompt;  /* iterations without prompts, by now */
+    uint32_t event_tail;    /* of the ring: where the next event goes, */
+    uint32_t events_staged; /* the last ones before it cannot be polled yet, */
+    uint32_t event_room;    /* and so many more may come for tokens, as far as is known */
+    struct status fault;    /* of the device: everything fails after it */
 
     /* ---- under `lock`: the queues between the threads ---- */
     pthread_mutex_t lock;

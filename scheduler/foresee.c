@@ -1,6 +1,7 @@
 #include "scheduler/foresee.h"
 
 #include "base/check.h"
+#include "kernels/ops.h"
 
 #define NEVER UINT64_MAX
 
@@ -112,8 +113,8 @@ static uint32_t chunk_of(const struct play *play, const struct foreseen *sequenc
 }
 
 /* Blocks that a sequence holds at the end of `more` further tokens. */
-static uint32_t blocks_after(const struct foresight *at, const struct foreseen *sequence, uint32_t more) {
-    return (sequence->context + sequence->left + more + at->block_tokens - 1) / at->block_tokens;
+static uint32_t blocks_after(const struct foreseen *sequence, uint32_t more) {
+    return (sequence->context + sequence->left + more + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
 }
 
 /* Do the running ones together ever need more blocks than there are? All grow by a token an iteration, so that the most
@@ -128,7 +129,7 @@ static bool is_overfull(const struct foresight *at) {
         for (uint32_t j = 0; j < at->running_count; j++) {
             const struct foreseen *other = &at->running[j];
             bool there = other->to_come >= at->running[i].to_come && !other->gives_way;
-            needed += there ? blocks_after(at, other, at->running[i].to_come) : 0;
+            needed += there ? blocks_after(other, at->running[i].to_come) : 0;
         }
         if (needed > held && !at->running[i].gives_way) {
             return true;
@@ -219,7 +220,7 @@ static bool admit(struct play *play, uint32_t rows) {
     bool theirs, gave_way = false;
     struct foreseen next;
     while (take_next(play, &next, &theirs)) {
-        uint32_t blocks = blocks_after(at, &next, 1);
+        uint32_t blocks = blocks_after(&next, 1);
         if (rows > 0 && !theirs) {
             gave_way = make_way(at, blocks) || gave_way;
         }
@@ -244,7 +245,7 @@ static bool admit(struct play *play, uint32_t rows) {
 
 /* Gives a sequence blocks for what it has come to, as far as there are any. */
 static void grow(struct foresight *at, struct foreseen *sequence) {
-    uint32_t blocks = blocks_after(at, sequence, 1);
+    uint32_t blocks = blocks_after(sequence, 1);
     uint32_t more = blocks > sequence->blocks ? blocks - sequence->blocks : 0;
     more = more < at->blocks_free ? more : at->blocks_free;
     at->blocks_free -= more;
@@ -297,7 +298,7 @@ static uint32_t alike(const struct play *play, uint64_t until_ns, uint64_t itera
         most = sequence->to_come - 1 < most ? sequence->to_come - 1 : most;
     }
     for (uint32_t i = 0; i < at->running_count; i++) {
-        uint32_t blocks = blocks_after(at, &at->running[i], (uint32_t)most + 1);
+        uint32_t blocks = blocks_after(&at->running[i], (uint32_t)most + 1);
         growth += blocks > at->running[i].blocks ? blocks - at->running[i].blocks : 0;
     }
     return most > 1 && growth <= at->blocks_free ? (uint32_t)most : 1;
@@ -386,7 +387,10 @@ static void iterate(struct play *play, uint64_t until_ns) {
     for (uint32_t i = 0; i < at->running_count; i++) {
         struct foreseen *sequence = &at->running[i];
         if (advance(play, sequence, iterations)) {
-            at->running[kept++] = *sequence;
+            if (kept < i) { /* else it is where it was, and its fields were written just now */
+                at->running[kept] = *sequence;
+            }
+            kept++;
         }
     }
     at->running_count = kept;

@@ -21,6 +21,7 @@ struct status sequence_create(struct request *request, const struct tokenizer *t
         return status_error(STATUS_NO_MEMORY, "no memory for a request");
     }
     sequence->request = request;
+    sequence->promise = request->promise;
     sequence->seed = seed;
     sequence->capacity = capacity;
     sequence->count = prompt;

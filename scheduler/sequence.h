@@ -17,32 +17,49 @@ struct account {
     uint64_t run; /* of late tokens, that the last one was put into; 0: it was in time */
 };
 
+/* What every iteration looks at comes first: hundreds of sequences are passed by a dozen times in one. */
 struct sequence {
     struct request *request;
-    uint64_t seed;
+    struct promise promise; /* the request's */
+    uint32_t count;         /* known tokens */
+    uint32_t capacity;      /* prompt + max_tokens, within the context */
+    uint32_t computed;      /* tokens whose KV is in the cache */
+    uint32_t block_count;   /* KV handles in `blocks` */
+    uint32_t resident;      /* blocks that are ready: the first ones, on the device or streamed; those after them are
+                               parked in host memory, but for some that another brought back */
+    uint32_t entered;       /* of its first blocks, that others can find (cache.c) */
+    uint32_t reached;       /* the most that `computed` has been */
+    bool preempted;         /* waits to go on */
+    bool on_sufferance;     /* runs, or ran, until one that can be in time needs its place */
+    bool pinned;            /* its blocks are: it runs */
+    bool late_first;        /* the first token came late, */
 
-    uint32_t *tokens;        /* (capacity) prompt, then generated */
-    uint32_t count;          /* known tokens */
-    uint32_t capacity;       /* prompt + max_tokens, within the context */
-    uint32_t computed;       /* tokens whose KV is in the cache */
+    uint64_t first_token_ns, last_token_ns; /* device_now_ns(); 0 until they happen */
+    uint32_t *tokens;                       /* (capacity) prompt, then generated */
+    uint32_t *blocks;                       /* (block_count) KV handles; room for `capacity` tokens */
+    /* this iteration's */
+    uint32_t scheduled;   /* rows */
+    uint32_t logit_begin; /* first of its logit rows */
+    uint32_t logit_count;
+    uint32_t table_row;     /* of the block table: its own, if table_owner says so, */
+    uint32_t table_count;   /* with the addresses of so many of its blocks */
+    uint64_t table_version; /* as of then */
+
+    struct account account;
+    struct sampler sampler;
+    struct detokenizer detokenizer;
+    struct stop_matcher stop;
+
+    uint64_t seed;
+    uint64_t admitted_ns;    /* 0: it never ran */
+    uint32_t late_later;     /* tokens but for the first that came late */
     uint32_t scored;         /* prompt tokens already reported, with echo */
     uint32_t prompt_counted; /* prompt tokens that the statistics have */
-    bool late_first;         /* the first token came late, */
-    uint32_t late_later;     /* and so many of the others */
-    uint32_t *blocks;        /* (block_count) KV handles; room for `capacity` tokens */
-    uint32_t block_count;
-    uint32_t resident;     /* blocks that are ready: the first ones, on the device or streamed; those after them are
-                              parked in host memory, but for some that another brought back */
     uint32_t streamed;     /* where to look for the next block to be streamed (stream.c): none before is on the device,
                               but for some that came back */
-    bool preempted;        /* waits to go on */
-    bool on_sufferance;    /* runs, or ran, until one that can be in time needs its place */
     uint32_t preempted_at; /* `computed` when it was */
-    uint32_t reached;      /* the most that `computed` has been */
 
     /* the prefix cache (cache.c) */
-    bool pinned;            /* its blocks are: it runs */
-    uint32_t entered;       /* of its first blocks, that others can find */
     uint32_t found;         /* blocks that continue its own, behind them in `blocks`, not held yet */
     uint64_t looked;        /* the index' version when they were looked for, plus 1; 0: look again */
     uint32_t fetches;       /* iterations in which what it found came back for it */
@@ -52,22 +69,6 @@ struct sequence {
     uint32_t expected; /* while it waits: blocks that it will not have to compute, as far as is known */
     uint32_t pending;  /* its place among those whose prompts are to be computed (admission.c), and 1; 0: none. Under
                           the engine's lock */
-
-    struct sampler sampler;
-    struct detokenizer detokenizer;
-    struct stop_matcher stop;
-
-    uint64_t admitted_ns, first_token_ns, last_token_ns; /* device_now_ns(); 0 until they happen */
-
-    struct account account;
-
-    /* this iteration's */
-    uint32_t scheduled;     /* rows */
-    uint32_t table_row;     /* of the block table: its own, if table_owner says so, */
-    uint32_t table_count;   /* with the addresses of so many of its blocks */
-    uint64_t table_version; /* as of then */
-    uint32_t logit_begin;   /* first of its logit rows */
-    uint32_t logit_count;
 };
 
 static inline uint32_t sequence_generated(const struct sequence *sequence) {

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Shows two classes of promises under overload with the demo model, over HTTP, and a reload that goes wrong.
 
-Usage: scripts/slo_show.py [--program FILE] [--svg FILE] [--seconds N]
+Usage: scripts/slo_show.py [--program FILE] [--svg FILE] [--seconds N] [--log FILE]
 
 People ("interactive", refused where their promise would be broken) ask more than this machine can serve beside jobs
 ("batch", nothing promised) that always have something to do. Said is what the people who were admitted got, what was
 refused, and what was left for the jobs. The promise is set by what this machine gives, so that the show is the same on a
-slow one. Needs Python's standard library, a built program (make) and the demo model (sh scripts/setup demo).
+slow one. --log keeps what became of every request, for `metronome explain --log FILE`. Needs Python's standard
+library, a built program (make) and the demo model (sh scripts/setup demo).
 """
 
 import argparse
@@ -53,6 +54,8 @@ def ask(url, name, max_tokens, words, seed):
 
 def configure(options, classes):
     slo = {"slo": {"classes": classes, "default_class": "batch"}} if classes else {}
+    if classes and options.log:
+        slo["slo_log"] = os.path.abspath(options.log)
     return offload_show.Server(options, max_sequences=8, kv_tokens=8192, prefix_cache="off", **slo)
 
 
@@ -135,6 +138,7 @@ def main():
     parser.add_argument("--program", default=os.path.join(ROOT, "build", "release", "metronome"))
     parser.add_argument("--svg", default="")
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--log", default="")
     options = parser.parse_args()
     with configure(options, None) as server:
         ask(server.url, "default", 8, 100, 1)

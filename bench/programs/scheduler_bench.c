@@ -5,7 +5,8 @@
  * A described model on a described device (`sim`), so that there is nothing to compute; what `sim` itself takes to
  * enqueue and to wait (forward_run(), forward_wait()) is left out, and what the placement of weights takes
  * (offload_begin(), offload_end()) stands beside the rest: composing, deadlines, KV blocks, drawing, events, numbers.
- * Time of this thread alone, so that a machine with other things to do tells nearly the same. */
+ * What a submission takes, on the submitter's thread, stands beside that. Time of this thread alone, so that a machine
+ * with other things to do tells nearly the same. */
 #include "base/log.h"
 #include "models/description.h"
 #include "scheduler/engine.h"
@@ -93,9 +94,13 @@ struct load {
 static struct request requests[MOST_SEQUENCES + MOST_WAITING];
 static uint32_t prompts[MOST_SEQUENCES + MOST_WAITING][PROMPT];
 
+static double submit_us[STEPS]; /* of the last submissions: admission's look ahead is in it */
+static uint32_t submits;
+
 /* With a prompt like no other, so that all of it is computed. */
 static void submit(struct engine *engine, struct device *device, struct request *request, uint32_t output) {
     static uint32_t serial;
+    const uint64_t begin = own_time_ns();
     uint32_t *prompt = prompts[request - requests];
     prompt[0] = serial++ % VOCABULARY;
     *request = (struct request){.prompt = prompt,
@@ -104,6 +109,7 @@ static void submit(struct engine *engine, struct device *device, struct request 
                                 .arrival_ns = device_now_ns(device)};
     request->sampling.ignore_eos = true;
     check(engine_submit(engine, request));
+    submit_us[submits++ % STEPS] = (double)(own_time_ns() - begin) / 1e3;
 }
 
 /* Takes what came, and submits anew what ended. */
@@ -148,8 +154,12 @@ static void measure(struct engine *engine, struct device *device, const struct l
     engine_stats(engine, &stats);
     qsort(own_us, STEPS, sizeof *own_us, compare);
     qsort(placing_us, STEPS, sizeof *placing_us, compare);
-    printf("%-34s %-10s %7u %7u %10.1f %8.1f %10.1f %8.1f\n", load->name, load->policy, stats.running, stats.waiting,
-           own_us[STEPS / 2], own_us[STEPS * 99 / 100], placing_us[STEPS / 2], placing_us[STEPS * 99 / 100]);
+    const uint32_t last = submits < STEPS ? submits : STEPS;
+    qsort(submit_us, last, sizeof *submit_us, compare);
+    printf("%-34s %-10s %7u %7u %10.1f %8.1f %10.1f %8.1f %10.1f %8.1f\n", load->name, load->policy, stats.running,
+           stats.waiting, own_us[STEPS / 2], own_us[STEPS * 99 / 100], placing_us[STEPS / 2],
+           placing_us[STEPS * 99 / 100], submit_us[last / 2], submit_us[last * 99 / 100]);
+    submits = 0;
     fflush(stdout);
 }
 
@@ -189,9 +199,11 @@ int main(int argc, char **argv) {
     }
     log_set_level(LOG_WARN);
     printf("Llama 3 8B on an H100, simulated; %d prompt tokens; us of the processor an iteration\n\n", PROMPT);
-    printf(
-        "                                                                scheduler           placement\n"
-        "load                               policy     running waiting     median      99 %%     median     99 %%\n");
+    printf("                                                                scheduler           placement          a "
+           "submission\n"
+           "load                               policy     running waiting     median     99 %%     median     99 %%    "
+           " median     "
+           "99 %%\n");
     static const struct load loads[] = {
         {"all decode", "none", 0, 4000},
         {"all decode", "metronome", 0, 4000},

@@ -154,7 +154,8 @@ class Simulate(unittest.TestCase):
                 ((*CASE, "--find", "speed"), "neither rate nor memory", 2),
                 ((*CASE, "--find", "rate"), "--slo.ttft_ms", 2),
                 ((*CASE, "--requests", "1.5"), "not a whole number", 2),
-                ((*CASE, "--policy", "none", "--device_memory", "8GiB"), "short", 1)):
+                ((*CASE, "--policy", "none", "--device_memory", "8GiB"), "short", 1),
+                ((*CASE, "--policy", "flexgen", "--device_memory", "8GiB"), "device_memory or offload.percent", 1)):
             result = run_command("simulate", *arguments)
             self.assertEqual(result.returncode, status, f"{arguments}: {result.stdout}{result.stderr}")
             self.assertIn(words, result.stderr, arguments)

@@ -26,7 +26,6 @@ struct Play {
         at.most_rows = at.chunk = 64;
         at.most_running = 4;
         at.blocks_free = 100;
-        at.block_tokens = 16;
         at.behind_share = 8;
     }
     static struct foreseen prompt(uint32_t left, uint64_t due_ns, uint32_t to_come = 10) {
