@@ -74,6 +74,21 @@ TEST(Utf8, RefusesOverlongAndStray) {
                                        "b");
 }
 
+TEST(Histogram, ManyAtOnceAreAsManyOneByOne) {
+    const double bounds[] = {1, 2, 4};
+    struct histogram one, many;
+    histogram_init(&one, bounds, 3);
+    histogram_init(&many, bounds, 3);
+    for (int i = 0; i < 5; i++) {
+        histogram_observe(&one, 1.5);
+    }
+    histogram_observe(&one, 9);
+    histogram_observe_many(&many, 1.5, 5);
+    histogram_observe_many(&many, 9, 1);
+    EXPECT_EQ(memcmp(&one, &many, sizeof one), 0);
+    EXPECT_EQ(many.total, 6u);
+}
+
 TEST(Histogram, CountsSumsAndQuantiles) {
     struct histogram histogram;
     const double bounds[] = {1, 2, 4};
