@@ -43,7 +43,7 @@ struct foresight {
     double mixed; /* what those of tokens and prompts compute for longer than others, by the record's measure */
     uint32_t most_rows, chunk, most_running;
     uint32_t blocks_free, blocks_lent; /* lent: of the free ones, what weights need back */
-    struct foreseen *running; /* (running_count), room for most_running */
+    struct foreseen *running;          /* (running_count), room for most_running */
     uint32_t running_count;
     const struct foreseen *waiting; /* (waiting_count) in the order in which they are admitted */
     uint32_t waiting_count;
