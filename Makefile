@@ -382,7 +382,7 @@ tidy: ## clang-tidy
 format-check: ## is everything formatted?
 	$(CHECK) format
 format: ## reformat in place
-	$(Q)$(PYTHON) tests/tools/house.py --list | grep -E '\.(c|h|cc|cu)$$' | xargs clang-format -i
+	$(Q)$(PYTHON) tests/tools/house.py --list | grep -E '\.(c|h|cc|cuh?)$$' | xargs clang-format -i
 demo: ## serve a small model and stream a completion from it
 	@sh scripts/demo
 

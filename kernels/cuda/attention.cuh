@@ -296,7 +296,8 @@ template <enum kv_type TYPE> __device__ __forceinline__ uint4 finite_words(uint4
 }
 
 // Adds the step's values that are not finite, one by one, to the rows that see them. bits(token, dim) is one value. It
-// hardly ever runs: the loop over tokens stays one, for unrolled it takes the kernel's registers, and the compiler minutes.
+// hardly ever runs: the loop over tokens stays one, for unrolled it takes the kernel's registers, and the compiler
+// minutes.
 template <enum kv_type TYPE, int DIM, typename Bits>
 __device__ __forceinline__ void patch_values(SpanState<DIM> &state, const LaneRows &rows, uint32_t position,
                                              uint32_t head_dim, Bits bits, int lane) {
