@@ -1,14 +1,14 @@
 /* Who is admitted with which promise, decided when a request is submitted.
  *
- * After every iteration the engine publishes what admission has to know (struct admission_view, under the engine's
- * lock); the submitter's thread copies it, adds what has been submitted since and the request itself, and plays the
- * next iterations ahead (foresee.h) with the one model of time, at the pace that iterations have lately had. How far
- * such predictions are to be trusted is learnt from what came of them: a margin, for each class, that grows with every
- * first token that it did not cover and shrinks with the others, so that as many are late in the long run as the
- * class's percentile allows (the quantile tracking of adaptive conformal inference, Gibbs and Candes, arXiv
- * 2106.00170). A first token that is in time and was predicted to come early says nothing: what it had to spare was
- * lent to the offloading. Neither does one that the margin would cover by now, be it late: of many that were admitted
- * before the first of them was late, the first says it for all. */
+ * After every iteration, and before one that has taken what was submitted goes to the device, the engine publishes what
+ * admission has to know (struct admission_view, under the engine's lock); the submitter's thread copies it, adds what
+ * has been submitted since and the request itself, and plays the next iterations ahead (foresee.h) with the one model
+ * of time, at the pace that iterations have lately had. How far such predictions are to be trusted is learnt from what
+ * came of them: a margin, for each class, that grows with every first token that it did not cover and shrinks with the
+ * others, so that as many are late in the long run as the class's percentile allows (the quantile tracking of adaptive
+ * conformal inference, Gibbs and Candes, arXiv 2106.00170). A first token that is in time and was predicted to come
+ * early says nothing: what it had to spare was lent to the offloading. Neither does one that the margin would cover by
+ * now, be it late: of many that were admitted before the first of them was late, the first says it for all. */
 #include "scheduler/admission.h"
 #include "base/clock.h"
 #include "scheduler/engine_internal.h"

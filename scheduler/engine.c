@@ -418,6 +418,9 @@ struct status engine_step(struct engine *engine, bool *idle) {
         return STATUS_SUCCESS;
     }
     if (compose_iteration(engine) > 0) {
+        if (engine->taken > 0) { /* nobody else knows of them, and the iteration may be long */
+            admission_publish(engine);
+        }
         struct offload_demand demand = deadlines_demand(engine, begin);
         offload_begin(engine->offload, forward_stream(engine->forward), &demand);
         compose_block_table(engine);

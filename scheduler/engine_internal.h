@@ -79,6 +79,7 @@ struct engine {
     uint32_t parks;                      /* ... and so many more before the next iteration */
     struct sequence_queue waiting;       /* preempted ones at the front, then by when their first token is due */
     struct sequence_queue behind;        /* whose first token is not promised, or cannot come in time any more */
+    uint32_t taken;                      /* out of the queue of those submitted, for the iteration in hand */
     uint32_t admissions;                 /* so far, modulo BEHIND_SHARE */
     bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
     uint32_t soon_blocks;     /* KV blocks that sequences hold, or that they and the next in line may soon take */
@@ -179,7 +180,8 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
 /* admission.c */
 struct status admission_create(struct engine *engine);
 void admission_destroy(struct engine *engine);
-/* The engine's: after an iteration, when a first token has come, when a sequence has ended. */
+/* The engine's: after an iteration, and in one that has taken submissions once it is composed; when a first token has
+ * come, when a sequence has ended. */
 void admission_publish(struct engine *engine);
 void admission_first_token(struct engine *engine, const struct sequence *sequence, uint64_t now);
 void admission_ended(struct engine *engine, const struct sequence *sequence);

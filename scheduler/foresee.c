@@ -214,12 +214,21 @@ static bool take_next(const struct play *play, struct foreseen *next, bool *thei
     return (line || *theirs) && next->left + next->context > 0;
 }
 
+/* Once it is the turn of those behind, the first of those that run on sufferance stays. */
+static void take_turn(struct foresight *at) {
+    uint32_t giving_way = count_giving_way(at);
+    if (at->admissions + 1 == at->behind_share && giving_way > 0) {
+        at->running[at->running_count - giving_way].gives_way = false;
+        at->admissions = 0;
+    }
+}
+
 /* Admits as long as there are rows, places and blocks; returns whether some of those that ran gave way. */
 static bool admit(struct play *play, uint32_t rows) {
     struct foresight *at = play->at;
     bool theirs, gave_way = false;
     struct foreseen next;
-    while (take_next(play, &next, &theirs)) {
+    for (take_turn(at); take_next(play, &next, &theirs); take_turn(at)) {
         uint32_t blocks = blocks_after(&next, 1);
         if (rows > 0 && !theirs) {
             gave_way = make_way(at, blocks) || gave_way;

@@ -201,6 +201,7 @@ static void line_up(struct engine *engine, struct sequence *sequence) {
 
 bool engine_take_submitted(struct engine *engine) {
     pthread_mutex_lock(&engine->lock);
+    engine->taken = engine->submitted.count;
     while (engine->submitted.count > 0) {
         line_up(engine, queue_pop_front(&engine->submitted));
     }

@@ -169,6 +169,19 @@ TEST(Foresee, ThoseOnSufferanceGiveWay) {
     EXPECT_FALSE(seen.for_places);
 }
 
+// When the turn of those behind has come, one that runs on sufferance stays.
+TEST(Foresee, ATurnMakesOneOnSufferanceStay) {
+    Play play;
+    play.running = {4, Play::generating(32, 1000)};
+    play.running[3] = Play::generating(32, 5);
+    play.running[3].gives_way = true;
+    play.at.admissions = 7;
+    play.waiting = {Play::prompt(10, NEVER)};
+    struct foresaw seen = play.run(0);
+    EXPECT_EQ(seen.first_ns, (5 * 14 + 23) * MS);
+    EXPECT_TRUE(seen.for_places);
+}
+
 TEST(Foresee, OthersThatComeLateAreCounted) {
     Play play;
     play.waiting = {Play::prompt(64, 200 * MS), Play::prompt(64, 100 * MS), Play::prompt(64, 300 * MS)};
@@ -398,6 +411,57 @@ TEST(Admission, CachedPrefixesCountAsComputed) {
         double measured = (double)(each->request.outcome.first_token_ns - each->request.arrival_ns);
         EXPECT_NEAR(measured / predicted, 1, 0.3) << each->request.id; // one that shares waits an iteration
     }
+}
+
+// Submits a request while an iteration is under way: when the device writes the next line of its log.
+struct Meanwhile {
+    Meanwhile(Admitting *engine, Asked *asked) : engine(engine), asked(asked) {
+        cookie_io_functions_t functions = {};
+        functions.write = [](void *cookie, const char *, size_t bytes) {
+            static_cast<Meanwhile *>(cookie)->submit();
+            return (ssize_t)bytes;
+        };
+        log = fopencookie(this, "w", functions);
+        setvbuf(log, nullptr, _IONBF, 0);
+        sim_set_log(engine->rig.device, log);
+    }
+    ~Meanwhile() {
+        sim_set_log(engine->rig.device, nullptr);
+        fclose(log);
+    }
+    void submit() {
+        if (!submitted) {
+            submitted = true;
+            asked->request.arrival_ns = device_now_ns(engine->rig.device);
+            must(engine_submit(engine->engine, &asked->request));
+        }
+    }
+    Admitting *engine;
+    Asked *asked;
+    FILE *log = nullptr;
+    bool submitted = false;
+};
+
+// What an iteration has taken out of the queue is nowhere else until it ends, and its time is still to come.
+TEST(Admission, WhatTheIterationInHandHasTakenIsSeen) {
+    Admitting engine({class_of("default", 20000, 0, ON_MISS_REFUSE)});
+    Asked alone(1000, 0), first(3000, 0), second(1000, 0);
+    alone.request.arrival_ns = device_now_ns(engine.rig.device);
+    must(engine_submit(engine.engine, &alone.request));
+    run_to_end(engine.engine);
+    first.request.arrival_ns = device_now_ns(engine.rig.device);
+    must(engine_submit(engine.engine, &first.request));
+    {
+        Meanwhile meanwhile(&engine, &second);
+        bool idle = false;
+        must(engine_step(engine.engine, &idle));
+        EXPECT_TRUE(meanwhile.submitted);
+    }
+    EXPECT_GT(second.request.admission.predicted_ttft_ns, 3 * alone.request.admission.predicted_ttft_ns);
+    run_to_end(engine.engine);
+    double predicted = (double)second.request.admission.predicted_ttft_ns;
+    double measured = (double)(second.request.outcome.first_token_ns - second.request.arrival_ns);
+    EXPECT_NEAR(measured / predicted, 1, 0.25);
 }
 
 // An engine that had nothing to do has looked at no clock since: what comes then is foreseen from when it comes.
