@@ -79,7 +79,6 @@ struct engine {
     uint32_t parks;                      /* ... and so many more before the next iteration */
     struct sequence_queue waiting;       /* preempted ones at the front, then by when their first token is due */
     struct sequence_queue behind;        /* whose first token is not promised, or cannot come in time any more */
-    uint32_t taken;                      /* out of the queue of those submitted, for the iteration in hand */
     uint32_t admissions;                 /* so far, modulo BEHIND_SHARE */
     bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
     uint32_t soon_blocks;     /* KV blocks that sequences hold, or that they and the next in line may soon take */
@@ -101,6 +100,7 @@ struct engine {
     uint32_t prompt_steps;  /* what deadlines_prompt_rows() found last */
     uint32_t prompt_held;   /* iterations for which the prompt that is next has been held back */
     uint32_t since_prompt;  /* iterations without prompts, by now */
+    uint32_t taken;         /* out of the queue of those submitted, for the iteration in hand */
     uint32_t event_tail;    /* of the ring: where the next event goes, */
     uint32_t events_staged; /* the last ones before it cannot be polled yet, */
     uint32_t event_room;    /* and so many more may come for tokens, as far as is known */
