@@ -12,6 +12,9 @@
  * the device that takes less time than one slot's weights on the link. */
 #define CLEARED_SLOTS 4
 
+/* Iterations with room to spare after which the ring is as long as it was. */
+#define UNCROWDED 64
+
 /* Groups of KV that one iteration looks ahead for, a prediction each. */
 #define ROOM_GROUPS KV_MAX_GROUPS
 
@@ -38,8 +41,56 @@ static uint32_t blocks_in_the_way(const struct offload *offload) {
     return beyond < most ? beyond : most;
 }
 
+/* Would all weights fit the device besides some KV cache? */
+static bool weights_fit(const struct offload *offload) {
+    return (size_t)offload_total_slabs(&offload->config) * offload->arena.slot_bytes < offload->arena.bytes;
+}
+
+/* The ring while room is short, for a slot less is room for KV. Where all weights fit, iterations stream what compute
+ * hides (most_when_crowded()), and the ring is as long as gives the most room for the time of an iteration; where they
+ * do not fit, as frees the most by the deadline. */
+static uint32_t ring_when_crowded(const struct offload *offload, uint64_t deadline_ns) {
+    const struct plan_load load = offload_load_of(offload, 1, 1);
+    uint32_t total = offload_total_slabs(&offload->config), most = offload->plan.staging, best = most;
+    uint32_t hidden = (uint32_t)(plan_compute_ns(&load) / plan_slab_ns(&load));
+    hidden = hidden < total ? hidden : total;
+    if (offload->kv_stream > 0 || (!weights_fit(offload) && deadline_ns == UINT64_MAX)) {
+        return most;
+    }
+    if (!weights_fit(offload)) {
+        struct plan_limits limits = PLAN_UNLIMITED;
+        uint32_t staging = plan_choose(&load, deadline_ns, &limits, PLAN_NESTED).plan.staging;
+        best = staging > 0 && staging < most ? staging : most;
+    }
+    double room = (double)(offload->arena.bytes / offload->arena.slot_bytes) + hidden - total, best_rate = 0;
+    for (uint32_t staging = most; weights_fit(offload) && staging * load.layers >= hidden && staging > 1; staging--) {
+        struct plan plan;
+        plan_nested(&load, hidden, staging, &plan);
+        double rate = (room - staging) / (double)plan_predict(&load, &plan).iteration_ns;
+        if (rate > best_rate) {
+            best_rate = rate;
+            best = staging;
+        }
+    }
+    return best;
+}
+
+/* The ring for this iteration: shorter at once when room is short, as long as it was when there has been room for a
+ * while, and that without a slab that has to leave for it. */
+static uint32_t ring_wanted(struct offload *offload, bool crowded) {
+    const struct offload_config *config = &offload->config;
+    uint32_t now = offload->plan.staging, wanted = crowded ? offload->ring_crowded : offload->ring;
+    offload->uncrowded = crowded ? 0 : offload->uncrowded + 1;
+    if (wanted == now || (!crowded && offload->uncrowded < UNCROWDED)) {
+        return now;
+    }
+    uint32_t least = offload_slabs_that_leave(config, slots_left_by_blocks(offload), wanted);
+    return least <= (wanted < now ? config->layers * wanted : offload->plan.streamed_slabs) ? wanted : now;
+}
+
 static void change_plan(struct offload *offload, const struct plan *plan) {
     struct arena *arena = &offload->arena;
+    pipeline_set_ring(offload->pipeline, plan->staging);
     uint32_t slots = pipeline_slots(offload->pipeline, plan->streamed);
     if (slots > arena->boundary) {
         kv_clear(offload->kv, arena_blocks_at(arena, slots));
@@ -94,19 +145,21 @@ static uint32_t granted_slabs(struct offload *offload, const struct plan_load *l
     return slabs < (double)UINT32_MAX ? (uint32_t)(slabs + 0.001) : UINT32_MAX;
 }
 
-/* Slabs that must leave for so many KV blocks. */
-static uint32_t slabs_that_blocks_take(const struct offload *offload, uint32_t blocks) {
+/* Slabs that must leave for so many KV blocks, with a ring of `staging`. */
+static uint32_t slabs_that_blocks_take(const struct offload *offload, uint32_t blocks, uint32_t staging) {
     const struct arena *arena = &offload->arena;
     uint64_t bytes = (uint64_t)blocks * arena->block_bytes;
     uint32_t slots = bytes < arena->bytes ? (uint32_t)((arena->bytes - bytes) / arena->slot_bytes) : 0;
-    return offload_slabs_that_leave(&offload->config, slots, offload->plan.staging);
+    return offload_slabs_that_leave(&offload->config, slots, staging);
 }
 
 /* Slabs that may be streamed when room for sequences is short. Room is KV memory for a time: with k bytes of KV cache
  * and f bytes of weights gone from the device, and the link the bound of an iteration, tokens a second go as (k + f) /
  * f. As long as all weights fit the device besides some KV cache (k > 0), streaming more than compute hides costs more
  * time than it gives memory; if they do not fit (k < 0), it is the other way about, for as much room as sequences make
- * use of: where it is places that are short, memory gives nothing. `room`: slabs that must leave for it; 0 if k > 0. */
+ * use of: where it is places that are short, memory gives nothing. `room`: slabs that must leave for it; if k > 0, for
+ * what those that run take next, for a token that takes somewhat longer costs less than one of them that has to wait.
+ */
 static uint32_t most_when_crowded(const struct offload *offload, const struct plan_load *load, uint32_t room) {
     uint32_t total = offload_total_slabs(&offload->config);
     uint64_t hidden = plan_compute_ns(load) / plan_slab_ns(load), most = hidden > room ? hidden : room;
@@ -116,9 +169,11 @@ static uint32_t most_when_crowded(const struct offload *offload, const struct pl
 /* Room is short: no more leaves than that, but what the blocks that are there force out, until they are given up. */
 static void limit_when_crowded(struct offload *offload, const struct plan_load *load, uint32_t least,
                                const struct offload_demand *demand, struct plan_limits *limits) {
-    bool fits = (uint64_t)offload_total_slabs(&offload->config) * load->slab_bytes < offload->arena.bytes;
-    limits->soon_slabs = fits ? 0 : slabs_that_blocks_take(offload, demand->soon_blocks);
-    uint32_t most = most_when_crowded(offload, load, fits ? 0 : slabs_that_blocks_take(offload, demand->room_blocks));
+    bool fits = weights_fit(offload);
+    uint32_t soon = fits ? demand->next_blocks : demand->soon_blocks;
+    uint32_t room = fits ? demand->next_blocks : demand->room_blocks;
+    limits->soon_slabs = slabs_that_blocks_take(offload, soon, limits->staging);
+    uint32_t most = most_when_crowded(offload, load, slabs_that_blocks_take(offload, room, limits->staging));
     if (least > most) {
         uint32_t slots = least - most < CLEARED_SLOTS ? least - most : CLEARED_SLOTS;
         offload->kv_idle_excess = blocks_of_slots(&offload->arena, slots);
@@ -179,7 +234,7 @@ static void list_groups(struct offload *offload) {
 static void tune(struct offload *offload, const struct offload_demand *demand) {
     double context = (double)demand->context_tokens / demand->rows;
     struct plan_load load = offload_load_of(offload, demand->rows, context);
-    uint32_t total = offload_total_slabs(&offload->config), staging = offload->plan.staging;
+    uint32_t total = offload_total_slabs(&offload->config), staging = ring_wanted(offload, demand->crowded);
     uint32_t least = offload_slabs_that_leave(&offload->config, slots_left_by_blocks(offload), staging);
     struct plan_limits limits = {.floor_slabs = (int32_t)least - (int32_t)staging, /* the ring is there as it is */
                                  .max_slabs = total,
@@ -204,7 +259,7 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     tuner_lend(&offload->tuner, demand->slack_ns, demand->steady);
     struct tuner_decision decision = tuner_decide(&offload->tuner, offload->bucket, &load,
                                                   offload_without_kv(offload, demand->deadline_ns), &limits);
-    if (decision.plan.streamed_slabs != offload->plan.streamed_slabs) {
+    if (decision.plan.streamed_slabs != offload->plan.streamed_slabs || staging != offload->plan.staging) {
         change_plan(offload, &decision.plan);
     }
     bool for_others = demand->crowded && decision.why == PLAN_WHY_MEMORY && decision.plan.streamed_slabs < total;
@@ -276,6 +331,8 @@ struct status offload_set_record(struct offload *offload, const struct record *r
         TRY(place_again(offload, deadline_ns));
     }
     tuner_init(&offload->tuner, offload->plan.streamed_slabs); /* what it learnt before was of guesses */
+    offload->ring = offload->plan.staging;
+    offload->ring_crowded = offload->tuned ? ring_when_crowded(offload, deadline_ns) : offload->ring;
     foretell_stream(offload, deadline_ns);
     return STATUS_SUCCESS;
 }

@@ -288,6 +288,7 @@ static struct status create(struct offload *offload) {
         TRY(bus_join(&bus, &offload->bus));
     }
     tuner_init(&offload->tuner, offload->plan.streamed_slabs);
+    offload->ring = offload->ring_crowded = offload->plan.staging;
     return STATUS_SUCCESS;
 }
 

@@ -94,8 +94,9 @@ struct offload_demand {
     uint32_t decode_rows;    /* of them, rows of sequences that generate */
     uint64_t context_tokens; /* KV positions that the rows attend to, together */
     bool crowded;            /* room for sequences is short: the sooner they end the better */
-    uint32_t soon_blocks;    /* KV blocks that sequences hold or may take within a few iterations, */
-    uint32_t room_blocks;    /* and those that they could come to take */
+    uint32_t next_blocks; /* KV blocks that sequences hold, with those that running ones take in the next iteration, */
+    uint32_t soon_blocks; /* those that they hold or may take within a few iterations, */
+    uint32_t room_blocks; /* and those that they could come to take */
 };
 
 /* Before the first layer: chooses the placement for this demand, changes to it, and starts the copies that may run

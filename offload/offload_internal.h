@@ -18,15 +18,18 @@ struct offload {
     struct arena arena;
     struct kv *kv;
     struct pipeline *pipeline;
-    uint8_t *host;        /* (layers, slabs) slabs; NULL when none ever leaves the device */
-    struct plan plan;     /* in force */
-    uint32_t kv_least;    /* KV blocks that the device always has */
-    uint32_t kv_stream;   /* slots for streamed ones, */
-    uint32_t kv_group;    /* and so many of them in a group */
-    uint32_t stream_room; /* blocks that could be streamed beside those that are */
-    bool stream_late;     /* what is streamed of KV makes iterations late */
-    bool tuned;           /* the policy is decided anew in every iteration */
-    bool promised;        /* some iteration had a deadline */
+    uint8_t *host;         /* (layers, slabs) slabs; NULL when none ever leaves the device */
+    struct plan plan;      /* in force */
+    uint32_t kv_least;     /* KV blocks that the device always has */
+    uint32_t kv_stream;    /* slots for streamed ones, */
+    uint32_t kv_group;     /* and so many of them in a group */
+    uint32_t stream_room;  /* blocks that could be streamed beside those that are */
+    bool stream_late;      /* what is streamed of KV makes iterations late */
+    bool tuned;            /* the policy is decided anew in every iteration */
+    uint32_t ring;         /* slots that it has as a rule, */
+    uint32_t ring_crowded; /* and where room is short */
+    uint32_t uncrowded;    /* iterations since it was */
+    bool promised;         /* some iteration had a deadline */
     struct tuner tuner;
     struct record record;
     bool recorded;

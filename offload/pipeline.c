@@ -48,7 +48,8 @@ struct pipeline {
     bool moving;               /* `moved` has to be waited for */
     bool *absent;              /* (layers, slabs) has a home and is not there yet */
     struct layer_state *layer; /* (layers) */
-    struct staging_slot *ring; /* (staging) */
+    struct staging_slot *ring; /* (shape.staging) */
+    uint32_t staging;          /* slots of it that are in use */
     uint64_t sent;             /* ring copies enqueued; ring slot of the next is sent % staging */
     uint64_t taken;            /* ... acquired by a layer */
     uint64_t released;         /* ... whose layer was released */
@@ -115,6 +116,7 @@ struct status pipeline_create(struct device *device, const struct pipeline_shape
                                   .shape = *shape,
                                   .arena = arena,
                                   .host = host,
+                                  .staging = shape->staging,
                                   .home = malloc(slabs * sizeof *pipeline->home),
                                   .owner = malloc((slabs + shape->staging) * sizeof *pipeline->owner),
                                   .absent = calloc(slabs, sizeof *pipeline->absent),
@@ -188,7 +190,7 @@ void pipeline_set_prefetch(struct pipeline *pipeline, uint32_t prefetch) {
 }
 
 uint32_t pipeline_slots(const struct pipeline *pipeline, const uint8_t *streamed) {
-    uint32_t slots = pipeline->shape.staging;
+    uint32_t slots = pipeline->staging;
     for (uint32_t layer = 0; layer < pipeline->shape.layers; layer++) {
         slots += pipeline->shape.slabs - streamed[layer];
     }
@@ -259,9 +261,9 @@ static void copy_group(struct pipeline *pipeline, uint32_t layer, const struct p
 }
 
 static void send_to_ring(struct pipeline *pipeline, uint32_t layer, uint32_t slab) {
-    uint32_t slot = (uint32_t)(pipeline->sent % pipeline->shape.staging), slabs = pipeline->shape.slabs;
+    uint32_t slot = (uint32_t)(pipeline->sent % pipeline->staging), slabs = pipeline->shape.slabs;
     struct staging_slot *entry = &pipeline->ring[slot];
-    if (pipeline->sent >= pipeline->shape.staging) {
+    if (pipeline->sent >= pipeline->staging) {
         stream_wait(pipeline->copy, entry->released); /* the ring-slot rule */
     }
     wait_for_turn(pipeline, layer);
@@ -294,7 +296,7 @@ static void pump(struct pipeline *pipeline) {
     while (looked++ < 2 * all && pipeline->running_ahead <= 1 && is_near_enough(pipeline)) {
         uint32_t layer = pipeline->next.layer, slab = pipeline->next.slab;
         if (passes(pipeline, &pipeline->next)) {
-            if (pipeline->sent - pipeline->released >= pipeline->shape.staging) {
+            if (pipeline->sent - pipeline->released >= pipeline->staging) {
                 return;
             }
             send_to_ring(pipeline, layer, slab);
@@ -321,7 +323,7 @@ void pipeline_begin(struct pipeline *pipeline, struct stream *compute) {
 /* The ring slot that holds what the layer takes next, once compute has waited for it. */
 static void *take(struct pipeline *pipeline, struct stream *compute, uint32_t layer, uint32_t slab) {
     CHECK(pipeline->taken < pipeline->sent);
-    uint32_t slot = (uint32_t)(pipeline->taken++ % pipeline->shape.staging);
+    uint32_t slot = (uint32_t)(pipeline->taken++ % pipeline->staging);
     struct staging_slot *entry = &pipeline->ring[slot];
     CHECK(entry->holds.layer == layer && entry->holds.slab == slab);
     stream_wait(compute, entry->arrived);
@@ -373,7 +375,7 @@ void pipeline_release(struct pipeline *pipeline, struct stream *compute, uint32_
         event_record(pipeline->ended, compute);
     }
     for (; pipeline->released < pipeline->taken; pipeline->released++) {
-        event_record(pipeline->ring[pipeline->released % pipeline->shape.staging].released, compute);
+        event_record(pipeline->ring[pipeline->released % pipeline->staging].released, compute);
     }
     if (++pipeline->current == pipeline->shape.layers) {
         pipeline->current = pipeline->started = 0;
@@ -391,7 +393,7 @@ void pipeline_release(struct pipeline *pipeline, struct stream *compute, uint32_
 static void change_residents(struct pipeline *pipeline, const uint8_t *streamed) {
     uint32_t slabs = pipeline->shape.slabs;
     for (uint32_t layer = 0; layer < pipeline->shape.layers; layer++) {
-        CHECK(streamed[layer] <= slabs && streamed[layer] <= pipeline->shape.staging);
+        CHECK(streamed[layer] <= slabs && streamed[layer] <= pipeline->staging);
         uint32_t before = slabs - pipeline->layer[layer].streamed, after = slabs - streamed[layer];
         for (uint32_t slab = after; slab < before; slab++) {
             set_home(pipeline, (uint32_t)slab_index(pipeline, layer, slab), NO_SLOT);
@@ -411,13 +413,14 @@ static uint32_t free_slot_from(const struct pipeline *pipeline, uint32_t slot) {
     return slot;
 }
 
-/* Every resident slab gets a slot below `end`: those above move down, those that come get what is free. */
+/* Every resident slab gets a slot from the ring up to `end`: those above move down, those where the ring has grown move
+ * up, those that come get what is free. */
 static void settle_residents(struct pipeline *pipeline, uint32_t end) {
     uint32_t total = pipeline->shape.layers * pipeline->shape.slabs;
-    uint32_t hole = pipeline->shape.staging;
-    for (uint32_t slot = end; slot < total + pipeline->shape.staging; slot++) {
+    uint32_t hole = pipeline->staging;
+    for (uint32_t slot = 0; slot < total + pipeline->shape.staging; slot++) {
         uint32_t index = pipeline->owner[slot];
-        if (index == NO_SLOT) {
+        if (index == NO_SLOT || (slot >= pipeline->staging && slot < end)) {
             continue;
         }
         hole = free_slot_from(pipeline, hole);
@@ -454,7 +457,7 @@ static void realign_ring(struct pipeline *pipeline) {
             break;
         }
         if (passes(pipeline, &at)) {
-            const struct transit *holds = &pipeline->ring[kept % pipeline->shape.staging].holds;
+            const struct transit *holds = &pipeline->ring[kept % pipeline->staging].holds;
             uint64_t version = is_kv ? pipeline->group[at.slab - pipeline->shape.slabs].version : 0;
             if (holds->layer != at.layer || holds->slab != at.slab || holds->version != version) {
                 break;
@@ -464,6 +467,15 @@ static void realign_ring(struct pipeline *pipeline) {
         advance(pipeline);
     }
     pipeline->sent = kept;
+}
+
+void pipeline_set_ring(struct pipeline *pipeline, uint32_t staging) {
+    CHECK(!pipeline->held && pipeline->current == 0 && pipeline->released == pipeline->taken);
+    CHECK(staging > 0 && staging <= pipeline->shape.staging);
+    if (staging != pipeline->staging) {
+        pipeline->staging = staging;
+        pipeline->sent = pipeline->taken = pipeline->released = 0; /* compute has ended: nobody reads what is lost */
+    }
 }
 
 void pipeline_place(struct pipeline *pipeline, const uint8_t *streamed) {

@@ -23,7 +23,7 @@
 
 struct pipeline_shape {
     uint32_t layers, slabs; /* slabs of each layer, <= PIPELINE_MAX_SLABS */
-    uint32_t staging;       /* slots of the ring: arena slots 0 .. staging-1; 0 if nothing ever streams */
+    uint32_t staging;       /* slots of the ring, at most: arena slots from 0; 0 if nothing ever streams */
     size_t kv_layer_bytes;  /* a layer's part of a KV block; of streamed groups only, as are the next two: */
     size_t kv_block_bytes;  /* from one block of a group to the next in host memory */
 };
@@ -45,6 +45,11 @@ void pipeline_set_prefetch(struct pipeline *pipeline, uint32_t prefetch);
 
 /* Slots that a placement's resident slabs take, the ring included: where the arena's boundary goes. */
 uint32_t pipeline_slots(const struct pipeline *pipeline, const uint8_t *streamed);
+
+/* From the next pipeline_place() on, which must follow, the ring has so many of its slots: 1 to shape.staging. Other
+ * slots are as good as any for slabs that stay. What a ring of another length holds is lost, and comes again. The
+ * compute stream must have ended. */
+void pipeline_set_ring(struct pipeline *pipeline, uint32_t staging);
 
 /* Changes the placement between iterations. Slabs that leave give their slots up at once; those that come get one and
  * are copied to it where their turn is in the next iteration. Resident slabs that lie above the new last slot move

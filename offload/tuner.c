@@ -331,7 +331,9 @@ struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const s
     struct tuner_decision decision = {.changed = slabs != tuner->slabs};
     bool kv_changed =
         recorded->kv_copies != tuner->recorded.kv_copies || plan_kv_bytes(recorded) != plan_kv_bytes(&tuner->recorded);
-    tuner->unsettled = decision.changed || kv_changed || tuner->predicted_ns == 0; /* the first fills the ring */
+    bool ring_changed = limits->staging != tuner->staging; /* as the first iteration's has */
+    tuner->unsettled = decision.changed || kv_changed || ring_changed;
+    tuner->staging = limits->staging;
     if (best <= slabs || slabs < tuner->slabs) {
         tuner->rise_for = 0;
     }

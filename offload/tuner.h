@@ -36,7 +36,8 @@ struct tuner {
     double residual_sorted[TUNER_RESIDUALS];    /* ... and of size */
     uint32_t residuals;                         /* seen in all */
 
-    uint32_t slabs;       /* streamed by the plan in force */
+    uint32_t slabs;       /* streamed by the plan in force, */
+    uint32_t staging;     /* through a ring of so many slots; 0 before the first */
     uint32_t patience;    /* iterations that a rise waits */
     uint32_t rise_for;    /* for so many iterations a rise has been possible ... */
     uint32_t rise_to;     /* ... to at least so many slabs */
@@ -70,7 +71,7 @@ struct tuner_decision {
  * come, the margin is what leaves them room. Holds for one decision. */
 void tuner_lend(struct tuner *tuner, uint64_t slack_ns, bool steady);
 
-/* The plan for the next iteration. `load` is what the record says. limits.staging is the ring that there is, > 0;
+/* The plan for the next iteration. `load` is what the record says. limits.staging is the ring that there will be, > 0;
  * limits.near is ignored. */
 struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const struct plan_load *load,
                                    uint64_t deadline_ns, const struct plan_limits *limits);

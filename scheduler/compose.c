@@ -296,6 +296,11 @@ static void look_at_room(struct engine *engine) {
     uint32_t blocks = offload_kv_blocks(engine->offload), available = available_blocks(engine);
     uint32_t held = blocks - available, places = engine->config.max_sequences - engine->running_count;
     uint64_t room = 0;
+    engine->next_blocks = held;
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        engine->next_blocks += sequence->count / KV_BLOCK_TOKENS + 1 > sequence->block_count;
+    }
     engine->soon_blocks = held + engine->running_count;
     engine->crowded =
         engine->running_count > engine->config.max_sequences / CROWD * (CROWD - 1) || available < blocks / CROWD;

@@ -100,6 +100,7 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
     struct offload_demand demand = {.deadline_ns = NEVER,
                                     .rows = engine->inputs->rows,
                                     .crowded = engine->crowded,
+                                    .next_blocks = engine->next_blocks,
                                     .soon_blocks = engine->soon_blocks,
                                     .room_blocks = engine->room_blocks};
     for (uint32_t i = 0; i < engine->running_count; i++) {

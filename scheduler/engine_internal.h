@@ -81,6 +81,7 @@ struct engine {
     struct sequence_queue behind;        /* whose first token is not promised, or cannot come in time any more */
     uint32_t admissions;                 /* so far, modulo BEHIND_SHARE */
     bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
+    uint32_t next_blocks;                /* KV blocks that sequences hold, with those that running ones take next */
     uint32_t soon_blocks;     /* KV blocks that sequences hold, or that they and the next in line may soon take */
     uint32_t room_blocks;     /* the same, if every place were taken */
     struct reserve reserve;   /* that tokens are to be ahead */

@@ -56,6 +56,8 @@ class Offload {
     // An iteration that uses the blocks; returns how long it took.
     uint64_t iterate(uint64_t deadline_ns, const std::vector<uint32_t> &blocks = {}, uint32_t rows = 1) {
         struct offload_demand demand = {};
+        demand.crowded = crowded;
+        demand.next_blocks = (uint32_t)blocks.size() + more_blocks;
         demand.deadline_ns = deadline_ns;
         demand.rows = demand.decode_rows = rows;
         demand.context_tokens = 64 * rows;
@@ -90,6 +92,8 @@ class Offload {
     struct stream *compute;
     struct event *ended;
     struct offload *offload = nullptr;
+    bool crowded = false; // what iterations say of room
+    uint32_t more_blocks = 0;
 };
 
 // Between all weights with a ring and all weights without one lie budgets in which something has to leave.
@@ -110,6 +114,73 @@ TEST(Offload, EveryBudgetFromOneLayerAndTheRingUp) {
         }
         rig.give(blocks);
     }
+}
+
+// Where room is short no more is streamed than compute hides; but for blocks that are wanted next weights leave at
+// once, as far as the deadline goes, and come back when the blocks are given up.
+TEST(Offload, WeightsGiveWayToBlocksThatAreWantedNext) {
+    struct offload_config config = config_of("metronome");
+    Offload rig(config);
+    rig.set_record(LAYER_NS);
+    rig.crowded = true;
+    const uint64_t slab_ns = SLAB_BYTES, compute_ns = LAYERS * LAYER_NS; // a byte a nanosecond
+    const uint32_t hidden = (uint32_t)(compute_ns / slab_ns);
+    for (int i = 0; i < 20; i++) {
+        rig.iterate(2 * compute_ns);
+    }
+    ASSERT_EQ(offload_report(rig.offload).streamed_slabs, hidden);
+    std::vector<uint32_t> blocks = rig.take(offload_report(rig.offload).kv_blocks_free);
+    rig.iterate(2 * compute_ns, blocks);
+    ASSERT_EQ(offload_report(rig.offload).streamed_slabs, hidden);
+    rig.more_blocks = 2 * SLAB_BYTES / BLOCK_BYTES;
+    rig.iterate(2 * compute_ns, blocks);
+    EXPECT_EQ(offload_report(rig.offload).streamed_slabs, hidden + 2);
+    EXPECT_GE(offload_report(rig.offload).kv_blocks_free, rig.more_blocks);
+    rig.more_blocks = 1000;
+    uint64_t took = 0;
+    for (int i = 0; i < 20; i++) {
+        took = rig.iterate(2 * compute_ns, blocks);
+    }
+    EXPECT_GT(offload_report(rig.offload).streamed_slabs, hidden + 2);
+    EXPECT_LE(took, 2 * compute_ns);
+    rig.more_blocks = 0;
+    rig.give(blocks);
+    for (int i = 0; i < 20; i++) {
+        rig.iterate(2 * compute_ns);
+    }
+    EXPECT_EQ(offload_report(rig.offload).streamed_slabs, hidden);
+}
+
+// A slot of the ring less is room for KV blocks: the ring is shorter while room is short, and as long as before once
+// there has been room for a while and no slab has to leave for it.
+TEST(Offload, TheRingIsShorterWhileRoomIsShort) {
+    struct offload_config config = config_of("metronome");
+    config.slabs = 8;
+    config.slab_bytes = SLAB_BYTES / 8;
+    config.tpot_ns = 2 * LAYERS * LAYER_NS;
+    Offload rig(config);
+    rig.set_record(LAYER_NS);
+    const struct offload_report before = offload_report(rig.offload);
+    rig.crowded = true;
+    for (int i = 0; i < 20; i++) {
+        rig.iterate(config.tpot_ns);
+    }
+    const struct offload_report crowded = offload_report(rig.offload);
+    EXPECT_LT(crowded.staging, before.staging);
+    EXPECT_GT(crowded.staging, 1u);
+    std::vector<uint32_t> blocks = rig.take(crowded.kv_blocks_free);
+    rig.crowded = false;
+    uint64_t took = 0;
+    for (int i = 0; i < 100; i++) {
+        took = rig.iterate(config.tpot_ns, blocks);
+    }
+    EXPECT_LE(took, config.tpot_ns);
+    rig.give(blocks);
+    for (int i = 0; i < 100; i++) {
+        took = rig.iterate(config.tpot_ns);
+    }
+    EXPECT_LE(took, config.tpot_ns);
+    EXPECT_EQ(offload_report(rig.offload).staging, before.staging);
 }
 
 // Blocks in use hold back weights by their number, not by where they lie, and move in steps of bounded work.

@@ -217,11 +217,15 @@ TEST_F(Pipeline, PlacementsThatChangeEveryIteration) {
     random_seed(&random, 9);
     for (int round = 0; round < (SANITIZED ? 10 : 40); round++) {
         uint32_t layers = 1 + (uint32_t)random_below(&random, 10), slabs = 1 + (uint32_t)random_below(&random, 4);
-        uint32_t staging = slabs + (uint32_t)random_below(&random, 4);
+        uint32_t longest = slabs + (uint32_t)random_below(&random, 4), staging = longest;
         std::vector<uint8_t> streamed(layers);
-        Bench bench(device, layers, slabs, staging, streamed);
+        Bench bench(device, layers, slabs, longest, streamed);
         for (int i = 0; i < 25; i++) {
             if (random_below(&random, 3) > 0) {
+                if (random_below(&random, 3) == 0) { // the ring, too
+                    staging = slabs + (uint32_t)random_below(&random, longest - slabs + 1);
+                    pipeline_set_ring(bench.pipeline, staging);
+                }
                 for (uint8_t &count : streamed) {
                     count = (uint8_t)(random_below(&random, 2) ? random_below(&random, slabs + 1) : count);
                 }
