@@ -1,7 +1,7 @@
 /* The device arena: one run of equal slots, as large as a weight slab each.
  *
  *     [ staging ring | resident slabs ......... | KV blocks ................. ]
- *       fixed          grows and shrinks here ^   counted from the arena's end
+ *       few slots      grows and shrinks here ^   counted from the arena's end
  *
  * Slabs that are given up are always those in the highest resident slots (the pipeline sees to it), so that the KV
  * region stays in one piece: blocks may be smaller or larger than a slot and nothing is lost but the last fraction of
