@@ -75,13 +75,19 @@ static uint32_t ring_when_crowded(const struct offload *offload, uint64_t deadli
     return best;
 }
 
-/* The ring for this iteration: shorter at once when room is short, as long as it was when there has been room for a
- * while, and that without a slab that has to leave for it. */
-static uint32_t ring_wanted(struct offload *offload, bool crowded) {
+/* The ring for this iteration: shorter when room is short, as long as it was when there has been room for a while, and
+ * that without a slab that has to leave for it. What is in the ring is lost, so that tokens must be ahead by as much.
+ */
+static uint32_t ring_wanted(struct offload *offload, const struct plan_load *load,
+                            const struct offload_demand *demand) {
     const struct offload_config *config = &offload->config;
-    uint32_t now = offload->plan.staging, wanted = crowded ? offload->ring_crowded : offload->ring;
-    offload->uncrowded = crowded ? 0 : offload->uncrowded + 1;
-    if (wanted == now || (!crowded && offload->uncrowded < UNCROWDED)) {
+    uint32_t now = offload->plan.staging, wanted = demand->crowded ? offload->ring_crowded : offload->ring;
+    offload->uncrowded = demand->crowded ? 0 : offload->uncrowded + 1;
+    if (wanted == now || (!demand->crowded && offload->uncrowded < UNCROWDED)) {
+        return now;
+    }
+    bool late = demand->deadline_ns != UINT64_MAX && demand->slack_ns < now * plan_slab_ns(load);
+    if (late && offload->plan.streamed_slabs > 0) {
         return now;
     }
     uint32_t least = offload_slabs_that_leave(config, slots_left_by_blocks(offload), wanted);
@@ -234,7 +240,7 @@ static void list_groups(struct offload *offload) {
 static void tune(struct offload *offload, const struct offload_demand *demand) {
     double context = (double)demand->context_tokens / demand->rows;
     struct plan_load load = offload_load_of(offload, demand->rows, context);
-    uint32_t total = offload_total_slabs(&offload->config), staging = ring_wanted(offload, demand->crowded);
+    uint32_t total = offload_total_slabs(&offload->config), staging = ring_wanted(offload, &load, demand);
     uint32_t least = offload_slabs_that_leave(&offload->config, slots_left_by_blocks(offload), staging);
     struct plan_limits limits = {.floor_slabs = (int32_t)least - (int32_t)staging, /* the ring is there as it is */
                                  .max_slabs = total,

@@ -57,6 +57,7 @@ class Offload {
     uint64_t iterate(uint64_t deadline_ns, const std::vector<uint32_t> &blocks = {}, uint32_t rows = 1) {
         struct offload_demand demand = {};
         demand.crowded = crowded;
+        demand.slack_ns = slack_ns;
         demand.next_blocks = (uint32_t)blocks.size() + more_blocks;
         demand.deadline_ns = deadline_ns;
         demand.rows = demand.decode_rows = rows;
@@ -94,6 +95,7 @@ class Offload {
     struct offload *offload = nullptr;
     bool crowded = false; // what iterations say of room
     uint32_t more_blocks = 0;
+    uint64_t slack_ns = 0; // what tokens are ahead
 };
 
 // Between all weights with a ring and all weights without one lie budgets in which something has to leave.
@@ -161,7 +163,15 @@ TEST(Offload, TheRingIsShorterWhileRoomIsShort) {
     Offload rig(config);
     rig.set_record(LAYER_NS);
     const struct offload_report before = offload_report(rig.offload);
+    for (int i = 0; i < 50; i++) {
+        rig.iterate(config.tpot_ns);
+    }
     rig.crowded = true;
+    for (int i = 0; i < 20; i++) {
+        rig.iterate(config.tpot_ns);
+    }
+    ASSERT_EQ(offload_report(rig.offload).staging, before.staging); // a token would be late for it
+    rig.slack_ns = before.staging * config.slab_bytes;
     for (int i = 0; i < 20; i++) {
         rig.iterate(config.tpot_ns);
     }
