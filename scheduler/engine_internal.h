@@ -74,13 +74,13 @@ struct engine {
     uint32_t running_count;
     const struct sequence **table_owner; /* (max_sequences) whose addresses the rows of the block table are */
     bool *table_kept;                    /* (max_sequences) by those of this iteration */
+    bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
     bool stumbled;                       /* tokens of this iteration were late, the first of their sequences to be so */
     bool parks_idle;                     /* blocks that nobody holds do park, ... */
     uint32_t parks;                      /* ... and so many more before the next iteration */
     struct sequence_queue waiting;       /* preempted ones at the front, then by when their first token is due */
     struct sequence_queue behind;        /* whose first token is not promised, or cannot come in time any more */
     uint32_t admissions;                 /* so far, modulo BEHIND_SHARE */
-    bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
     uint32_t next_blocks;                /* KV blocks that sequences hold, with those that running ones take next */
     uint32_t soon_blocks;     /* KV blocks that sequences hold, or that they and the next in line may soon take */
     uint32_t room_blocks;     /* the same, if every place were taken */
