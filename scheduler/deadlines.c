@@ -68,7 +68,8 @@ static uint64_t tpot_of(const struct sequence *sequence) {
     return sequence->promise.tpot_ns > 0 ? sequence->promise.tpot_ns : NEVER;
 }
 
-/* What its tokens are to be ahead. */
+/* What its tokens are to be ahead. Where room for KV is short none of it is asked of the weights, which would come back
+ * to where the next blocks go (deadlines_demand()), but only of prompts. */
 static uint64_t reserve_of(const struct engine *engine, const struct sequence *sequence) {
     return (uint64_t)(engine->reserve.share * (double)sequence->request->promise.tpot_ns);
 }
@@ -115,7 +116,7 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
-            uint64_t left = time_left(sequence, now), kept = reserve_of(engine, sequence);
+            uint64_t left = time_left(sequence, now), kept = engine->crowded ? 0 : reserve_of(engine, sequence);
             left = left == NEVER ? NEVER : left > kept ? left - kept : 0;
             slack_ns = left < slack_ns ? left : slack_ns;
             const bool generates = sequence->first_token_ns != 0;

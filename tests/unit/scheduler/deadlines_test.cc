@@ -14,28 +14,34 @@ namespace {
 
 const uint64_t MS = 1000000;
 
+struct Place {
+    const char *hardware = "configs/hardware/a10.json";
+    uint64_t device_memory = 24ull << 30;
+    uint32_t sequences = 64, context = 4096;
+};
+
 // Llama 2 7B on an A10, as a simulated engine runs it.
 struct Simulated {
     explicit Simulated(uint64_t ttft_ns, uint64_t tpot_ns, const char *policy = "metronome",
-                       enum scheduling_order order = ORDER_DEADLINES,
-                       const char *hardware = "configs/hardware/a10.json")
-        : rig(SimOptions{.hardware = hardware}) {
+                       enum scheduling_order order = ORDER_DEADLINES, const Place &place = {})
+        : rig(SimOptions{.hardware = place.hardware}) {
         log_set_level(LOG_WARN);
         struct model_description description;
         must(description_load("configs/models/llama-2-7b.json", &description));
         must(model_open_described(&description, &model));
         struct engine_config config = {};
-        config.context = 4096;
-        config.max_sequences = 64;
+        config.context = place.context;
+        config.max_sequences = place.sequences;
         config.max_queue = 10000;
         config.max_batch_tokens = 512;
         config.order = order;
         config.promise.ttft_ns = ttft_ns;
         config.promise.tpot_ns = tpot_ns;
         config.offload_policy = policy;
-        config.device_memory = 24ull << 30;
+        config.device_memory = place.device_memory;
         config.link_bytes_per_s = 24000000000;
         must(engine_create(&config, model, rig.device, &engine));
+        context = place.context;
         replay.ttft_ns = ttft_ns;
         replay.tpot_ns = tpot_ns;
     }
@@ -47,7 +53,7 @@ struct Simulated {
         replay.trace = &trace;
         replay.stretch = 1;
         replay.vocabulary = 32000;
-        replay.longest = 4096;
+        replay.longest = context;
         outcomes.resize(trace.count);
         struct replay_report report;
         must(replay_run(engine, rig.device, &replay, outcomes.data(), &report));
@@ -57,6 +63,7 @@ struct Simulated {
     struct model *model = nullptr;
     struct engine *engine = nullptr;
     struct replay_config replay = {};
+    uint32_t context = 0;
     std::vector<struct replay_outcome> outcomes;
 };
 
@@ -99,12 +106,12 @@ TEST(Deadlines, PromptsTakeWhatTokensLeave) {
 // token would be late; as none was promised their first tokens, they wait until the tokens are ahead enough.
 TEST(Deadlines, PromptsWaitUntilTokensAreAhead) {
     Trace trace(40, 1000, 200, 60);
-    Simulated promised(0, 50 * MS, "none", ORDER_DEADLINES, "configs/hardware/cpu.json");
+    Simulated promised(0, 50 * MS, "none", ORDER_DEADLINES, {.hardware = "configs/hardware/cpu.json"});
     struct replay_report report = promised.run(trace.trace);
     EXPECT_GE(report.kept, 38u);
     EXPECT_GT(report.running_most, 1u); // and others did join those that generate
 
-    Simulated free(0, 0, "none", ORDER_DEADLINES, "configs/hardware/cpu.json");
+    Simulated free(0, 0, "none", ORDER_DEADLINES, {.hardware = "configs/hardware/cpu.json"});
     free.replay.tpot_ns = 50 * MS;
     EXPECT_LT(free.run(trace.trace).kept, 10u);
 }
@@ -134,6 +141,15 @@ TEST(Deadlines, TokensThatWereLateTeachCaution) {
         kept += replay_kept(&simulated.outcomes[i]);
     }
     EXPECT_GE(kept, 197u);
+}
+
+// Where room for KV is short, weights that come back for the sake of caution take the room of the next blocks:
+// sequences are preempted, and later than any token would have been.
+TEST(Deadlines, CautionTakesNoRoomThatIsShort) {
+    Trace trace(100, 1000, 64, 128);
+    Simulated crowded(0, 317 * MS / 10, "metronome", ORDER_DEADLINES,
+                      {.device_memory = 13ull << 30, .sequences = 8, .context = 288});
+    EXPECT_GE(crowded.run(trace.trace).kept, 95u);
 }
 
 // Three times the load that the device can bear. First come, first served, nobody would be in time after the first few.
