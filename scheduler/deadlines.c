@@ -71,7 +71,7 @@ static uint64_t tpot_of(const struct sequence *sequence) {
 /* What its tokens are to be ahead. Where room for KV is short none of it is asked of the weights, which would come back
  * to where the next blocks go (deadlines_demand()), but only of prompts. */
 static uint64_t reserve_of(const struct engine *engine, const struct sequence *sequence) {
-    return (uint64_t)(engine->reserve.share * (double)sequence->request->promise.tpot_ns);
+    return (uint64_t)(engine->reserve.share * (double)sequence->promise.tpot_ns);
 }
 
 /* How long the iteration with a generating sequence's next token may take. A token that is further ahead than
