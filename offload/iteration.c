@@ -62,7 +62,8 @@ static uint32_t ring_when_crowded(const struct offload *offload, uint64_t deadli
         uint32_t staging = plan_choose(&load, deadline_ns, &limits, PLAN_NESTED).plan.staging;
         best = staging > 0 && staging < most ? staging : most;
     }
-    double room = (double)(offload->arena.bytes / offload->arena.slot_bytes) + hidden - total, best_rate = 0;
+    const size_t slots = offload->arena.bytes / offload->arena.slot_bytes;
+    double room = (double)slots + hidden - total, best_rate = 0;
     for (uint32_t staging = most; weights_fit(offload) && staging * load.layers >= hidden && staging > 1; staging--) {
         struct plan plan;
         plan_nested(&load, hidden, staging, &plan);

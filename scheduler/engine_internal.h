@@ -61,17 +61,18 @@ struct engine {
     struct forward_inputs *inputs;
     struct prefix *prefix;
     struct record record; /* if `recorded` */
-    bool recorded;
     struct forward_limits limits;
     uint32_t vocabulary;
-    uint32_t kv_blocks;      /* in all */
-    bool kv_streams;         /* some may be streamed */
+    uint32_t kv_blocks; /* in all */
+    bool kv_streams;    /* some may be streamed */
+    bool recorded;
     uint64_t least_token_ns; /* what an iteration of one token takes at the least, nothing streamed; 0: not known */
     char *piece;             /* (piece_capacity) text of one token */
     size_t piece_capacity;
 
     struct sequence **running; /* (running_count), in order of admission, those on sufferance last; max_sequences */
     uint32_t running_count;
+    uint32_t taken;                      /* out of the queue of those submitted, for the iteration in hand */
     const struct sequence **table_owner; /* (max_sequences) whose addresses the rows of the block table are */
     bool *table_kept;                    /* (max_sequences) by those of this iteration */
     bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
@@ -101,7 +102,6 @@ struct engine {
     uint32_t prompt_steps;  /* what deadlines_prompt_rows() found last */
     uint32_t prompt_held;   /* iterations for which the prompt that is next has been held back */
     uint32_t since_prompt;  /* iterations without prompts, by now */
-    uint32_t taken;         /* out of the queue of those submitted, for the iteration in hand */
     uint32_t event_tail;    /* of the ring: where the next event goes, */
     uint32_t events_staged; /* the last ones before it cannot be polled yet, */
     uint32_t event_room;    /* and so many more may come for tokens, as far as is known */
