@@ -130,10 +130,11 @@ static struct status plan_kv_stream(struct offload *offload) {
 
 /* The ring for a plan that moves in every iteration. It takes room from the KV cache whatever is streamed, so it is no
  * longer than it can be of use: one more than two of the most slabs that a layer will stream, by what the budget forces
- * out and by what the link carries in the time between tokens. Where that is not known, any plan can live with it. */
+ * out and by what the link carries in the time between tokens; and two whole layers at the most, one that computes and
+ * one that comes meanwhile. Where that is not known, any plan can live with it. */
 static uint32_t ring_of_any_plan(const struct offload *offload, uint32_t forced) {
     const struct offload_config *config = &offload->config;
-    uint32_t most = config->slabs + (config->slabs > 2 ? config->slabs / 2 : 1);
+    uint32_t most = 2 * config->slabs;
     uint64_t link = config->link_bytes_per_s > 0 ? config->link_bytes_per_s
                                                  : (uint64_t)device_info(offload->device).link_bytes_per_s;
     if (config->tpot_ns == 0 || link == 0) {
