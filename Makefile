@@ -318,20 +318,23 @@ offload-show: $(BUILD)/metronome ## the demo model with half of its weights in h
 # On a machine with a GPU: make CUDA=1 gpu-bench; figures and pages go to RESULTS. QUICK=quick shows that its kernels run,
 # on the emulator too, and leaves the rest out. PEERS is for scripts/peers.py: PEERS='--model DIRECTORY --batch 16'.
 RESULTS ?= docs/results
+# PACKED=build/gpu-pack runs what `gpu_check.py --packed` unpacked there, and builds nothing.
+GPU_BUILD := $(or $(PACKED),$(BUILD))
+gpu-bench: export LD_LIBRARY_PATH := $(if $(PACKED),$(PACKED)/lib:)$(LD_LIBRARY_PATH)
 .PHONY: gpu-bench
 ifneq ($(QUICK),)
-gpu-bench: $(BUILD)/metronome
-	$(Q)$< bench ops --device cuda --invariant --quick
-	$(Q)$< bench ops --device cuda --quick
+gpu-bench: $(if $(PACKED),,$(BUILD)/metronome)
+	$(Q)$(GPU_BUILD)/metronome bench ops --device cuda --invariant --quick
+	$(Q)$(GPU_BUILD)/metronome bench ops --device cuda --quick
 else
-gpu-bench: $(BUILD)/metronome $(BUILD)/engine-bench ## kernels, link, a whole model on a GPU, and other systems: docs/peers.md
+gpu-bench: $(if $(PACKED),,$(BUILD)/metronome $(BUILD)/engine-bench) ## kernels, link, a whole model on a GPU, and other systems: docs/peers.md
 	$(Q)mkdir -p $(RESULTS)
-	$(Q)$< bench ops --device cuda --invariant --json $(RESULTS)/gpu-ops-invariant.json --html $(RESULTS)/gpu-ops-invariant.html
-	$(Q)$< bench ops --device cuda --json $(RESULTS)/gpu-ops.json --html $(RESULTS)/gpu-ops.html
-	$(Q)$< bench link --device cuda --json $(RESULTS)/gpu-link.json --html $(RESULTS)/gpu-link.html
-	$(Q)$(BUILD)/engine-bench '$(MODEL)' 0 $(RESULTS)/gpu-engine.json cuda
-	$(Q)$< bench offload --device cuda --weights '$(MODEL)' --json $(RESULTS)/gpu-offload.json --html $(RESULTS)/gpu-offload.html
-	$(Q)$(PYTHON) scripts/peers.py --program $< --json $(RESULTS)/gpu-peers.json $(PEERS)
+	$(Q)$(GPU_BUILD)/metronome bench ops --device cuda --invariant --json $(RESULTS)/gpu-ops-invariant.json --html $(RESULTS)/gpu-ops-invariant.html
+	$(Q)$(GPU_BUILD)/metronome bench ops --device cuda --json $(RESULTS)/gpu-ops.json --html $(RESULTS)/gpu-ops.html
+	$(Q)$(GPU_BUILD)/metronome bench link --device cuda --json $(RESULTS)/gpu-link.json --html $(RESULTS)/gpu-link.html
+	$(Q)$(GPU_BUILD)/engine-bench '$(MODEL)' 0 $(RESULTS)/gpu-engine.json cuda
+	$(Q)$(GPU_BUILD)/metronome bench offload --device cuda --weights '$(MODEL)' --json $(RESULTS)/gpu-offload.json --html $(RESULTS)/gpu-offload.html
+	$(Q)$(PYTHON) scripts/peers.py --program $(GPU_BUILD)/metronome --json $(RESULTS)/gpu-peers.json $(PEERS)
 endif
 
 # DEVICE and RANKS say what adds up: make CUDA=1 ranks-bench DEVICE=cuda RANKS=4 on a machine with as many GPUs.
@@ -355,7 +358,7 @@ soak: $(BUILD)/metronome $(BUILD)/tests/scheduler/property_test ## thousands of 
 	$(Q)METRONOME_PROPERTY_SEEDS=20000 $(BUILD)/tests/scheduler/property_test
 	$(Q)$(PYTHON) tests/tools/soak.py --seconds $(SOAK_SECONDS)
 
-.PHONY: test asan tsan cuemu cuda cuda-resources gpu-check fuzz house format format-check tidy e2e demo
+.PHONY: test asan tsan cuemu cuda cuda-resources gpu-pack gpu-check fuzz house format format-check tidy e2e demo
 test: ## every test there is (scripts/test does it from a fresh machine)
 	$(CHECK)
 asan: ## unit tests under the address and undefined-behaviour sanitizers
@@ -369,6 +372,9 @@ cuda: ## nvcc compiles everything for every architecture (make CUDA=1 builds the
 cuda-resources: ## what every kernel takes, into docs/cuda-resources.md
 	@$(MAKE) --no-print-directory VARIANT=release CUDA=1 build/release-cuda/libkernels.a
 	$(Q)$(PYTHON) tests/tools/cuda_resources.py build/release-cuda/kernels/cuda --write
+gpu-pack: build/gpu-pack.tar.xz ## gpu-check's programs and libraries, for a machine without compiler and network
+build/gpu-pack.tar.xz: FORCE
+	$(Q)$(PYTHON) tests/tools/gpu_check.py --pack $@
 gpu-check: ## on a machine with a GPU: kernels, models, offloading and the demo on it
 	$(Q)$(PYTHON) tests/tools/gpu_check.py
 fuzz: ## every fuzz target, on its seeds and for a fixed short time
