@@ -47,24 +47,19 @@ static bool weights_fit(const struct offload *offload) {
 }
 
 /* The ring while room is short, for a slot less is room for KV. Where all weights fit, iterations stream what compute
- * hides (most_when_crowded()), and the ring is as long as gives the most room for the time of an iteration; where they
- * do not fit, as frees the most by the deadline. */
-static uint32_t ring_when_crowded(const struct offload *offload, uint64_t deadline_ns) {
+ * hides (most_when_crowded()), and the ring is as long as gives the most room for the time of an iteration. Where they
+ * do not fit it stays: with less of it, iterations with prompts and tokens are late. */
+static uint32_t ring_when_crowded(const struct offload *offload) {
     const struct plan_load load = offload_load_of(offload, 1, 1);
     uint32_t total = offload_total_slabs(&offload->config), most = offload->plan.staging, best = most;
     uint32_t hidden = (uint32_t)(plan_compute_ns(&load) / plan_slab_ns(&load));
     hidden = hidden < total ? hidden : total;
-    if (offload->kv_stream > 0 || (!weights_fit(offload) && deadline_ns == UINT64_MAX)) {
+    if (offload->kv_stream > 0 || !weights_fit(offload)) {
         return most;
-    }
-    if (!weights_fit(offload)) {
-        struct plan_limits limits = PLAN_UNLIMITED;
-        uint32_t staging = plan_choose(&load, deadline_ns, &limits, PLAN_NESTED).plan.staging;
-        best = staging > 0 && staging < most ? staging : most;
     }
     const size_t slots = offload->arena.bytes / offload->arena.slot_bytes;
     double room = (double)slots + hidden - total, best_rate = 0;
-    for (uint32_t staging = most; weights_fit(offload) && staging * load.layers >= hidden && staging > 1; staging--) {
+    for (uint32_t staging = most; staging * load.layers >= hidden && staging > 1; staging--) {
         struct plan plan;
         plan_nested(&load, hidden, staging, &plan);
         double rate = (room - staging) / (double)plan_predict(&load, &plan).iteration_ns;
@@ -273,8 +268,7 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
     offload->report.why = plan_why_name(for_others ? PLAN_WHY_SLO : decision.why);
     offload->report.predicted_ns = decision.expected_ns;
     uint64_t stall_ns = decision.prediction.stall_ns; /* which there would not be with the weights at home */
-    const uint64_t due_ns = demand->deadline_ns + demand->reserve_ns; /* no reserve is worth a block in use */
-    bool mended = decision.expected_ns > due_ns && decision.expected_ns <= due_ns + stall_ns;
+    bool mended = decision.expected_ns > demand->deadline_ns && decision.expected_ns <= demand->deadline_ns + stall_ns;
     bool kept_away = stall_ns > 0 && decision.plan.streamed_slabs <= least; /* by memory alone */
     offload->kv_excess = mended && least > 0 ? blocks_in_the_way(offload) : 0;
     if (kept_away && least > 0) {
@@ -283,7 +277,7 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
         offload->kv_idle_excess = offload->kv_idle_excess > blocks ? offload->kv_idle_excess : blocks;
     }
     offload->stream_room = stream_room(offload, &load, &decision.plan, demand);
-    offload->stream_late = load.kv_copies > 0 && decision.expected_ns > due_ns;
+    offload->stream_late = load.kv_copies > 0 && decision.expected_ns > demand->deadline_ns;
 }
 
 /* A policy that chooses by the deadline, once: again with what is now known, within the ring that there is. */
@@ -339,13 +333,13 @@ struct status offload_set_record(struct offload *offload, const struct record *r
     }
     tuner_init(&offload->tuner, offload->plan.streamed_slabs); /* what it learnt before was of guesses */
     offload->ring = offload->plan.staging;
-    offload->ring_crowded = offload->tuned ? ring_when_crowded(offload, deadline_ns) : offload->ring;
+    offload->ring_crowded = offload->tuned ? ring_when_crowded(offload) : offload->ring;
     foretell_stream(offload, deadline_ns);
     return STATUS_SUCCESS;
 }
 
 void offload_begin(struct offload *offload, struct stream *compute, const struct offload_demand *demand) {
-    offload->report.deadline_ns = demand->deadline_ns + demand->reserve_ns;
+    offload->report.deadline_ns = demand->deadline_ns;
     offload->rows = demand->rows;
     list_groups(offload);
     if (offload->tuned) {

@@ -87,8 +87,7 @@ struct status offload_set_record(struct offload *offload, const struct record *r
 
 struct offload_demand {
     uint64_t deadline_ns;    /* for the iteration, from now; UINT64_MAX: nobody waits */
-    uint64_t reserve_ns;     /* by which it may be later than that and as late as was promised, */
-    uint64_t slack_ns;       /* and by which it may use what tokens are ahead, beyond what they are to be */
+    uint64_t slack_ns;       /* by which one iteration may be later than that without a token being late */
     bool steady;             /* nothing but tokens for a while, and nothing else expected */
     uint32_t rows;           /* tokens */
     uint32_t decode_rows;    /* of them, rows of sequences that generate */

@@ -68,8 +68,8 @@ static uint64_t tpot_of(const struct sequence *sequence) {
     return sequence->promise.tpot_ns > 0 ? sequence->promise.tpot_ns : NEVER;
 }
 
-/* What its tokens are to be ahead. Where room for KV is short none of it is asked of the weights, which would come back
- * to where the next blocks go (deadlines_demand()), but only of prompts. */
+/* What its tokens are to be ahead, so that a prompt which is in no hurry leaves them that. Nothing else does: weights
+ * that came back for it would make late what is in time, and take the room of the next blocks. */
 static uint64_t reserve_of(const struct engine *engine, const struct sequence *sequence) {
     return (uint64_t)(engine->reserve.share * (double)sequence->promise.tpot_ns);
 }
@@ -112,22 +112,17 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
     }
     const uint64_t least_ns =
         offload_least_ns(engine->offload, demand.rows, (double)demand.context_tokens / demand.rows);
-    uint64_t slack_ns = NEVER, due_ns = NEVER;
+    uint64_t slack_ns = NEVER;
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
-            uint64_t left = time_left(sequence, now), kept = engine->crowded ? 0 : reserve_of(engine, sequence);
-            left = left == NEVER ? NEVER : left > kept ? left - kept : 0;
+            uint64_t left = time_left(sequence, now);
             slack_ns = left < slack_ns ? left : slack_ns;
-            const bool generates = sequence->first_token_ns != 0;
-            uint64_t share =
-                generates ? next_token_share(sequence, kept, now) : prompt_share(engine, sequence, now, least_ns);
-            uint64_t due = generates ? next_token_share(sequence, 0, now) : share;
+            uint64_t share = sequence->first_token_ns != 0 ? next_token_share(sequence, 0, now)
+                                                           : prompt_share(engine, sequence, now, least_ns);
             demand.deadline_ns = share < demand.deadline_ns ? share : demand.deadline_ns;
-            due_ns = due < due_ns ? due : due_ns;
         }
     }
-    demand.reserve_ns = due_ns - demand.deadline_ns;
     demand.slack_ns = slack_ns != NEVER && slack_ns > demand.deadline_ns ? slack_ns - demand.deadline_ns : 0;
     demand.steady = engine->since_prompt >= PROMPTS_EXPECTED && demand.rows == demand.decode_rows;
     return demand;
@@ -186,10 +181,11 @@ uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint
         return most;
     }
     const uint32_t begin = prompt->computed;
+    const bool hurries = deadlines_first_token(prompt) != NEVER;
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
-            uint64_t own = next_token_share(sequence, reserve_of(engine, sequence), now);
+            uint64_t own = next_token_share(sequence, hurries ? 0 : reserve_of(engine, sequence), now);
             share = own < share ? own : share;
             context += sequence->computed;
         }
