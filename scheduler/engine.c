@@ -218,9 +218,8 @@ static void init_stats(struct engine *engine) {
     engine->stats.max_sequences = engine->config.max_sequences;
 }
 
-/* What came of an iteration: its last events, and the numbers. */
+/* What came of an iteration: the numbers, and its last events after them, so that who has the last token finds both. */
 static void publish(struct engine *engine, uint64_t iteration_ns) {
-    engine_flush_events(engine);
     struct offload_report report = offload_report(engine->offload);
     pthread_mutex_lock(&engine->stats_lock);
     engine->stats.running = engine->running_count;
@@ -233,6 +232,7 @@ static void publish(struct engine *engine, uint64_t iteration_ns) {
     engine->stats.iteration_ns = iteration_ns;
     engine->stats.sampling_rounds = forward_sampling_rounds(engine->forward);
     pthread_mutex_unlock(&engine->stats_lock);
+    engine_flush_events(engine);
     admission_publish(engine);
 }
 

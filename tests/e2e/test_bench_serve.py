@@ -162,7 +162,7 @@ class BenchTest(unittest.TestCase):
             report = self.bench(server, requests=1)
         self.assertEqual(report["outcomes"]["ok"], 1)
         self.assertGreaterEqual(report["ttft_ms"]["max"], 300, "a role is no token")
-        self.assertGreaterEqual(report["itl_ms"]["max"], 200)
+        self.assertGreaterEqual(report["itl_ms"]["max"], 190)  # sleeps of 200, seen by another clock
         self.assertEqual(report["itl_ms"]["count"], 1, "nor is an empty delta")
         self.assertEqual((report["output_tokens"], report["prompt_tokens"]), (2, 7))
         self.assertEqual(report["empty_events"], 4)
