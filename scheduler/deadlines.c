@@ -4,6 +4,7 @@
  * Times to come are the offload engine's predictions; without a record there are none, and nothing is lost before it is
  * late. */
 #include "scheduler/engine_internal.h"
+#include "scheduler/prompt_rows.h"
 
 #define NEVER UINT64_MAX
 #define CATCH_UP 8
@@ -128,19 +129,35 @@ struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now
     return demand;
 }
 
-/* What an iteration of tokens and prompts takes: what the device computes in it, by the record and by what such
- * iterations have taken of it, and the copies. */
-static uint64_t mixed_ns(const struct engine *engine, uint32_t rows, double context) {
-    uint64_t least_ns = (uint64_t)((double)offload_least_ns(engine->offload, rows, context) * engine->mixed_ratio);
-    uint64_t predicted_ns = offload_predict(engine->offload, rows, context).iteration_ns;
-    return least_ns > predicted_ns ? least_ns : predicted_ns;
+/* Tokens, and what rows of the prompt that is next may join. */
+struct joined {
+    const struct engine *engine;
+    uint32_t decode_rows, begin; /* the prompt's next position */
+    double context;              /* of the tokens together */
+    uint64_t share_ns;
+};
+
+/* Positions that a row attends to in the mean, with so many of the prompt. */
+static double mean_context(const struct joined *joined, uint32_t rows) {
+    return (joined->context + rows * (joined->begin + rows / 2.0)) / (joined->decode_rows + rows);
 }
 
-/* Is it over in `share_ns`? What is computed leaves a reserve against what is not foreseen. */
-static bool is_in_time(const struct engine *engine, uint32_t rows, double context, uint64_t share_ns) {
-    double least_ns = (double)offload_least_ns(engine->offload, rows, context) * engine->mixed_ratio;
-    return least_ns <= (double)share_ns * (1 - 1.0 / PROMPT_RESERVE) &&
-           offload_predict(engine->offload, rows, context).iteration_ns <= share_ns;
+/* What the device computes with so many of the prompt, by the record and by what such iterations have taken of it. */
+static double joined_compute_ns(const struct joined *joined, uint32_t rows) {
+    return (double)offload_least_ns(joined->engine->offload, joined->decode_rows + rows, mean_context(joined, rows)) *
+           joined->engine->mixed_ratio;
+}
+
+static uint64_t joined_iteration_ns(const struct joined *joined, uint32_t rows) {
+    return offload_predict(joined->engine->offload, joined->decode_rows + rows, mean_context(joined, rows))
+        .iteration_ns;
+}
+
+/* Is it over in time? What is computed leaves a reserve against what is not foreseen. */
+static bool is_in_time(const void *argument, uint32_t rows) {
+    const struct joined *joined = argument;
+    return joined_compute_ns(joined, rows) <= (double)joined->share_ns * (1 - 1.0 / PROMPT_RESERVE) &&
+           joined_iteration_ns(joined, rows) <= joined->share_ns;
 }
 
 /* The prompt that is next for rows: the first that runs, else the first in line; NULL if there is none. */
@@ -154,73 +171,54 @@ static const struct sequence *next_prompt(const struct engine *engine) {
     return line->count > 0 ? queue_at(line, 0) : NULL;
 }
 
-/* Where the fewest rows of a prompt would make a token late, and an iteration without them would not, a prompt whose
- * first token is to come, and nobody was promised when, waits until the tokens are ahead enough. */
-static bool holds_prompt(const struct engine *engine, const struct sequence *prompt, uint64_t with_ns,
-                         uint64_t without_ns, uint64_t now) {
-    bool gains = prompt->first_token_ns == 0 && deadlines_first_token(prompt) == NEVER;
+/* Would the fewest rows of the prompt make a token late, and would an iteration without them not? */
+static bool makes_late(const struct joined *joined, uint64_t now) {
+    const struct engine *engine = joined->engine;
+    const uint64_t without_ns = joined_iteration_ns(joined, 0);
     uint64_t left = NEVER;
-    for (uint32_t i = 0; i < engine->running_count && gains; i++) {
+    for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
             uint64_t own = time_left(sequence, now), usual = tpot_of(sequence);
+            if (without_ns >= usual) {
+                return false;
+            }
             own = own < NEVER ? own : usual; /* late already: it need not fall further behind */
             left = own < left ? own : left;
-            gains = without_ns < usual;
         }
     }
-    return gains && with_ns > left && engine->prompt_held < MOST_HELD;
+    return (uint64_t)joined_compute_ns(joined, LEAST_PROMPT_ROWS) > left ||
+           joined_iteration_ns(joined, LEAST_PROMPT_ROWS) > left;
 }
 
 uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint32_t most, uint64_t now) {
-    uint64_t share = NEVER;
-    double context = 0;
     const struct sequence *prompt = next_prompt(engine);
     if (decode_rows == 0 || most <= LEAST_PROMPT_ROWS || !engine->recorded || engine->config.order == ORDER_FCFS ||
         !prompt) {
         return most;
     }
-    const uint32_t begin = prompt->computed;
     const bool hurries = deadlines_first_token(prompt) != NEVER;
+    struct joined joined = {.engine = engine, .decode_rows = decode_rows, .begin = prompt->computed, .share_ns = NEVER};
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         if (sequence->scheduled > 0) {
             uint64_t own = next_token_share(sequence, hurries ? 0 : reserve_of(engine, sequence), now);
-            share = own < share ? own : share;
-            context += sequence->computed;
+            joined.share_ns = own < joined.share_ns ? own : joined.share_ns;
+            joined.context += sequence->computed;
         }
     }
-    if (share == NEVER) {
+    if (joined.share_ns == NEVER) {
         return most;
     }
-    /* In steps of a few rows, for an iteration is not worth more of our own time; from the last answer on, by strides
-     * that double, for the next one is near it. */
-    uint32_t good = 1, bad = (most - 1) / LEAST_PROMPT_ROWS + 2, guess = engine->prompt_steps, stride = 1;
-    while (good + 1 < bad) {
-        uint32_t steps = guess > good && guess < bad ? guess : good + (bad - good) / 2;
-        uint32_t rows = steps * LEAST_PROMPT_ROWS < most ? steps * LEAST_PROMPT_ROWS : most;
-        double mean = (context + rows * (begin + rows / 2.0)) / (decode_rows + rows);
-        if (is_in_time(engine, decode_rows + rows, mean, share)) {
-            good = steps;
-            guess = steps + stride;
-        } else {
-            bad = steps;
-            guess = steps > stride ? steps - stride : 0;
-        }
-        stride *= 2;
-    }
-    engine->prompt_steps = good;
-    if (good == 1) {
-        const uint32_t rows = decode_rows + LEAST_PROMPT_ROWS;
-        const double mean = (context + LEAST_PROMPT_ROWS * (begin + LEAST_PROMPT_ROWS / 2.0)) / rows;
-        const uint64_t without_ns = offload_predict(engine->offload, decode_rows, context / decode_rows).iteration_ns;
-        if (holds_prompt(engine, prompt, mixed_ns(engine, rows, mean), without_ns, now)) {
-            engine->prompt_held++;
-            return 0;
-        }
+    const uint32_t rows = prompt_rows_most(most, &engine->prompt_steps, is_in_time, &joined);
+    /* One whose first token is to come, and nobody was promised when, waits until the tokens are ahead enough. */
+    const bool may_wait = !hurries && prompt->first_token_ns == 0 && engine->prompt_held < MOST_HELD;
+    if (rows == LEAST_PROMPT_ROWS && may_wait && makes_late(&joined, now)) {
+        engine->prompt_held++;
+        return 0;
     }
     engine->prompt_held = 0;
-    return good * LEAST_PROMPT_ROWS < most ? good * LEAST_PROMPT_ROWS : most;
+    return rows;
 }
 
 void deadlines_expect(struct engine *engine, const struct offload_demand *demand) {

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "kernels/ops.h"
+#include "scheduler/prompt_rows.h"
 
 #define NEVER UINT64_MAX
 
@@ -73,13 +74,21 @@ static uint32_t prompt_context(const struct play *play) {
     return play->next < at->waiting_count ? at->waiting[play->next].context : 0;
 }
 
-static bool is_in_time(const struct foresight *at, const struct mixture *decode, uint32_t rows, uint32_t from,
-                       uint64_t share_ns) {
-    struct mixture all = *decode;
-    mix(&all, rows, from);
-    struct foreseen_time time = time_of(at, &all);
-    return (double)time.compute_ns * at->mixed <= (double)share_ns * (1 - 1.0 / PROMPT_RESERVE) &&
-           time.iteration_ns <= share_ns;
+/* An iteration to which rows of a prompt from `from` on are added. */
+struct joined {
+    const struct foresight *at;
+    const struct mixture *decode;
+    uint32_t from;
+    uint64_t share_ns;
+};
+
+static bool is_in_time(const void *argument, uint32_t rows) {
+    const struct joined *joined = argument;
+    struct mixture all = *joined->decode;
+    mix(&all, rows, joined->from);
+    struct foreseen_time time = time_of(joined->at, &all);
+    return (double)time.compute_ns * joined->at->mixed <= (double)joined->share_ns * (1 - 1.0 / PROMPT_RESERVE) &&
+           time.iteration_ns <= joined->share_ns;
 }
 
 /* As deadlines_prompt_rows(), but for what tokens are ahead or behind. */
@@ -87,22 +96,8 @@ static uint32_t prompt_rows(struct play *play, const struct mixture *decode, uin
     if (decode->rows == 0 || share_ns == NEVER || most <= LEAST_PROMPT_ROWS) {
         return most;
     }
-    const uint32_t from = prompt_context(play);
-    uint32_t good = 1, bad = (most - 1) / LEAST_PROMPT_ROWS + 2, guess = play->prompt_steps, stride = 1;
-    while (good + 1 < bad) {
-        uint32_t steps = guess > good && guess < bad ? guess : good + (bad - good) / 2;
-        uint32_t rows = steps * LEAST_PROMPT_ROWS < most ? steps * LEAST_PROMPT_ROWS : most;
-        if (is_in_time(play->at, decode, rows, from, share_ns)) {
-            good = steps;
-            guess = steps + stride;
-        } else {
-            bad = steps;
-            guess = steps > stride ? steps - stride : 0;
-        }
-        stride *= 2;
-    }
-    play->prompt_steps = good;
-    return good * LEAST_PROMPT_ROWS < most ? good * LEAST_PROMPT_ROWS : most;
+    const struct joined joined = {play->at, decode, prompt_context(play), share_ns};
+    return prompt_rows_most(most, &play->prompt_steps, is_in_time, &joined);
 }
 
 /* What of its prompt a sequence computes in the next step, with `rows` left. */

@@ -8,11 +8,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Beside tokens that generate a prompt has so many rows at the least, and the time that is promised to these less one
- * part in so many (deadlines.c). */
-#define LEAST_PROMPT_ROWS 16
-#define PROMPT_RESERVE 10
-
 /* A sequence, as far as time is concerned. */
 struct foreseen {
     uint64_t due_ns;  /* its first token; UINT64_MAX: not promised */
