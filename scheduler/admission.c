@@ -5,13 +5,14 @@
  * has been submitted since and the request itself, and plays the next iterations ahead (foresee.h) with the one model
  * of time, at the pace that iterations have lately had. How far such predictions are to be trusted is learnt from what
  * came of them: a margin, for each class, that grows with every first token that it did not cover and shrinks with the
- * others, so that as many are late in the long run as the class's percentile allows (the quantile tracking of adaptive
- * conformal inference, Gibbs and Candes, arXiv 2106.00170). A first token that is in time and was predicted to come
+ * others, so that as many are late in the long run as the class's percentile allows (quantile.h). A first token that is
+ * in time and was predicted to come
  * early says nothing: what it had to spare was lent to the offloading. Neither does one that the margin would cover by
  * now, be it late: of many that were admitted before the first of them was late, the first says it for all. */
 #include "scheduler/admission.h"
 #include "base/clock.h"
 #include "scheduler/engine_internal.h"
+#include "scheduler/quantile.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -190,8 +191,7 @@ void admission_first_token(struct engine *engine, const struct sequence *sequenc
     double *margin = &engine->admission.margin[index];
     bool says = sequence->late_first || 2 * predicted_ns > promised_ns;
     bool over = says && measured_ns > predicted_ns + *margin * promised_ns;
-    *margin += MARGIN_STEP * ((over ? 1 : 0) - late_share / 2);
-    *margin = *margin < 0 ? 0 : *margin > MOST_MARGIN ? MOST_MARGIN : *margin;
+    *margin = quantile_track(*margin, over, late_share / 2, MARGIN_STEP, MOST_MARGIN);
     pthread_mutex_unlock(&engine->lock);
     pthread_mutex_lock(&engine->stats_lock);
     own->first_tokens++;

@@ -1,9 +1,8 @@
 /* How far ahead of their deadlines tokens are to be, so that what nobody foresees makes few of them late.
  *
  * Feedback from what counts: tokens that were late raise the reserve at once, and it falls slowly while none is, by so
- * much that in the long run as many iterations have tokens late as is allowed (the quantile tracking of adaptive
- * conformal inference, Gibbs and Candes, arXiv 2106.00170). Where none is ever late it is 0 and costs nothing. Pure.
- * Threads: one owner. */
+ * much that in the long run as many iterations have tokens late as is allowed (quantile.h). Where none is ever late it
+ * is 0 and costs nothing. Pure. Threads: one owner. */
 #ifndef METRONOME_SCHEDULER_RESERVE_H
 #define METRONOME_SCHEDULER_RESERVE_H
 
