@@ -11,6 +11,11 @@ uint32_t arena_blocks_at(const struct arena *arena, uint32_t boundary) {
     return blocks < UINT32_MAX / 2 ? (uint32_t)blocks : UINT32_MAX / 2;
 }
 
+uint32_t arena_slots_beside(const struct arena *arena, uint32_t blocks) {
+    size_t kv = (size_t)blocks * arena->block_bytes;
+    return kv < arena->bytes ? (uint32_t)((arena->bytes - kv) / arena->slot_bytes) : 0;
+}
+
 struct status arena_create(struct device *device, size_t bytes, size_t slot_bytes, size_t block_bytes,
                            uint32_t boundary, struct arena *arena) {
     CHECK(slot_bytes > 0 && slot_bytes % 64 == 0 && block_bytes > 0 && (size_t)boundary * slot_bytes <= bytes);

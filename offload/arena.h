@@ -50,6 +50,9 @@ static inline void *arena_block_address(const struct arena *arena, uint32_t bloc
 /* How many KV blocks there would be with this boundary. */
 uint32_t arena_blocks_at(const struct arena *arena, uint32_t boundary);
 
+/* The highest boundary that leaves so many KV blocks; 0 if none does. */
+uint32_t arena_slots_beside(const struct arena *arena, uint32_t blocks);
+
 /* Moves the boundary; every block that would not be a block any more must be free. */
 void arena_set_boundary(struct arena *arena, uint32_t boundary);
 

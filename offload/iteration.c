@@ -30,7 +30,7 @@ static uint32_t slots_left_by_blocks(const struct offload *offload) {
     const struct arena *arena = &offload->arena;
     uint32_t used = arena_blocks_needed(arena, blocks_of_slots(arena, CLEARED_SLOTS));
     used = used > offload->kv_least ? used : offload->kv_least;
-    return (uint32_t)((arena->bytes - (size_t)used * arena->block_bytes) / arena->slot_bytes);
+    return arena_slots_beside(arena, used);
 }
 
 /* Of the blocks in use beyond those that are always there, a slot's worth: parking more at once would keep the link
@@ -57,8 +57,7 @@ static uint32_t ring_when_crowded(const struct offload *offload) {
     if (offload->kv_stream > 0 || !weights_fit(offload)) {
         return most;
     }
-    const size_t slots = offload->arena.bytes / offload->arena.slot_bytes;
-    double room = (double)slots + hidden - total, best_rate = 0;
+    double room = (double)arena_slots_beside(&offload->arena, 0) + hidden - total, best_rate = 0;
     for (uint32_t staging = most; staging * load.layers >= hidden && staging > 1; staging--) {
         struct plan plan;
         plan_nested(&load, hidden, staging, &plan);
@@ -149,10 +148,7 @@ static uint32_t granted_slabs(struct offload *offload, const struct plan_load *l
 
 /* Slabs that must leave for so many KV blocks, with a ring of `staging`. */
 static uint32_t slabs_that_blocks_take(const struct offload *offload, uint32_t blocks, uint32_t staging) {
-    const struct arena *arena = &offload->arena;
-    uint64_t bytes = (uint64_t)blocks * arena->block_bytes;
-    uint32_t slots = bytes < arena->bytes ? (uint32_t)((arena->bytes - bytes) / arena->slot_bytes) : 0;
-    return offload_slabs_that_leave(&offload->config, slots, staging);
+    return offload_slabs_that_leave(&offload->config, arena_slots_beside(&offload->arena, blocks), staging);
 }
 
 /* Slabs that may be streamed when room for sequences is short. Room is KV memory for a time: with k bytes of KV cache

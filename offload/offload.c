@@ -364,7 +364,7 @@ void offload_copy_placement(const struct offload *offload, uint32_t idle, struct
     if (offload->tuned && offload->plan.streamed_slabs > 0) {
         uint32_t used = arena->taken > idle ? arena->taken - idle : 0;
         used = used > offload->kv_least ? used : offload->kv_least;
-        uint32_t slots = (uint32_t)((arena->bytes - (size_t)used * arena->block_bytes) / arena->slot_bytes);
+        uint32_t slots = arena_slots_beside(arena, used);
         uint32_t least = offload_slabs_that_leave(&offload->config, slots, offload->plan.staging);
         if (least < offload->plan.streamed_slabs) {
             plan_nested(&load, least, offload->plan.staging, &out->least);

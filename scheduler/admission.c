@@ -6,9 +6,9 @@
  * of time, at the pace that iterations have lately had. How far such predictions are to be trusted is learnt from what
  * came of them: a margin, for each class, that grows with every first token that it did not cover and shrinks with the
  * others, so that as many are late in the long run as the class's percentile allows (quantile.h). A first token that is
- * in time and was predicted to come
- * early says nothing: what it had to spare was lent to the offloading. Neither does one that the margin would cover by
- * now, be it late: of many that were admitted before the first of them was late, the first says it for all. */
+ * in time and was predicted to come early says nothing: what it had to spare was lent to the offloading. Neither does
+ * one that the margin would cover by now, be it late: of many that were admitted before the first of them was late, the
+ * first says it for all. */
 #include "scheduler/admission.h"
 #include "base/clock.h"
 #include "scheduler/engine_internal.h"
