@@ -359,19 +359,27 @@ TEST(Admission, SaysWhatIsShortAndWhatBecomesOfIt) {
     EXPECT_EQ(engine.stats(4).first_in_time, 1u);
 }
 
+// Submits a request that arrives now.
+void ask(Admitting &engine, Asked &asked) {
+    asked.request.arrival_ns = device_now_ns(engine.rig.device);
+    must(engine_submit(engine.engine, &asked.request));
+}
+
+// When its first token came after it, to when it was predicted to.
+double measured_to_predicted(const Asked &asked) {
+    double predicted = (double)asked.request.admission.predicted_ttft_ns;
+    return (double)(asked.request.outcome.first_token_ns - asked.request.arrival_ns) / predicted;
+}
+
 // After a request of so many tokens to warm up one comes alone: when its first token is predicted and when it is there.
 void expect_predicted(Admitting &engine, uint32_t warm_up_tokens) {
     Asked warm(600, 0), request(1700, 0);
     warm.request.sampling.max_tokens = warm_up_tokens;
-    warm.request.arrival_ns = device_now_ns(engine.rig.device);
-    must(engine_submit(engine.engine, &warm.request));
+    ask(engine, warm);
     run_to_end(engine.engine);
-    request.request.arrival_ns = device_now_ns(engine.rig.device);
-    must(engine_submit(engine.engine, &request.request));
+    ask(engine, request);
     run_to_end(engine.engine);
-    double predicted = (double)request.request.admission.predicted_ttft_ns;
-    double measured = (double)(request.request.outcome.first_token_ns - request.request.arrival_ns);
-    EXPECT_NEAR(measured / predicted, 1, 0.25);
+    EXPECT_NEAR(measured_to_predicted(request), 1, 0.25);
 }
 
 // Predicted to the iteration: nothing comes in between.
@@ -389,8 +397,7 @@ TEST(Admission, CachedPrefixesCountAsComputed) {
     salted.request.salt.bytes = 1;
     salted.request.salt.text[0] = 's';
     for (Asked *each : {&first, &second, &other, &salted}) {
-        each->request.arrival_ns = device_now_ns(engine.rig.device);
-        must(engine_submit(engine.engine, &each->request));
+        ask(engine, *each);
     }
     const uint64_t alone_ns = first.request.admission.predicted_ttft_ns;
     EXPECT_EQ(first.request.admission.shared_tokens, 0u);
@@ -401,15 +408,12 @@ TEST(Admission, CachedPrefixesCountAsComputed) {
     EXPECT_EQ(salted.request.admission.shared_tokens, 0u);
     run_to_end(engine.engine);
 
-    third.request.arrival_ns = device_now_ns(engine.rig.device);
-    must(engine_submit(engine.engine, &third.request));
+    ask(engine, third);
     EXPECT_EQ(third.request.admission.cached_tokens, shared);
     EXPECT_LT(third.request.admission.predicted_ttft_ns, alone_ns / 4);
     run_to_end(engine.engine);
     for (const Asked *each : {&first, &second, &third, &other, &salted}) {
-        double predicted = (double)each->request.admission.predicted_ttft_ns;
-        double measured = (double)(each->request.outcome.first_token_ns - each->request.arrival_ns);
-        EXPECT_NEAR(measured / predicted, 1, 0.3) << each->request.id; // one that shares waits an iteration
+        EXPECT_NEAR(measured_to_predicted(*each), 1, 0.3) << each->request.id; // one that shares waits an iteration
     }
 }
 
@@ -432,8 +436,7 @@ struct Meanwhile {
     void submit() {
         if (!submitted) {
             submitted = true;
-            asked->request.arrival_ns = device_now_ns(engine->rig.device);
-            must(engine_submit(engine->engine, &asked->request));
+            ask(*engine, *asked);
         }
     }
     Admitting *engine;
@@ -446,11 +449,9 @@ struct Meanwhile {
 TEST(Admission, WhatTheIterationInHandHasTakenIsSeen) {
     Admitting engine({class_of("default", 20000, 0, ON_MISS_REFUSE)});
     Asked alone(1000, 0), first(3000, 0), second(1000, 0);
-    alone.request.arrival_ns = device_now_ns(engine.rig.device);
-    must(engine_submit(engine.engine, &alone.request));
+    ask(engine, alone);
     run_to_end(engine.engine);
-    first.request.arrival_ns = device_now_ns(engine.rig.device);
-    must(engine_submit(engine.engine, &first.request));
+    ask(engine, first);
     {
         Meanwhile meanwhile(&engine, &second);
         bool idle = false;
@@ -459,22 +460,18 @@ TEST(Admission, WhatTheIterationInHandHasTakenIsSeen) {
     }
     EXPECT_GT(second.request.admission.predicted_ttft_ns, 3 * alone.request.admission.predicted_ttft_ns);
     run_to_end(engine.engine);
-    double predicted = (double)second.request.admission.predicted_ttft_ns;
-    double measured = (double)(second.request.outcome.first_token_ns - second.request.arrival_ns);
-    EXPECT_NEAR(measured / predicted, 1, 0.25);
+    EXPECT_NEAR(measured_to_predicted(second), 1, 0.25);
 }
 
 // An engine that had nothing to do has looked at no clock since: what comes then is foreseen from when it comes.
 TEST(Admission, AfterALongSleepTwoAreAdmittedAtOnce) {
     Admitting engine({class_of("default", 5000, 0, ON_MISS_REFUSE)});
     Asked warm(600, 0), first(1700, 0), second(1700, 0);
-    warm.request.arrival_ns = device_now_ns(engine.rig.device);
-    must(engine_submit(engine.engine, &warm.request));
+    ask(engine, warm);
     run_to_end(engine.engine);
     device_sleep_until_ns(engine.rig.device, device_now_ns(engine.rig.device) + 100000 * MS);
     for (Asked *each : {&first, &second}) {
-        each->request.arrival_ns = device_now_ns(engine.rig.device);
-        must(engine_submit(engine.engine, &each->request));
+        ask(engine, *each);
         EXPECT_EQ(each->request.admission.outcome, ADMITTED);
     }
     run_to_end(engine.engine);
