@@ -12,9 +12,6 @@
  * the device that takes less time than one slot's weights on the link. */
 #define CLEARED_SLOTS 4
 
-/* Iterations with room to spare after which the ring is as long as it was. */
-#define UNCROWDED 64
-
 /* Groups of KV that one iteration looks ahead for, a prediction each. */
 #define ROOM_GROUPS KV_MAX_GROUPS
 
@@ -24,9 +21,7 @@ static uint32_t blocks_of_slots(const struct arena *arena, uint32_t slots) {
     return blocks < UINT32_MAX ? (uint32_t)blocks : UINT32_MAX;
 }
 
-/* Slots that weights and ring may take without a KV block in use having to go: as many blocks as are in use must be
- * left, wherever they lie, as far as those in the way can be moved in this iteration. */
-static uint32_t slots_left_by_blocks(const struct offload *offload) {
+uint32_t offload_slots_left(const struct offload *offload) {
     const struct arena *arena = &offload->arena;
     uint32_t used = arena_blocks_needed(arena, blocks_of_slots(arena, CLEARED_SLOTS));
     used = used > offload->kv_least ? used : offload->kv_least;
@@ -39,54 +34,6 @@ static uint32_t blocks_in_the_way(const struct offload *offload) {
     uint32_t used = offload->arena.taken, always = offload->kv_least;
     uint32_t beyond = used > always ? used - always : 0, most = blocks_of_slots(&offload->arena, 1);
     return beyond < most ? beyond : most;
-}
-
-/* Would all weights fit the device besides some KV cache? */
-static bool weights_fit(const struct offload *offload) {
-    return (size_t)offload_total_slabs(&offload->config) * offload->arena.slot_bytes < offload->arena.bytes;
-}
-
-/* The ring while room is short, for a slot less is room for KV. Where all weights fit, iterations stream what compute
- * hides (most_when_crowded()), and the ring is as long as gives the most room for the time of an iteration. Where they
- * do not fit it stays: with less of it, iterations with prompts and tokens are late. */
-static uint32_t ring_when_crowded(const struct offload *offload) {
-    const struct plan_load load = offload_load_of(offload, 1, 1);
-    uint32_t total = offload_total_slabs(&offload->config), most = offload->plan.staging, best = most;
-    uint32_t hidden = (uint32_t)(plan_compute_ns(&load) / plan_slab_ns(&load));
-    hidden = hidden < total ? hidden : total;
-    if (offload->kv_stream > 0 || !weights_fit(offload)) {
-        return most;
-    }
-    double room = (double)arena_slots_beside(&offload->arena, 0) + hidden - total, best_rate = 0;
-    for (uint32_t staging = most; staging * load.layers >= hidden && staging > 1; staging--) {
-        struct plan plan;
-        plan_nested(&load, hidden, staging, &plan);
-        double rate = (room - staging) / (double)plan_predict(&load, &plan).iteration_ns;
-        if (rate > best_rate) {
-            best_rate = rate;
-            best = staging;
-        }
-    }
-    return best;
-}
-
-/* The ring for this iteration: shorter when room is short, as long as it was when there has been room for a while, and
- * that without a slab that has to leave for it. What is in the ring is lost, so that tokens must be ahead by as much.
- */
-static uint32_t ring_wanted(struct offload *offload, const struct plan_load *load,
-                            const struct offload_demand *demand) {
-    const struct offload_config *config = &offload->config;
-    uint32_t now = offload->plan.staging, wanted = demand->crowded ? offload->ring_crowded : offload->ring;
-    offload->uncrowded = demand->crowded ? 0 : offload->uncrowded + 1;
-    if (wanted == now || (!demand->crowded && offload->uncrowded < UNCROWDED)) {
-        return now;
-    }
-    bool late = demand->deadline_ns != UINT64_MAX && demand->slack_ns < now * plan_slab_ns(load);
-    if (late && offload->plan.streamed_slabs > 0) {
-        return now;
-    }
-    uint32_t least = offload_slabs_that_leave(config, slots_left_by_blocks(offload), wanted);
-    return least <= (wanted < now ? config->layers * wanted : offload->plan.streamed_slabs) ? wanted : now;
 }
 
 static void change_plan(struct offload *offload, const struct plan *plan) {
@@ -167,7 +114,7 @@ static uint32_t most_when_crowded(const struct offload *offload, const struct pl
 /* Room is short: no more leaves than that, but what the blocks that are there force out, until they are given up. */
 static void limit_when_crowded(struct offload *offload, const struct plan_load *load, uint32_t least,
                                const struct offload_demand *demand, struct plan_limits *limits) {
-    bool fits = weights_fit(offload);
+    bool fits = offload_weights_fit(offload);
     uint32_t soon = fits ? demand->next_blocks : demand->soon_blocks;
     uint32_t room = fits ? demand->next_blocks : demand->room_blocks;
     limits->soon_slabs = slabs_that_blocks_take(offload, soon, limits->staging);
@@ -232,8 +179,8 @@ static void list_groups(struct offload *offload) {
 static void tune(struct offload *offload, const struct offload_demand *demand) {
     double context = (double)demand->context_tokens / demand->rows;
     struct plan_load load = offload_load_of(offload, demand->rows, context);
-    uint32_t total = offload_total_slabs(&offload->config), staging = ring_wanted(offload, &load, demand);
-    uint32_t least = offload_slabs_that_leave(&offload->config, slots_left_by_blocks(offload), staging);
+    uint32_t total = offload_total_slabs(&offload->config), staging = offload_ring(offload, &load, demand);
+    uint32_t least = offload_slabs_that_leave(&offload->config, offload_slots_left(offload), staging);
     struct plan_limits limits = {.floor_slabs = (int32_t)least - (int32_t)staging, /* the ring is there as it is */
                                  .max_slabs = total,
                                  .bus_slabs = UINT32_MAX,
@@ -280,7 +227,7 @@ static void tune(struct offload *offload, const struct offload_demand *demand) {
 static struct status place_again(struct offload *offload, uint64_t deadline_ns) {
     struct plan_load load = offload_load_of(offload, 1, 1);
     struct policy_request request = {.load = &load, .deadline_ns = deadline_ns, .options = offload->config.options};
-    uint32_t total = offload_total_slabs(&offload->config), slots = slots_left_by_blocks(offload);
+    uint32_t total = offload_total_slabs(&offload->config), slots = offload_slots_left(offload);
     request.limits = (struct plan_limits){.max_slabs = total,
                                           .bus_slabs = UINT32_MAX,
                                           .staging = offload->plan.staging,
@@ -328,8 +275,7 @@ struct status offload_set_record(struct offload *offload, const struct record *r
         TRY(place_again(offload, deadline_ns));
     }
     tuner_init(&offload->tuner, offload->plan.streamed_slabs); /* what it learnt before was of guesses */
-    offload->ring = offload->plan.staging;
-    offload->ring_crowded = offload->tuned ? ring_when_crowded(offload) : offload->ring;
+    offload_choose_rings(offload, deadline_ns);
     foretell_stream(offload, deadline_ns);
     return STATUS_SUCCESS;
 }
@@ -394,6 +340,7 @@ void offload_end(struct offload *offload, uint64_t iteration_ns) {
     report->measured_ns = iteration_ns;
     report->stall_ns = times.stall_ns;
     report->layers_ns = times.layers_ns;
+    offload_watch_layers(offload, times.layers_ns / offload->config.layers);
     report->total_stall_ns += times.stall_ns;
     report->total_kv_stall_ns += offload->kv_waited_ns;
     report->total_late += iteration_ns > report->deadline_ns;

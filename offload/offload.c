@@ -4,7 +4,6 @@
 #include "base/check.h"
 #include "base/log.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,24 +127,6 @@ static struct status plan_kv_stream(struct offload *offload) {
     return STATUS_SUCCESS;
 }
 
-/* The ring for a plan that moves in every iteration. It takes room from the KV cache whatever is streamed, so it is no
- * longer than it can be of use: one more than two of the most slabs that a layer will stream, by what the budget forces
- * out and by what the link carries in the time between tokens; and two whole layers at the most, one that computes and
- * one that comes meanwhile. Where that is not known, any plan can live with it. */
-static uint32_t ring_of_any_plan(const struct offload *offload, uint32_t forced) {
-    const struct offload_config *config = &offload->config;
-    uint32_t most = 2 * config->slabs;
-    uint64_t link = config->link_bytes_per_s > 0 ? config->link_bytes_per_s
-                                                 : (uint64_t)device_info(offload->device).link_bytes_per_s;
-    if (config->tpot_ns == 0 || link == 0) {
-        return most;
-    }
-    double carried = (double)link * (double)config->tpot_ns / 1e9 / (double)config->slab_bytes;
-    double slabs = carried > forced ? carried : forced;
-    double fullest = ceil(slabs / config->layers);
-    return 2 * fullest + 1 < most ? 2 * (uint32_t)fullest + 1 : most;
-}
-
 /* The first placement: what the policy makes of the budget, before anything was measured. Without a budget nothing has
  * to leave; what leaves later is what deadlines allow. */
 static struct status place_first(struct offload *offload) {
@@ -162,9 +143,10 @@ static struct status place_first(struct offload *offload) {
         /* As little as the budget asks for. A longer ring forces more out, which may take a longer ring. */
         uint32_t slots =
             config->device_memory > 0 ? weight_slots(config, config->device_memory, offload->kv_least) : UINT32_MAX;
-        uint32_t for_kv = ring_for_kv(offload, offload->kv_stream), staging = ring_of_any_plan(offload, 0) + for_kv;
+        uint32_t for_kv = ring_for_kv(offload, offload->kv_stream),
+                 staging = offload_ring_of_any_plan(offload, 0) + for_kv;
         uint32_t slabs = offload_slabs_that_leave(config, slots, staging);
-        for (uint32_t longer; (longer = ring_of_any_plan(offload, slabs) + for_kv) > staging;) {
+        for (uint32_t longer; (longer = offload_ring_of_any_plan(offload, slabs) + for_kv) > staging;) {
             staging = longer;
             slabs = offload_slabs_that_leave(config, slots, staging);
         }
@@ -289,7 +271,7 @@ static struct status create(struct offload *offload) {
         TRY(bus_join(&bus, &offload->bus));
     }
     tuner_init(&offload->tuner, offload->plan.streamed_slabs);
-    offload->ring = offload->ring_crowded = offload->plan.staging;
+    offload_choose_rings(offload, UINT64_MAX);
     return STATUS_SUCCESS;
 }
 

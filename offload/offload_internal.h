@@ -1,5 +1,6 @@
 /* The offload engine's own parts, shared by its files: offload.c (life, sizes, reports), iteration.c (the plan of each
- * iteration and what came of it), kv_share.c (KV blocks, and what they cost the link). Nobody else includes this.
+ * iteration and what came of it), ring.c (how long the staging ring is), kv_share.c (KV blocks, and what they cost the
+ * link). Nobody else includes this.
  * Threads: as offload/offload.h says. */
 #ifndef METRONOME_OFFLOAD_OFFLOAD_INTERNAL_H
 #define METRONOME_OFFLOAD_OFFLOAD_INTERNAL_H
@@ -11,6 +12,15 @@
 #include "offload/pipeline.h"
 #include "offload/tuner.h"
 
+/* How many slots the ring has. */
+struct ring {
+    uint32_t usual;                           /* as a rule, */
+    uint16_t crowded[PIPELINE_MAX_SLABS + 1]; /* and where room is short, by the slabs copied while a layer computes */
+    uint32_t uncrowded;                       /* iterations since it was */
+    uint64_t layer_ns, layer_before_ns; /* the longest that layers computed in this window, and in the one before */
+    uint32_t watched;                   /* iterations of this one */
+};
+
 struct offload {
     struct device *device;
     struct offload_config config;
@@ -18,18 +28,16 @@ struct offload {
     struct arena arena;
     struct kv *kv;
     struct pipeline *pipeline;
-    uint8_t *host;         /* (layers, slabs) slabs; NULL when none ever leaves the device */
-    struct plan plan;      /* in force */
-    uint32_t kv_least;     /* KV blocks that the device always has */
-    uint32_t kv_stream;    /* slots for streamed ones, */
-    uint32_t kv_group;     /* and so many of them in a group */
-    uint32_t stream_room;  /* blocks that could be streamed beside those that are */
-    bool stream_late;      /* what is streamed of KV makes iterations late */
-    bool tuned;            /* the policy is decided anew in every iteration */
-    uint32_t ring;         /* slots that it has as a rule, */
-    uint32_t ring_crowded; /* and where room is short */
-    uint32_t uncrowded;    /* iterations since it was */
-    bool promised;         /* some iteration had a deadline */
+    uint8_t *host;        /* (layers, slabs) slabs; NULL when none ever leaves the device */
+    struct plan plan;     /* in force */
+    uint32_t kv_least;    /* KV blocks that the device always has */
+    uint32_t kv_stream;   /* slots for streamed ones, */
+    uint32_t kv_group;    /* and so many of them in a group */
+    uint32_t stream_room; /* blocks that could be streamed beside those that are */
+    bool stream_late;     /* what is streamed of KV makes iterations late */
+    bool tuned;           /* the policy is decided anew in every iteration */
+    struct ring ring;
+    bool promised; /* some iteration had a deadline */
     struct tuner tuner;
     struct record record;
     bool recorded;
@@ -65,6 +73,29 @@ uint32_t offload_slabs_that_leave(const struct offload_config *config, uint32_t 
 static inline size_t offload_kv_layer_bytes(const struct offload_config *config) {
     return config->kv_block_bytes / config->layers;
 }
+
+/* Would all weights fit the device besides some KV cache? */
+static inline bool offload_weights_fit(const struct offload *offload) {
+    return (size_t)offload_total_slabs(&offload->config) * offload->arena.slot_bytes < offload->arena.bytes;
+}
+
+/* iteration.c */
+
+/* Slots that weights and ring may take without a KV block in use having to go: as many blocks as are in use must be
+ * left, wherever they lie, as far as those in the way can be moved in this iteration. */
+uint32_t offload_slots_left(const struct offload *offload);
+
+/* ring.c */
+
+/* The ring for a plan that moves in every iteration, if the budget forces so many slabs out. */
+uint32_t offload_ring_of_any_plan(const struct offload *offload, uint32_t forced);
+
+/* Chooses the rings for when room is short, by the record, as soon as there is one. */
+void offload_choose_rings(struct offload *offload, uint64_t deadline_ns);
+
+/* The ring for this iteration, and what the last one's layers took to compute. */
+uint32_t offload_ring(struct offload *offload, const struct plan_load *load, const struct offload_demand *demand);
+void offload_watch_layers(struct offload *offload, uint64_t layer_ns);
 
 /* kv_share.c */
 

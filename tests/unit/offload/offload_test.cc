@@ -42,7 +42,7 @@ class Offload {
         offload_destroy(offload);
     }
     // What iterations cost, in chunks of up to 64 rows.
-    void set_record(uint64_t layer_ns) {
+    void set_record(uint64_t layer_ns, uint64_t tpot_ns = UINT64_MAX) {
         struct record record = {};
         record.row_count = 2;
         record.context_count = 1;
@@ -51,7 +51,7 @@ class Offload {
         record.contexts[0] = 64;
         record.cell[0][0].layer_ns = record.cell[1][0].layer_ns = layer_ns;
         record.link_bytes_per_s = 1000000000;
-        must(offload_set_record(offload, &record, UINT64_MAX));
+        must(offload_set_record(offload, &record, tpot_ns));
     }
     // An iteration that uses the blocks; returns how long it took.
     uint64_t iterate(uint64_t deadline_ns, const std::vector<uint32_t> &blocks = {}, uint32_t rows = 1) {
@@ -59,6 +59,7 @@ class Offload {
         demand.crowded = crowded;
         demand.slack_ns = slack_ns;
         demand.next_blocks = (uint32_t)blocks.size() + more_blocks;
+        demand.room_blocks = demand.next_blocks;
         demand.deadline_ns = deadline_ns;
         demand.rows = demand.decode_rows = rows;
         demand.context_tokens = 64 * rows;
@@ -68,7 +69,7 @@ class Offload {
         offload_kv_addresses(offload, blocks.data(), (uint32_t)blocks.size(), addresses.data());
         for (uint32_t layer = 0; layer < LAYERS; layer++) {
             offload_acquire_layer(offload, compute, layer);
-            rig.busy(compute, LAYER_NS);
+            rig.busy(compute, layer_ns);
             offload_release_layer(offload, compute, layer);
         }
         event_record(ended, compute);
@@ -96,6 +97,7 @@ class Offload {
     bool crowded = false; // what iterations say of room
     uint32_t more_blocks = 0;
     uint64_t slack_ns = 0; // what tokens are ahead
+    uint64_t layer_ns = LAYER_NS;
 };
 
 // Between all weights with a ring and all weights without one lie budgets in which something has to leave.
@@ -191,6 +193,38 @@ TEST(Offload, TheRingIsShorterWhileRoomIsShort) {
     }
     EXPECT_LE(took, config.tpot_ns);
     EXPECT_EQ(offload_report(rig.offload).staging, before.staging);
+}
+
+// Where the weights do not fit, the ring that is left while room is short is one that keeps the link busy: as short as
+// can be while layers compute quickly, and as long as it was once they compute for as long as many slabs are copied.
+TEST(Offload, TheRingIsLongEnoughForWhatComesWhileALayerComputes) {
+    struct offload_config config = config_of("metronome");
+    config.slabs = 8;
+    config.slab_bytes = SLAB_BYTES / 8;
+    config.device_memory = LAYERS / 2 * SLAB_BYTES + config.kv_blocks_wanted * BLOCK_BYTES;
+    config.tpot_ns = LAYERS * SLAB_BYTES * 3 / 4; // a byte a nanosecond
+    Offload rig(config);
+    rig.layer_ns = config.slab_bytes / 2;
+    rig.set_record(rig.layer_ns, config.tpot_ns);
+    const struct offload_report before = offload_report(rig.offload);
+    rig.crowded = true;
+    rig.more_blocks = 1000;
+    rig.slack_ns = before.staging * config.slab_bytes;
+    for (int i = 0; i < 100; i++) {
+        rig.iterate(config.tpot_ns);
+    }
+    const struct offload_report quick = offload_report(rig.offload);
+    EXPECT_LT(quick.staging, before.staging);
+    EXPECT_LE(quick.measured_ns, config.tpot_ns);
+    EXPECT_GT(quick.bytes_streamed, (config.tpot_ns - SLAB_BYTES) * 9 / 10);
+    rig.layer_ns = 5 * config.slab_bytes;
+    for (int i = 0; i < 100; i++) {
+        rig.iterate(config.tpot_ns, {}, 64);
+    }
+    const struct offload_report slow = offload_report(rig.offload);
+    EXPECT_GT(slow.staging, quick.staging);
+    EXPECT_LE(slow.measured_ns, config.tpot_ns);
+    EXPECT_GT(slow.bytes_streamed, (config.tpot_ns - SLAB_BYTES) * 9 / 10);
 }
 
 // Blocks in use hold back weights by their number, not by where they lie, and move in steps of bounded work.
