@@ -20,8 +20,8 @@
 #define OUTPUT 13
 #define OUTPUT_DEVIATION 0.86
 #define CONTEXT 288
-#define REQUESTS 16
-#define MOST_PLACES 12
+#define REQUESTS 48
+#define MOST_PLACES 24
 #define MOST_ROUNDS 5
 #define LINK_TOKENS 8 /* times what a token takes with all on the device: so long the link takes for all layers */
 #define KEEPS 0.95    /* of requests, over all rounds, for a policy to have kept the promise */
@@ -30,7 +30,7 @@ static const char *const policy_names[] = {"none",           "zero-inference", "
                                            "prefetch-group", "select-n",       "metronome"};
 #define POLICIES (sizeof policy_names / sizeof policy_names[0])
 #define METRONOME (POLICIES - 1)
-static const uint32_t places[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, MOST_PLACES};
+static const uint32_t places[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, MOST_PLACES};
 #define PLACES (sizeof places / sizeof places[0])
 
 /* What is set once must do for sequences of all lengths and for machines that are not as even as records: a plan leaves
@@ -67,6 +67,7 @@ struct answer {
 struct cell {
     double share;
     uint64_t tpot_ns, device_memory;
+    double bound; /* tokens a second that no placement can be beyond */
     struct answer answer[POLICIES];
 };
 
@@ -100,6 +101,28 @@ static struct status measure_resident(struct contest *contest, double *token_ns)
     contest->planned.hardware.link_bytes_per_s = link;
     contest->planned.hardware.link_latency_ns = contest->record.copy_ns;
     return STATUS_SUCCESS;
+}
+
+/* Tokens a second where as many come as go, at the best number of sequences: an iteration computes a token of each and
+ * what prompts come for every token, by the record, or lasts as long as the link carries the weights that have no room
+ * beside the mean KV of so many, to the byte and without a ring; the two go on beside each other and are in time. */
+static double bound_of(const struct contest *contest, const struct cell *cell) {
+    const double context = PROMPT + OUTPUT / 2.0, layers = contest->planned.model.shape.layers;
+    const double token_bytes = (double)plan_case_kv_token_bytes(&contest->planned);
+    double best = 0;
+    for (size_t i = 0; i < PLACES; i++) {
+        const double sequences = places[i], room = token_bytes * (contest->serving.context - sequences * context);
+        const double streamed = (1 - cell->share) * contest->weights - room;
+        struct record_cell record;
+        record_get(&contest->record, sequences * (1 + (double)PROMPT / OUTPUT), context, &record);
+        const double compute_ns = layers * (double)record.layer_ns + (double)record.outside_ns;
+        const double link_ns = streamed * 1e9 / contest->serving.link_bytes_per_s;
+        const double takes_ns = compute_ns > link_ns ? compute_ns : link_ns;
+        if (streamed <= contest->weights && takes_ns <= (double)cell->tpot_ns && sequences * 1e9 / takes_ns > best) {
+            best = sequences * 1e9 / takes_ns;
+        }
+    }
+    return best;
 }
 
 static void add_cells(struct contest *contest, enum grid_size size, double share, double token_ns) {
@@ -237,6 +260,7 @@ static int compare(const void *a, const void *b) {
 /* The rounds of one cell, policy after policy, so that whatever else the machine does befalls all. */
 static struct status run_cell(struct contest *contest, struct cell *cell, struct progress *bar, uint64_t *done) {
     enter_cell(contest, cell);
+    cell->bound = bound_of(contest, cell);
     for (size_t i = 0; i < POLICIES; i++) {
         TRY(tune(contest, policy_names[i], &cell->answer[i]));
         progress_update(bar, *done += contest->tried - 1);
@@ -284,16 +308,18 @@ static void write_ratios(const struct contest *contest, struct book *book) {
              "ratio and are in no mean. broke: cells in which the other policy ran and did not keep it.",
              contest->cells, 100 * KEEPS);
     book_table(book, "measured_ratios");
-    for (size_t policy = 0; policy < POLICIES; policy++) {
+    for (size_t policy = 0; policy <= POLICIES; policy++) {
+        const bool physics = policy == POLICIES;
         uint32_t broke = 0;
         for (uint32_t i = 0; i < contest->cells; i++) {
-            const struct answer *other = &contest->cell[i].answer[policy];
-            ours[i] = kept_rate(&contest->cell[i].answer[METRONOME]);
-            theirs[i] = kept_rate(other);
-            broke += other->runs > 0 && !keeps(other);
+            const struct cell *cell = &contest->cell[i];
+            const struct answer *other = physics ? NULL : &cell->answer[policy];
+            ours[i] = kept_rate(&cell->answer[METRONOME]);
+            theirs[i] = physics ? cell->bound : kept_rate(other);
+            broke += !physics && other->runs > 0 && !keeps(other);
         }
         const struct ratios ratios = ratios_of(ours, theirs, contest->cells);
-        ratios_write(book, policy_names[policy], &ratios);
+        ratios_write(book, physics ? "physics" : policy_names[policy], &ratios);
         book_number(book, "broke", 0, broke);
         book_end_row(book);
     }
@@ -321,6 +347,18 @@ static void write_cells(const struct contest *contest, struct book *book) {
             book_number(book, "link use", 2, ran ? answer->link_use / runs : NAN);
             book_end_row(book);
         }
+        book_number(book, "device % of layers", 0, 100 * cell->share);
+        book_number(book, "promise ms", 1, (double)cell->tpot_ns / 1e6);
+        book_text(book, "policy", "physics");
+        book_text(book, "set by hand", "");
+        book_number(book, "places", 0, NAN);
+        book_number(book, "tok/s", 1, cell->bound);
+        book_number(book, "least", 1, NAN);
+        book_number(book, "most", 1, NAN);
+        book_number(book, "kept %", 1, NAN);
+        book_number(book, "late iterations %", 1, NAN);
+        book_number(book, "link use", 2, NAN);
+        book_end_row(book);
     }
     book_end_table(book);
 }
@@ -328,19 +366,22 @@ static void write_cells(const struct contest *contest, struct book *book) {
 /* Tokens a second by the promise, a picture for each size of the device. */
 static void draw_cells(const struct contest *contest, struct book *book) {
     for (uint32_t begin = 0, end; begin < contest->cells; begin = end) {
-        struct chart_point points[POLICIES][PROMISES];
-        struct chart_line lines[POLICIES];
+        struct chart_point points[POLICIES + 1][PROMISES];
+        struct chart_line lines[POLICIES + 1];
         char title[96];
         for (end = begin; end < contest->cells && contest->cell[end].share == contest->cell[begin].share; end++) {
-            for (size_t policy = 0; policy < POLICIES; policy++) {
-                const double rate = kept_rate(&contest->cell[end].answer[policy]);
+            for (size_t policy = 0; policy <= POLICIES; policy++) {
+                const struct cell *cell = &contest->cell[end];
+                const double rate = policy == POLICIES ? cell->bound : kept_rate(&cell->answer[policy]);
                 points[policy][end - begin] =
                     (struct chart_point){.x = (double)contest->cell[end].tpot_ns / 1e6, .y = rate > 0 ? rate : NAN};
             }
         }
-        for (size_t policy = 0; policy < POLICIES; policy++) {
-            lines[policy] =
-                (struct chart_line){.name = policy_names[policy], .points = points[policy], .count = end - begin};
+        for (size_t policy = 0; policy <= POLICIES; policy++) {
+            lines[policy] = (struct chart_line){.name = policy == POLICIES ? "physics" : policy_names[policy],
+                                                .points = points[policy],
+                                                .dashed = policy == POLICIES,
+                                                .count = end - begin};
         }
         struct text svg = {0};
         snprintf(title, sizeof title, "A device with room for %.0f %% of the layers' weights",
@@ -349,7 +390,7 @@ static void draw_cells(const struct contest *contest, struct book *book) {
                                     .x_label = "promised time per token, ms",
                                     .y_label = "tokens a second, promise kept",
                                     .lines = lines,
-                                    .line_count = POLICIES};
+                                    .line_count = POLICIES + 1};
         chart_svg(&chart, &svg);
         book_chart(book, title, &svg, NULL);
         text_free(&svg);
@@ -422,7 +463,8 @@ struct status measured_write(const char *device, const char *model, const char *
             "it learns of noise and the others do not; %u rounds, the policies in turn: the median, the "
             "slowest and the quickest. tok/s: of requests of which no token was late, as long as others wait. All "
             "policies gave the same tokens. A dash: the engine refuses, for the promise cannot be kept or the weights "
-            "do not fit.",
+            "do not fit. physics: what no placement can be beyond where as many come as go, by the record, with the "
+            "link never still.",
             REQUESTS, PROMPT, OUTPUT, cautions[0].promise, cautions[0].room,
             contest->tried > 1 ? ", or with other such shares that were better in a run of this very load" : "",
             contest->rounds);
