@@ -39,7 +39,7 @@ static void show_help(FILE *file) {
         "Every offload policy over a grid of models, memories, loads and promises on simulated hardware, each "
         "with\nthe options that are best for it, and the frontiers between promise and memory, throughput "
         "and context.\nThe same command gives the same figures; some minutes. With --device cpu or cuda the policies "
-        "are measured in turn,\nwith a real model on this machine, on cpu behind a paced link; twenty minutes.\n\n");
+        "are measured in turn,\nwith a real model on this machine, on cpu behind a paced link; forty minutes.\n\n");
     arguments_help(file, flags, FLAGS, false);
 }
 

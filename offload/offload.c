@@ -65,16 +65,17 @@ static struct status refuse_budget(const struct offload *offload, size_t weights
     size_t kv = (size_t)offload->kv_least * config->kv_block_bytes, needed = weights + ring + kv;
     char has[16], lacks[16], of_weights[16], of_kv[16], of_ring[16];
     bool streams = offload->tuned && offload->kv_group > 0 && config->kv_blocks_hot < config->kv_blocks_wanted;
-    bool by_hand = strcmp(offload->policy->name, "flexgen") == 0; /* what leaves is its user's to say */
+    const char *by_hand = offload->policy->by_hand;
     return status_error(STATUS_NO_MEMORY,
                         "device_memory leaves %s for weights and KV cache; offload.policy \"%s\" needs %s of weights, "
-                        "%s of staging and %s of KV cache: %s short. Raise device_memory%s, or lower context",
+                        "%s of staging and %s of KV cache: %s short. Raise device_memory%s%s, or lower context",
                         bytes_format(config->device_memory, has, sizeof has), offload->policy->name,
                         bytes_format(weights, of_weights, sizeof of_weights),
                         bytes_format(ring, of_ring, sizeof of_ring), bytes_format(kv, of_kv, sizeof of_kv),
                         bytes_format(needed - config->device_memory, lacks, sizeof lacks),
-                        streams   ? " or offload.kv_host_memory"
-                        : by_hand ? " or offload.percent"
+                        streams || by_hand ? " or " : "",
+                        streams   ? "offload.kv_host_memory"
+                        : by_hand ? by_hand
                                   : "");
 }
 
@@ -236,7 +237,7 @@ static struct status create(struct offload *offload) {
         return status_error(STATUS_NO_MEMORY, "%u KV blocks do not fit an address space", config->kv_blocks_wanted);
     }
     TRY(policy_find(config->policy, &offload->policy));
-    offload->tuned = strcmp(offload->policy->name, "metronome") == 0 && config->options.interval == 0;
+    offload->tuned = offload->policy->every_iteration && config->options.interval == 0;
     TRY(plan_kv_stream(offload));
     kv -= (size_t)(config->kv_blocks_wanted - offload->kv_least) * config->kv_block_bytes;
     TRY(place_first(offload));

@@ -37,6 +37,9 @@ struct policy_request {
 struct policy {
     const char *name, *summary;
     bool keeps_deadlines; /* chooses by the deadline: a choice that is not feasible is to be refused before it is run */
+    bool every_iteration; /* chooses anew for each of them, unless the user pins an interval */
+    bool moves_parts;     /* of layers, which are then cut as finely as pays; else whole ones move */
+    const char *by_hand;  /* the option by which the user says how much leaves the device; NULL: it is chosen */
 
     /* Fills *choice; `feasible`, `late_ns` and `short_slabs` mean what choose.h says, whoever chose. Fails for options
      * that make no sense and for weights that host memory cannot hold, and says which. */

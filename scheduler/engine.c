@@ -114,7 +114,9 @@ static uint32_t choose_slabs(const struct engine *engine) {
     if (config->offload_slabs > 0) {
         return config->offload_slabs;
     }
-    if (strcmp(config->offload_policy, "metronome") != 0 && strcmp(config->offload_policy, "flexgen") != 0) {
+    const struct policy *policy;
+    struct status found = policy_find(config->offload_policy, &policy);
+    if (status_failed(&found) || !policy->moves_parts) { /* whom nobody knows offload_create() refuses */
         return 1;
     }
     size_t whole = model_slab_bytes(engine->model, engine->device, 1);

@@ -153,7 +153,7 @@ static struct status choose_slabs(const struct arguments *arguments, const struc
         return STATUS_SUCCESS;
     }
     *slabs = 1;
-    if (strcmp(policy->name, "metronome") == 0 || strcmp(policy->name, "flexgen") == 0) {
+    if (policy->moves_parts) {
         struct plan_load whole;
         struct plan_limits limits;
         TRY(plan_case_load(plan_case, 1, &whole, &limits));

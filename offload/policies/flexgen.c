@@ -49,5 +49,7 @@ static struct status place(const struct policy_request *request, struct plan_cho
 const struct policy policy_flexgen = {
     .name = "flexgen",
     .summary = "a share of every layer in host memory, by hand or by peak rates, fetched one layer ahead",
+    .moves_parts = true,
+    .by_hand = "offload.percent",
     .place = place,
 };

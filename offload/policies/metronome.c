@@ -29,5 +29,7 @@ const struct policy policy_metronome = {
     .name = "metronome",
     .summary = "as many slabs of layers in host memory as the deadlines allow, in every iteration",
     .keeps_deadlines = true,
+    .every_iteration = true,
+    .moves_parts = true,
     .place = place,
 };
