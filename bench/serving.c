@@ -76,7 +76,7 @@ struct status serving_sizes(const struct serving_case *serving, uint32_t places,
 /* ---- a load ---- */
 
 /* Tokens of requests that kept their promise, a second, from the begin until the last request had its first token:
- * after that nobody waits, and a policy may well give time for memory. A request's tokens come evenly. */
+ * after that nobody waits, and a policy may well give time for memory. */
 static double rate_while_crowded(const struct replay_outcome *outcomes, uint32_t count) {
     uint64_t end_ns = 0;
     double tokens = 0;
@@ -85,9 +85,7 @@ static double rate_while_crowded(const struct replay_outcome *outcomes, uint32_t
     }
     for (uint32_t i = 0; i < count; i++) {
         const struct replay_outcome *outcome = &outcomes[i];
-        double lasted = (double)(outcome->last_token_ns - outcome->first_token_ns);
-        double share = outcome->last_token_ns > end_ns ? (double)(end_ns - outcome->first_token_ns) / lasted : 1;
-        tokens += replay_kept(outcome) ? share * outcome->tokens : 0;
+        tokens += replay_kept(outcome) ? outcome->crowd_tokens : 0;
     }
     return end_ns > 0 ? tokens * 1e9 / (double)end_ns : 0;
 }

@@ -25,7 +25,9 @@ struct replay {
     struct replay_report *report;
     uint64_t begin_ns;  /* of the trace, on the device's clock */
     uint32_t submitted; /* requests of the trace that have come, refused ones too */
-    uint32_t ended;     /* of them, those that are done with */
+    uint32_t ended;     /* of them, those that are done with, */
+    uint32_t started;   /* and those that have their first token, or will have none */
+    bool crowd_over;    /* that is all of the trace */
     struct live *live;  /* lent to the engine */
     uint64_t iterations_before, late_before, preemptions_before, streamed_before, queries_before, hits_before;
     double host_bytes_sum;
@@ -109,6 +111,7 @@ static struct status submit_due(struct replay *replay) {
         if (replay->config->dropped && replay->config->dropped[index]) {
             replay->outcomes[index].dropped = true;
             replay->ended++;
+            replay->started++;
             continue;
         }
         struct live *live = NULL;
@@ -123,6 +126,7 @@ static struct status submit_due(struct replay *replay) {
                 return status_context(status, "request %u of the trace", index + 1);
             }
             replay->ended++;
+            replay->started++;
         }
     }
     return STATUS_SUCCESS;
@@ -145,6 +149,16 @@ static void take_token(struct replay *replay, struct replay_outcome *outcome, ui
     outcome->late_tokens += now > due;
 }
 
+/* Once nobody is left who waits for a first token: what there is by now came while others waited. */
+static void note_crowd(struct replay *replay) {
+    const uint32_t count = replay->config->trace->count;
+    const bool over = replay->started == count;
+    for (uint32_t i = 0; over && !replay->crowd_over && i < count; i++) {
+        replay->outcomes[i].crowd_tokens = replay->outcomes[i].tokens;
+    }
+    replay->crowd_over = over;
+}
+
 static struct status take_events(struct replay *replay) {
     struct status fault = STATUS_SUCCESS;
     uint64_t now = device_now_ns(replay->device) - replay->begin_ns;
@@ -153,6 +167,7 @@ static struct status take_events(struct replay *replay) {
             const struct engine_event *event = &replay->events[i];
             struct live *live = event->request->owner;
             struct replay_outcome *outcome = &replay->outcomes[live->index];
+            replay->started += outcome->tokens == 0 && (event->has_token || event->finish != FINISH_NONE);
             if (event->has_token) {
                 take_token(replay, outcome, event->token, now);
             }
@@ -167,6 +182,7 @@ static struct status take_events(struct replay *replay) {
             }
         }
     }
+    note_crowd(replay);
     if (replay->config->bar) {
         progress_update(replay->config->bar, replay->ended);
     }

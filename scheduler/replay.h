@@ -34,7 +34,8 @@ struct replay_config {
 struct replay_outcome {
     uint64_t arrival_ns, first_token_ns, last_token_ns; /* 0: there was none */
     uint32_t tokens;                                    /* that came */
-    uint32_t late_tokens;                               /* of them, after they were due */
+    uint32_t late_tokens;                               /* of them, after they were due; */
+    uint32_t crowd_tokens;                              /* and by when the last request had its first, or had none */
     uint64_t tokens_hash;                               /* of their ids, in order: the same for the same answer */
     enum finish_reason finish;                          /* FINISH_NONE: it was refused, or dropped */
     bool clipped;                                       /* its prompt was */
