@@ -119,6 +119,10 @@ static void limit_when_crowded(struct offload *offload, const struct plan_load *
     uint32_t room = fits ? demand->next_blocks : demand->room_blocks;
     limits->soon_slabs = slabs_that_blocks_take(offload, soon, limits->staging);
     uint32_t most = most_when_crowded(offload, load, slabs_that_blocks_take(offload, room, limits->staging));
+    if (fits) {
+        uint32_t used = slabs_that_blocks_take(offload, demand->room_blocks, limits->staging);
+        most = most < used ? most : used;
+    }
     if (least > most) {
         uint32_t slots = least - most < CLEARED_SLOTS ? least - most : CLEARED_SLOTS;
         offload->kv_idle_excess = blocks_of_slots(&offload->arena, slots);

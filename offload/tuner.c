@@ -32,7 +32,9 @@
 #define SOON 4
 #define CALM 16
 #define LEAST_RISE 64
-#define WORTH_LATE 32 /* a rise by more than such a share of the slabs is worth a late iteration */
+#define DEVICE_FASTER 10 /* than the link is a copy inside the device, at the least */
+#define WORTH_LATE 32    /* a rise by more than such a share of the slabs is worth a late iteration, */
+#define NEVER_AHEAD 8    /* if in so many attempts tokens were never far enough ahead for a part of it */
 
 /* ---- estimates ---- */
 
@@ -230,6 +232,17 @@ static uint32_t refill_slots(const struct plan *from, const struct plan *to) {
     return layer < to->layers && kept < to->staging ? to->staging - kept : 0;
 }
 
+/* What an iteration takes that changes the plan from `now`: the ring is filled anew, those that come back are copied
+ * once more, and slabs inside the device take the places of those that leave. */
+static double change_ns(const struct plan_load *load, const struct plan *now, const struct plan *plan) {
+    uint64_t refill_ns = refill_slots(now, plan) * plan_slab_ns(load);
+    uint32_t moved = plan->streamed_slabs > now->streamed_slabs ? plan->streamed_slabs - now->streamed_slabs
+                                                                : now->streamed_slabs - plan->streamed_slabs;
+    uint64_t move_ns = moved * (2 * load->copy_ns + plan_slab_ns(load) / DEVICE_FASTER);
+    const struct plan *fuller = plan->streamed_slabs > now->streamed_slabs ? plan : now;
+    return (double)(plan_predict(load, fuller).iteration_ns + refill_ns + move_ns);
+}
+
 /* The most slabs up to `wanted` with which the very iteration that changes the plan is in time, though it fills the
  * ring anew. */
 static uint32_t most_in_time(const struct tuner *tuner, uint32_t wanted, const struct plan_load *load, double due_ns,
@@ -238,9 +251,7 @@ static uint32_t most_in_time(const struct tuner *tuner, uint32_t wanted, const s
     plan_nested(load, tuner->slabs, staging, &now);
     for (uint32_t slabs = wanted; slabs > tuner->slabs; slabs--) {
         plan_nested(load, slabs, staging, &plan);
-        uint64_t refill_ns = refill_slots(&now, &plan) * plan_slab_ns(load);
-        uint64_t move_ns = 2 * (slabs - tuner->slabs) * load->copy_ns; /* others take the places of those that leave */
-        if ((double)(plan_predict(load, &plan).iteration_ns + refill_ns + move_ns) <= due_ns) {
+        if (change_ns(load, &now, &plan) <= due_ns) {
             return slabs;
         }
     }
@@ -248,11 +259,12 @@ static uint32_t most_in_time(const struct tuner *tuner, uint32_t wanted, const s
 }
 
 /* The same; but if there is no such number, and more than WORTH_LATE to gain: `wanted`, and one iteration is late. */
-static uint32_t most_worth_it(const struct tuner *tuner, uint32_t wanted, const struct plan_load *load, double due_ns,
+static uint32_t most_worth_it(struct tuner *tuner, uint32_t wanted, const struct plan_load *load, double due_ns,
                               uint32_t staging) {
     uint32_t slabs = most_in_time(tuner, wanted, load, due_ns, staging);
     bool worth_late = wanted - tuner->slabs > tuner->slabs / WORTH_LATE;
-    return slabs == tuner->slabs && worth_late ? wanted : slabs;
+    tuner->rise_tried = slabs == tuner->slabs ? tuner->rise_tried + 1 : 0;
+    return worth_late && tuner->rise_tried >= NEVER_AHEAD ? wanted : slabs;
 }
 
 /* A rise to `wanted` slabs is possible: how many to take now. What is left of it follows at once, in rises that get
@@ -280,16 +292,31 @@ static uint32_t rise(struct tuner *tuner, uint32_t wanted, const struct plan_loa
     return slabs;
 }
 
-/* `best` slabs are fewer than there are: how many to keep. */
+/* More slabs are streamed than need be, and in time: the fewest, down to `best`, with which the very iteration that
+ * brings the others back is in time, too. */
+static uint32_t fewest_in_time(const struct tuner *tuner, uint32_t best, const struct plan_load *load,
+                               const struct plan *now, double due_ns) {
+    struct plan plan;
+    for (uint32_t fewer = tuner->slabs - best; fewer > 0; fewer /= 2) {
+        plan_nested(load, tuner->slabs - fewer, now->staging, &plan);
+        if (change_ns(load, now, &plan) <= due_ns) {
+            return tuner->slabs - fewer;
+        }
+    }
+    return tuner->slabs;
+}
+
+/* `best` slabs are fewer than there are: how many to keep. An iteration that changes the plan is due at
+ * change_due_ns. */
 static uint32_t fall(struct tuner *tuner, uint32_t best, const struct plan_load *load, uint64_t deadline_ns,
-                     double due_ns, const struct plan_limits *limits) {
+                     double due_ns, double change_due_ns, const struct plan_limits *limits) {
     uint32_t slabs = load->slabs < limits->staging ? load->slabs : limits->staging;
-    if (tuner->slabs <= limits->max_slabs && tuner->slabs <= limits->bus_slabs &&
-        tuner->slabs <= load->layers * slabs) {
+    if (tuner->slabs <= limits->bus_slabs && tuner->slabs <= load->layers * slabs) {
         struct plan plan;
         plan_nested(load, tuner->slabs, limits->staging, &plan);
         if ((double)plan_predict(load, &plan).iteration_ns <= due_ns) {
-            return tuner->slabs;
+            return tuner->slabs <= limits->max_slabs ? tuner->slabs
+                                                     : fewest_in_time(tuner, best, load, &plan, change_due_ns);
         }
     }
     /* A rise that is taken back soon was wrong, and the next one waits longer; if it is a stricter deadline that takes
@@ -315,18 +342,18 @@ struct tuner_decision tuner_decide(struct tuner *tuner, uint32_t bucket, const s
     }
 
     uint32_t best = choice.plan.streamed_slabs, slabs = best;
+    const double change_due_ns = (due_ns + (double)tuner->lent_ns / bias) / (1 + margin / 2);
     int64_t least = (int64_t)limits->floor_slabs + limits->staging; /* so many must leave, and at once */
     if (tuner->slabs < least && best > tuner->slabs) {
         slabs = best < least ? best : (uint32_t)least;
     } else if (best > tuner->slabs) {
-        double change_due_ns = (due_ns + (double)tuner->lent_ns / bias) / (1 + margin / 2);
         uint32_t soon = best < limits->soon_slabs ? best : limits->soon_slabs;
         slabs = soon > tuner->slabs ? most_in_time(tuner, soon, &load, change_due_ns, limits->staging)
                                     : rise(tuner, best, &load, change_due_ns, limits->staging);
         tuner->rise_due_ns = slabs > tuner->slabs ? deadline_ns : tuner->rise_due_ns;
     } else if (best < tuner->slabs) {
         /* Half of the margin may be used up first: estimates waver. */
-        slabs = fall(tuner, best, &load, deadline_ns, due_ns / (1 + margin / 2), limits);
+        slabs = fall(tuner, best, &load, deadline_ns, due_ns / (1 + margin / 2), change_due_ns, limits);
     }
     struct tuner_decision decision = {.changed = slabs != tuner->slabs};
     bool kv_changed =

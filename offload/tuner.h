@@ -41,6 +41,7 @@ struct tuner {
     uint32_t patience;    /* iterations that a rise waits */
     uint32_t rise_for;    /* for so many iterations a rise has been possible ... */
     uint32_t rise_to;     /* ... to at least so many slabs */
+    uint32_t rise_tried;  /* so often in vain */
     uint32_t since_rise;  /* iterations since the last one */
     uint64_t rise_due_ns; /* the deadline that it was for */
     uint64_t lent_ns;     /* tuner_lend(), and whether it may stand in for the margin */

@@ -59,7 +59,7 @@ class Offload {
         demand.crowded = crowded;
         demand.slack_ns = slack_ns;
         demand.next_blocks = (uint32_t)blocks.size() + more_blocks;
-        demand.room_blocks = demand.next_blocks;
+        demand.room_blocks = room_blocks;
         demand.deadline_ns = deadline_ns;
         demand.rows = demand.decode_rows = rows;
         demand.context_tokens = 64 * rows;
@@ -95,7 +95,7 @@ class Offload {
     struct event *ended;
     struct offload *offload = nullptr;
     bool crowded = false; // what iterations say of room
-    uint32_t more_blocks = 0;
+    uint32_t more_blocks = 0, room_blocks = 1000;
     uint64_t slack_ns = 0; // what tokens are ahead
     uint64_t layer_ns = LAYER_NS;
 };
@@ -153,6 +153,24 @@ TEST(Offload, WeightsGiveWayToBlocksThatAreWantedNext) {
         rig.iterate(2 * compute_ns);
     }
     EXPECT_EQ(offload_report(rig.offload).streamed_slabs, hidden);
+}
+
+// Where it is places that are short, memory gives nothing: the weights come home, and no iteration is late for it.
+TEST(Offload, WeightsComeHomeWhereBlocksAreNotWhatIsShort) {
+    struct offload_config config = config_of("metronome");
+    Offload rig(config);
+    rig.set_record(LAYER_NS);
+    const uint64_t deadline_ns = 2 * LAYERS * LAYER_NS;
+    for (int i = 0; i < 50; i++) {
+        rig.iterate(deadline_ns);
+    }
+    ASSERT_GT(offload_report(rig.offload).streamed_slabs, 6u);
+    rig.crowded = true;
+    rig.room_blocks = config.kv_blocks_wanted;
+    for (int i = 0; i < 50; i++) {
+        EXPECT_LE(rig.iterate(deadline_ns), deadline_ns) << i;
+    }
+    EXPECT_EQ(offload_report(rig.offload).streamed_slabs, 0u);
 }
 
 // A slot of the ring less is room for KV blocks: the ring is shorter while room is short, and as long as before once

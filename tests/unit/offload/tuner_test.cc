@@ -434,7 +434,7 @@ TEST_F(TunerTest, HurriedIterationsDoNotTeachPatience) {
     EXPECT_LE(outcome.misses, 80u); // an iteration in which slabs come back copies them once more: it gains nothing
     EXPECT_LE(tuner_report(&tuner_).patience, 32u);
     EXPECT_GE(outcome.slabs, best * 0.75);
-    EXPECT_LE(outcome.changes, 80u); // down and up again
+    EXPECT_LE(outcome.changes, 120u); // down, and up again in two steps
 }
 
 TEST_F(TunerTest, ComesBackFromALinkSoSlowThatNothingIsStreamed) {
