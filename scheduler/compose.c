@@ -11,6 +11,9 @@
 /* Room is short when less than one part in so many is left of the places for sequences, or of the KV cache. */
 #define CROWD 4
 
+/* And when somebody has been in line for so many iterations, for whatever reason. */
+#define LINED_UP 4
+
 /* A new sequence whose beginning is parked waits for it to come back beside others for at most so many iterations: then
  * it computes what has not come. */
 #define FETCH_PATIENCE 4
@@ -309,6 +312,8 @@ static void look_at_room(struct engine *engine) {
         engine->soon_blocks += blocks_needed(engine, next) + engine->running_count;
         engine->crowded = engine->crowded || !has_room(engine, next, 0);
     }
+    engine->lined_up = line->count > 0 ? engine->lined_up + 1 : 0;
+    engine->crowded = engine->crowded || engine->lined_up >= LINED_UP;
     if (engine->running_count > 0) {
         room = (uint64_t)places * (1 + held / engine->running_count);
     }

@@ -98,6 +98,24 @@ static uint64_t prompt_share(const struct engine *engine, const struct sequence 
     return share < least_ns ? usual : share;
 }
 
+/* What the device computes, by the record, with `decode_rows` tokens that attend to `decode_context` positions together
+ * and `prompt_rows` more that attend to `prompt_context` each. The record knows of rows beyond what sequences there can
+ * be as those of one prompt, which read its keys and values once: what tokens read of their own comes on top. */
+static double mixed_compute_ns(const struct engine *engine, uint32_t decode_rows, double decode_context,
+                               uint32_t prompt_rows, double prompt_context) {
+    const struct offload *offload = engine->offload;
+    const uint32_t rows = decode_rows + prompt_rows;
+    const double mean = (decode_context + prompt_rows * prompt_context) / rows;
+    const double alike_ns = (double)offload_least_ns(offload, rows, mean);
+    if (decode_rows == 0 || rows <= engine->config.max_sequences) {
+        return alike_ns;
+    }
+    const double own_ns = (double)offload_least_ns(offload, decode_rows, decode_context / decode_rows) -
+                          (double)offload_least_ns(offload, decode_rows, 1);
+    const double apart_ns = (double)offload_least_ns(offload, rows, prompt_context) + own_ns;
+    return apart_ns > alike_ns ? apart_ns : alike_ns;
+}
+
 struct offload_demand deadlines_demand(const struct engine *engine, uint64_t now) {
     struct offload_demand demand = {.deadline_ns = NEVER,
                                     .rows = engine->inputs->rows,
@@ -144,8 +162,8 @@ static double mean_context(const struct joined *joined, uint32_t rows) {
 
 /* What the device computes with so many of the prompt, by the record and by what such iterations have taken of it. */
 static double joined_compute_ns(const struct joined *joined, uint32_t rows) {
-    return (double)offload_least_ns(joined->engine->offload, joined->decode_rows + rows, mean_context(joined, rows)) *
-           joined->engine->mixed_ratio;
+    return mixed_compute_ns(joined->engine, joined->decode_rows, joined->context, rows, joined->begin + rows / 2.0) *
+           joined->engine->joined_ratio;
 }
 
 static uint64_t joined_iteration_ns(const struct joined *joined, uint32_t rows) {
@@ -224,8 +242,17 @@ uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint
 void deadlines_expect(struct engine *engine, const struct offload_demand *demand) {
     bool mixed = demand->decode_rows > 0 && demand->rows > demand->decode_rows;
     engine->since_prompt = demand->rows > demand->decode_rows ? 0 : engine->since_prompt + 1;
-    double context = (double)demand->context_tokens / demand->rows;
-    engine->mixed_ns = mixed ? offload_least_ns(engine->offload, demand->rows, context) : 0;
+    engine->mixed_ns =
+        mixed ? offload_least_ns(engine->offload, demand->rows, (double)demand->context_tokens / demand->rows) : 0;
+    double context = 0; /* of the tokens */
+    for (uint32_t i = 0; i < engine->running_count; i++) {
+        const struct sequence *sequence = engine->running[i];
+        context += sequence->first_token_ns != 0 && sequence->scheduled > 0 ? sequence->computed + 1 : 0;
+    }
+    const uint32_t prompt_rows = demand->rows - demand->decode_rows;
+    engine->joined_ns = mixed ? mixed_compute_ns(engine, demand->decode_rows, context, prompt_rows,
+                                                 ((double)demand->context_tokens - context) / prompt_rows)
+                              : 0;
 }
 
 static double within(double ratio) {
@@ -268,6 +295,11 @@ static void learn_reserve(struct engine *engine) {
     engine->stumbled = false;
 }
 
+static void follow(double *ratio, double measured) {
+    measured = within(measured);
+    *ratio += (measured - *ratio) / (measured > *ratio ? RATIO_RISE : RATIO_FALL);
+}
+
 void deadlines_learn(struct engine *engine) {
     learn_reserve(engine);
     const struct offload_report report = offload_report(engine->offload);
@@ -276,7 +308,7 @@ void deadlines_learn(struct engine *engine) {
         learn_pace(engine, computed_ns - (double)engine->cost.kv_stall_ns);
     }
     if (engine->mixed_ns > 0) {
-        double ratio = within(computed_ns / (double)engine->mixed_ns);
-        engine->mixed_ratio += (ratio - engine->mixed_ratio) / (ratio > engine->mixed_ratio ? RATIO_RISE : RATIO_FALL);
+        follow(&engine->mixed_ratio, computed_ns / (double)engine->mixed_ns);
+        follow(&engine->joined_ratio, computed_ns / engine->joined_ns);
     }
 }

@@ -312,7 +312,7 @@ struct status engine_create(const struct engine_config *config, struct model *mo
     engine->device = device;
     engine->wake_fd = -1;
     engine->next_id = 1;
-    engine->mixed_ratio = 1;
+    engine->mixed_ratio = engine->joined_ratio = 1;
     pthread_mutex_init(&engine->lock, NULL);
     pthread_mutex_init(&engine->stats_lock, NULL);
     pthread_cond_init(&engine->work, NULL);

@@ -75,6 +75,7 @@ struct engine {
     uint32_t taken;                      /* out of the queue of those submitted, for the iteration in hand */
     const struct sequence **table_owner; /* (max_sequences) whose addresses the rows of the block table are */
     bool *table_kept;                    /* (max_sequences) by those of this iteration */
+    uint32_t lined_up;                   /* iterations after which somebody was in line, by now */
     bool crowded;                        /* KV blocks or places for sequences are short, or soon will be */
     bool stumbled;                       /* tokens of this iteration were late, the first of their sequences to be so */
     bool parks_idle;                     /* blocks that nobody holds do park, ... */
@@ -88,6 +89,8 @@ struct engine {
     struct reserve reserve;   /* that tokens are to be ahead */
     double mixed_ratio;       /* iterations of tokens and prompts: measured over recorded, lately */
     uint64_t mixed_ns;        /* the record's for the iteration in hand, if it is one; else 0 */
+    double joined_ratio;      /* the same of what deadlines.c makes of the record, */
+    double joined_ns;         /* for the iteration in hand */
     double paced_measured_ns; /* iterations lately, copies not waited for; and what the record says of them */
     double paced_recorded_ns;
     struct iteration_cost cost; /* of the iteration in hand */
