@@ -1,18 +1,22 @@
 /* How the ranks of a team (kernels/team/) add up what each has a part of.
  *
- * A kind is what one backend's devices do it with: `cpu` meets in this process (kernels/cpu/collective.c), `cuda` calls
- * NCCL (kernels/cuda/nccl.c). Every rank gets the same bits. Threads: the one that owns the devices. */
+ * What devices of a backend do it with, its `join` makes: `cpu` meets in this process (kernels/cpu/collective.c),
+ * `cuda` writes into the other GPUs' memory (kernels/cuda/peer.c) or calls NCCL (kernels/cuda/nccl.c). Every rank gets
+ * the same bits. Threads: the one that owns the devices. */
 #ifndef METRONOME_KERNELS_COLLECTIVE_H
 #define METRONOME_KERNELS_COLLECTIVE_H
 
 #include "kernels/device.h"
 
-struct collective;
+/* The first member of every kind's own. */
+struct collective {
+    const struct collective_kind *kind;
+};
 
 struct collective_kind {
-    /* For these devices, of one kind, which outlive it. Nothing is allocated after it. */
-    struct status (*create)(struct device *const *devices, uint32_t ranks, struct collective **out);
-    void (*destroy)(struct collective *collective); /* NULL is allowed */
+    const char *name; /* "NCCL": for device_info.sums */
+
+    void (*destroy)(struct collective *collective);
 
     /* Enqueues on every streams[r] that x[r] (count), its device's, becomes the sum of all. Where a rank's stream has
      * failed, those of the others fail too; none waits for ever. */
@@ -24,7 +28,11 @@ struct collective_kind {
     bool ordered; /* sums go in the order of ranks, whatever the count: results do not depend on the batch */
 };
 
-extern const struct collective_kind cpu_collective;
-extern const struct collective_kind nccl_collective; /* where there is `cuda` */
+/* Makes one for these devices, of one backend, which outlive it. Nothing is allocated after it. With the signature of
+ * struct backend. */
+struct status cpu_join(struct device *const *devices, uint32_t ranks, const struct device_config *config,
+                       struct collective **out);
+struct status cuda_join(struct device *const *devices, uint32_t ranks, const struct device_config *config,
+                        struct collective **out);
 
 #endif

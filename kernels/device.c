@@ -36,7 +36,7 @@ struct status device_open(const struct device_config *config, struct device **ou
     }
     for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
         if (strcmp(backends[i]->name, config->name) == 0) {
-            const bool team = config->ranks > 1 && backends[i]->collective;
+            const bool team = config->ranks > 1 && backends[i]->join;
             return status_context(team ? team_open(backends[i], config, out) : backends[i]->open(config, out),
                                   "device %s", config->name);
         }

@@ -30,6 +30,13 @@ enum compute_mode {
     COMPUTE_F32,  /* weights dequantized on the fly, f32 products: the exact path */
 };
 
+/* What adds up over GPUs. */
+enum all_reduce {
+    ALL_REDUCE_AUTO, /* own kernels where every GPU has access to the others' memory, else NCCL */
+    ALL_REDUCE_PEER,
+    ALL_REDUCE_NCCL,
+};
+
 struct device_config {
     const char *name;        /* "cpu", "cuda" or "sim" */
     uint64_t device_memory;  /* bytes of device memory that may be allocated; 0: as much as there is */
@@ -49,7 +56,8 @@ struct device_config {
     uint32_t ranks;          /* devices that share every layer (tensor parallelism); 0 or 1: one. The budgets, and the
                                 link's pace, are of each; `threads` are those of all together */
     uint32_t rank;           /* cuda: which GPU this is; set by the team that opens it */
-    bool no_graphs;          /* cuda: what stream_repeat_begin() brackets is launched one by one, to compare */
+    enum all_reduce all_reduce; /* cuda, several ranks */
+    bool no_graphs;             /* cuda: what stream_repeat_begin() brackets is launched one by one, to compare */
 };
 
 #define DEVICE_MOST_RANKS 16
@@ -64,9 +72,10 @@ struct device_info {
     double link_bytes_per_s; /* nominal; 0 if unknown */
     const char *isa;         /* cpu: "avx512", "avx2" or "scalar", as chosen; NULL elsewhere */
     uint32_t threads;
-    uint32_t ranks; /* at least 1; memory and link are those of one of them, and they are alike */
-    bool invariant; /* rows' results do not depend on batch, chunk or threads; of cuda known once it is prepared, and
-                       false before if it may turn out so */
+    uint32_t ranks;   /* at least 1; memory and link are those of one of them, and they are alike */
+    const char *sums; /* of several ranks, what they add up by: "threads", "peer memory", "NCCL"; NULL elsewhere */
+    bool invariant;   /* rows' results do not depend on batch, chunk or threads; of cuda known once it is prepared, and
+                         false before if it may turn out so */
 };
 
 /* Opens a device by name. STATUS_NOT_FOUND for a name that this build does not have (and says which it has),

@@ -9,16 +9,17 @@
 #include "kernels/device.h"
 #include "kernels/ops.h"
 
-struct collective_kind;
+struct collective;
 
 /* The functions have the meaning of their namesakes in device.h and ops.h. Every slot is filled by every backend, but
  * for those that say otherwise. */
 struct backend {
     const char *name;
 
-    /* To be a rank of a team: how ranks add up (collective.h), and what makes the calls that follow on this thread meet
-     * this device. NULL: open() sees to ranks itself; nothing is needed. */
-    const struct collective_kind *collective;
+    /* To be a rank of a team: what makes what ranks add up with (collective.h), and what makes the calls that follow on
+     * this thread meet this device. NULL: open() sees to ranks itself; nothing is needed. */
+    struct status (*join)(struct device *const *devices, uint32_t ranks, const struct device_config *config,
+                          struct collective **out);
     void (*select)(const struct device *device);
 
     struct status (*open)(const struct device_config *config, struct device **out);

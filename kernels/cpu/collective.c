@@ -14,32 +14,20 @@
 /* How long a rank stays awake for the others. */
 #define MEETING_SPIN_NS 20000
 
-struct collective {
+struct threads {
+    struct collective base;
     struct timeline arrived; /* at the beginnings and ends of meetings, two a rank and meeting */
     uint32_t ranks;
     uint64_t meetings;                        /* enqueued so far; the host's */
     struct status failure[DEVICE_MOST_RANKS]; /* of each rank's stream; its own to write, before a meeting begins */
 };
 
-static struct status create(struct device *const *devices, uint32_t ranks, struct collective **out) {
-    (void)devices;
-    struct collective *collective = aligned_alloc(_Alignof(struct collective), sizeof *collective);
-    if (!collective) {
-        return status_error(STATUS_NO_MEMORY, "no memory for the meeting of %u ranks", ranks);
-    }
-    memset(collective, 0, sizeof *collective);
-    timeline_init(&collective->arrived);
-    collective->ranks = ranks;
-    *out = collective;
-    return STATUS_SUCCESS;
-}
-
 static void destroy(struct collective *collective) {
     free(collective);
 }
 
 struct meeting {
-    struct collective *collective;
+    struct threads *threads;
     uint64_t number; /* from 1 */
     uint32_t rank;
     size_t count;
@@ -48,13 +36,13 @@ struct meeting {
 
 /* Returns when all have come as often as they do until the beginning (0) or the end (1) of this meeting. */
 static void meet(const struct meeting *meeting, uint32_t end) {
-    struct collective *collective = meeting->collective;
-    timeline_advance(&collective->arrived, 1);
-    timeline_wait(&collective->arrived, (2 * (meeting->number - 1) + end + 1) * collective->ranks, MEETING_SPIN_NS);
+    struct threads *threads = meeting->threads;
+    timeline_advance(&threads->arrived, 1);
+    timeline_wait(&threads->arrived, (2 * (meeting->number - 1) + end + 1) * threads->ranks, MEETING_SPIN_NS);
 }
 
 static void add_up(const struct meeting *meeting) {
-    const uint32_t ranks = meeting->collective->ranks;
+    const uint32_t ranks = meeting->threads->ranks;
     const size_t begin = meeting->count * meeting->rank / ranks, end = meeting->count * (meeting->rank + 1) / ranks;
     for (size_t i = begin; i < end; i++) {
         float sum = meeting->x[0][i];
@@ -68,27 +56,27 @@ static void add_up(const struct meeting *meeting) {
 }
 
 /* The first rank that has failed, and what with; `ranks` if none has. */
-static uint32_t find_failed(const struct collective *collective, struct status *out) {
+static uint32_t find_failed(const struct threads *threads, struct status *out) {
     uint32_t rank = 0;
-    while (rank < collective->ranks && !status_failed(&collective->failure[rank])) {
+    while (rank < threads->ranks && !status_failed(&threads->failure[rank])) {
         rank++;
     }
-    if (rank < collective->ranks) {
-        *out = status_context(collective->failure[rank], "rank %u", rank);
+    if (rank < threads->ranks) {
+        *out = status_context(threads->failure[rank], "rank %u", rank);
     }
     return rank;
 }
 
 static void run_meeting(struct cpu_stream *stream, void *arguments) {
     const struct meeting *meeting = arguments;
-    struct collective *collective = meeting->collective;
+    struct threads *threads = meeting->threads;
     const struct status *own = cpu_failure(stream);
     if (own) {
-        collective->failure[meeting->rank] = *own;
+        threads->failure[meeting->rank] = *own;
     }
     meet(meeting, 0);
     struct status failure;
-    const bool failed = find_failed(collective, &failure) < collective->ranks;
+    const bool failed = find_failed(threads, &failure) < threads->ranks;
     if (!failed) {
         add_up(meeting);
     }
@@ -99,13 +87,30 @@ static void run_meeting(struct cpu_stream *stream, void *arguments) {
 }
 
 static void all_reduce(struct collective *collective, struct stream *const *streams, float *const *x, size_t count) {
-    struct meeting meeting = {.collective = collective, .number = ++collective->meetings, .count = count};
-    memcpy(meeting.x, x, collective->ranks * sizeof *x);
-    for (uint32_t rank = 0; rank < collective->ranks; rank++) {
+    struct threads *threads = (struct threads *)collective;
+    struct meeting meeting = {.threads = threads, .number = ++threads->meetings, .count = count};
+    memcpy(meeting.x, x, threads->ranks * sizeof *x);
+    for (uint32_t rank = 0; rank < threads->ranks; rank++) {
         meeting.rank = rank;
         cpu_enqueue_always(streams[rank], run_meeting, &meeting, sizeof meeting);
     }
 }
 
-const struct collective_kind cpu_collective = {
-    .create = create, .destroy = destroy, .all_reduce = all_reduce, .ordered = true};
+static const struct collective_kind kind = {
+    .name = "threads", .destroy = destroy, .all_reduce = all_reduce, .ordered = true};
+
+struct status cpu_join(struct device *const *devices, uint32_t ranks, const struct device_config *config,
+                       struct collective **out) {
+    (void)devices;
+    (void)config;
+    struct threads *threads = aligned_alloc(_Alignof(struct threads), sizeof *threads);
+    if (!threads) {
+        return status_error(STATUS_NO_MEMORY, "no memory for the meeting of %u ranks", ranks);
+    }
+    memset(threads, 0, sizeof *threads);
+    threads->base.kind = &kind;
+    timeline_init(&threads->arrived);
+    threads->ranks = ranks;
+    *out = &threads->base;
+    return STATUS_SUCCESS;
+}

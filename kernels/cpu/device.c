@@ -231,7 +231,7 @@ void cpu_parallel(struct cpu_device *device, uint32_t tasks, cpu_task *task, voi
 
 const struct backend cpu_backend = {
     .name = "cpu",
-    .collective = &cpu_collective,
+    .join = cpu_join,
     .open = cpu_open,
     .close = cpu_close,
     .info = cpu_info,

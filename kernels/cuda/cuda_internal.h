@@ -37,6 +37,7 @@ enum cuda_fault_kind {
     CUDA_FAULT_CLAIMED,  /* being written */
     CUDA_FAULT_EMBED_ID, /* row, id, and the table's rows */
     CUDA_FAULT_ADD_ROWS_ID,
+    CUDA_FAULT_LATE_RANK, /* row: the one that a sum waited for; value: how long, in seconds */
 };
 
 struct cuda_machine;   /* device.c: memory, clock, counts */
@@ -61,11 +62,20 @@ struct cuda_device {
     struct cuda_library *library;     /* NULL until cuda_matmul_prepare(), and where own kernels do all */
 };
 
+/* The streams of ranks whose kernels wait for each other's (peer.c). What is held back of them goes to their GPUs
+ * together, and when the host learns that one has failed, it lets go of the others' kernels. */
+struct cuda_group {
+    struct cuda_stream *stream[DEVICE_MOST_RANKS]; /* NULL: none, or destroyed */
+    uint32_t ranks;
+    uint32_t *let_go; /* in pinned memory: not 0 tells kernels to wait no longer */
+};
+
 struct cuda_stream {
     struct stream base;
-    cudaStream_t handle;    /* for list.c and stream.c; others ask cuda_stream_handle() */
-    struct status failure;  /* STATUS_OK until the stream has failed */
-    struct cuda_list *list; /* NULL: whatever is enqueued goes to CUDA at once */
+    cudaStream_t handle;      /* for list.c and stream.c; others ask cuda_stream_handle() */
+    struct status failure;    /* STATUS_OK until the stream has failed */
+    struct cuda_list *list;   /* NULL: whatever is enqueued goes to CUDA at once */
+    struct cuda_group *group; /* NULL: no other GPU waits for this stream's kernels */
 };
 
 static inline struct cuda_device *cuda_device_of(const struct stream *stream) {
@@ -91,6 +101,9 @@ void cuda_fail(struct stream *stream, struct status status);
 
 /* Makes the stream fail with what `call` said, unless it said cudaSuccess. True if the stream goes on. */
 bool cuda_check(struct stream *stream, cudaError_t error, const char *call);
+
+/* Makes these streams, of which each is a rank's, the group's. What was its before is waited for and leaves it. */
+void cuda_group_join(struct cuda_group *group, struct stream *const *streams);
 
 /* True while nothing has failed on the stream. */
 static inline bool cuda_stream_ready(struct stream *stream) {

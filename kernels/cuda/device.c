@@ -246,7 +246,7 @@ static void cuda_sleep_until_ns(struct device *device, uint64_t time_ns) {
 
 const struct backend cuda_backend = {
     .name = "cuda",
-    .collective = &nccl_collective,
+    .join = cuda_join,
     .select = cuda_select,
     .open = cuda_open,
     .close = cuda_close,

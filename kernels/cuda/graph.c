@@ -36,6 +36,7 @@ struct graph {
 struct cuda_graphs {
     uint64_t shape[GRAPHS]; /* 0: free */
     struct graph graph[GRAPHS];
+    struct graph *ready; /* to be launched */
     uint64_t now;
     uint32_t nodes; /* of all */
     bool warned;
@@ -222,8 +223,9 @@ static bool refused_by_cuda(struct cuda_graphs *graphs, struct graph *graph, str
 }
 
 /* A chain of the list's nodes. */
-static bool instantiate(struct cuda_graphs *graphs, struct graph *graph, struct cuda_machine *machine,
+static bool instantiate(struct cuda_graphs *graphs, struct graph *graph, const struct cuda_stream *stream,
                         const struct cuda_list *list) {
+    struct cuda_machine *machine = cuda_machine_of(stream->base.device);
     graph->handle = malloc(list->count * sizeof(cudaGraphNode_t));
     graph->node = malloc(list->count * sizeof *graph->node);
     graph->argument = malloc(list->bytes + 1);
@@ -243,6 +245,10 @@ static bool instantiate(struct cuda_graphs *graphs, struct graph *graph, struct 
     error = cudaGraphInstantiate(&graph->exec, graph->graph, 0);
     if (error != cudaSuccess) {
         return refused_by_cuda(graphs, graph, machine, "cudaGraphInstantiate", error);
+    }
+    error = cudaGraphUpload(graph->exec, stream->handle); /* now: the first launch shall have nothing to wait for */
+    if (error != cudaSuccess) {
+        return refused_by_cuda(graphs, graph, machine, "cudaGraphUpload", error);
     }
     memcpy(graph->node, list->node, list->count * sizeof *graph->node);
     memcpy(graph->argument, list->argument, list->bytes);
@@ -272,7 +278,7 @@ static bool update(struct cuda_graphs *graphs, struct graph *graph, struct cuda_
     return true;
 }
 
-bool cuda_graphs_launch(struct cuda_graphs *graphs, struct cuda_stream *stream, const struct cuda_list *list) {
+bool cuda_graphs_prepare(struct cuda_graphs *graphs, struct cuda_stream *stream, const struct cuda_list *list) {
     struct cuda_machine *machine = cuda_machine_of(stream->base.device);
     if (!cuda_stream_ready(&stream->base)) {
         return false;
@@ -289,11 +295,14 @@ bool cuda_graphs_launch(struct cuda_graphs *graphs, struct cuda_stream *stream, 
     if (graph->refused || !is_of_shape(graph, list)) {
         return false;
     }
-    const bool current = graph->exec ? update(graphs, graph, machine, list) : instantiate(graphs, graph, machine, list);
-    if (!current || !cuda_check(&stream->base, cudaGraphLaunch(graph->exec, stream->handle), "cudaGraphLaunch")) {
-        return false;
+    graphs->ready = graph;
+    return graph->exec ? update(graphs, graph, machine, list) : instantiate(graphs, graph, stream, list);
+}
+
+void cuda_graphs_launch(struct cuda_graphs *graphs, struct cuda_stream *stream) {
+    const struct graph *graph = graphs->ready;
+    if (cuda_check(&stream->base, cudaGraphLaunch(graph->exec, stream->handle), "cudaGraphLaunch")) {
+        cuda_machine_of(stream->base.device)->launches.graphs++;
+        cuda_machine_of(stream->base.device)->launches.graph_nodes += graph->nodes;
     }
-    machine->launches.graphs++;
-    machine->launches.graph_nodes += list->count;
-    return true;
 }

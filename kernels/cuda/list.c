@@ -12,6 +12,11 @@
  *     is the one that was the latest when the wait was asked for. They are the same: before an event is recorded again
  *     a list that waits for it (`waited_by`) goes.
  *   - A record of the same stream needs no wait: the stream's order is enough.
+ *   - A kernel may wait on its GPU for one of another GPU (peer.c). The lists of such streams, a group, go together: no
+ *     call that may wait for a GPU, as making a graph or loading a kernel may, comes between the launch of a kernel
+ *     that waits and that of the one it waits for, nor can the host wait for the one while it holds back the other.
+ *     First all graphs are made and changed, then all are launched; if one cannot, then all go node by node, every node
+ *     to rank after rank.
  * Records in a graph may be timed as any other: CUDA records the event at that point at each launch (Runtime API,
  * cudaGraphAddEventRecordNode).
  *
@@ -131,18 +136,46 @@ void cuda_put(struct stream *base, const struct cuda_node *node) {
     }
 }
 
-void cuda_flush(struct cuda_stream *stream) {
-    struct cuda_list *list = stream->list;
-    if (!list || list->count == 0) {
-        return;
+/* What is held back of a stream, or of all streams of its group. */
+struct held {
+    struct cuda_stream *stream[DEVICE_MOST_RANKS];
+    uint32_t streams;
+    uint32_t most; /* operations of one of them */
+};
+
+static void find_held(struct cuda_stream *stream, struct held *held) {
+    const struct cuda_group *group = stream->group;
+    for (uint32_t r = 0; r < (group ? group->ranks : 1); r++) {
+        struct cuda_stream *own = group ? group->stream[r] : stream;
+        if (own && own->list && own->list->count > 0) {
+            held->stream[held->streams++] = own;
+            held->most = own->list->count > held->most ? own->list->count : held->most;
+        }
     }
-    range_begin("flush", list->count);
-    const bool graph = list->count >= LEAST_NODES && cuda_graphs_launch(list->graphs, stream, list);
+}
+
+/* A stream of several, to be given something: its GPU becomes the thread's. */
+static struct cuda_stream *pick(const struct held *held, uint32_t i) {
+    const struct device *device = held->stream[i]->base.device;
+    if (held->streams > 1) {
+        device->backend->select(device);
+    }
+    return held->stream[i];
+}
+
+static bool prepare_graphs(const struct held *held) {
+    bool all = true;
+    for (uint32_t i = 0; i < held->streams; i++) {
+        struct cuda_stream *stream = pick(held, i);
+        struct cuda_list *list = stream->list;
+        all = list->count >= LEAST_NODES && cuda_graphs_prepare(list->graphs, stream, list) && all;
+    }
+    return all;
+}
+
+static void empty_list(struct cuda_list *list) {
     for (uint32_t i = 0; i < list->count; i++) {
         const struct cuda_node *node = &list->node[i];
-        if (!graph) {
-            enqueue(stream, node);
-        }
         if (node->kind == CUDA_NODE_WAIT) {
             node->wait.event->waited_by = NULL;
         } else if (node->kind == CUDA_NODE_RECORD) {
@@ -151,6 +184,36 @@ void cuda_flush(struct cuda_stream *stream) {
     }
     list->count = list->pointers = list->bytes = 0;
     list->place++;
+}
+
+/* Node by node goes operation after operation to rank after rank, as it would without lists. Records of a stream that
+ * fails at its graph's launch are enqueued: who waits for one is told. */
+void cuda_flush(struct cuda_stream *stream) {
+    struct held held = {.streams = 0};
+    find_held(stream, &held);
+    if (held.streams == 0) {
+        return;
+    }
+    range_begin("flush", held.most);
+    const bool graphs = prepare_graphs(&held);
+    for (uint32_t i = 0; graphs && i < held.streams; i++) {
+        struct cuda_stream *own = pick(&held, i);
+        cuda_graphs_launch(own->list->graphs, own);
+    }
+    for (uint32_t node = 0; node < held.most; node++) {
+        for (uint32_t i = 0; i < held.streams; i++) {
+            const struct cuda_list *list = held.stream[i]->list;
+            if (node < list->count && (!graphs || !cuda_stream_ready(&held.stream[i]->base))) {
+                enqueue(pick(&held, i), &list->node[node]);
+            }
+        }
+    }
+    for (uint32_t i = 0; i < held.streams; i++) {
+        empty_list(held.stream[i]->list);
+    }
+    if (stream->group) {
+        stream->base.device->backend->select(stream->base.device);
+    }
     range_end();
 }
 

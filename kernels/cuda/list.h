@@ -69,7 +69,7 @@ void cuda_list_destroy(struct cuda_list *list);
 /* Gives the work to the stream: into its list, if that is open, or at once. */
 void cuda_put(struct stream *stream, const struct cuda_node *node);
 
-/* What is in the list goes to the stream now. */
+/* What is in the list goes to the stream now, and with it what is in those of its group. */
 void cuda_flush(struct cuda_stream *stream);
 
 /* Before anybody else looks at the event: its record, if it is in a list, is enqueued. */
@@ -83,8 +83,11 @@ void cuda_repeat_end(struct stream *stream);
 struct cuda_graphs *cuda_graphs_create(void); /* NULL: no memory */
 void cuda_graphs_destroy(struct cuda_graphs *graphs);
 
-/* Launches the list as a graph. False if nothing was launched: its shape has not been seen before, CUDA would not make
- * a graph of it (said once, and counted), or the stream has failed. */
-bool cuda_graphs_launch(struct cuda_graphs *graphs, struct cuda_stream *stream, const struct cuda_list *list);
+/* Has a graph of the list ready to be launched next. False if there is none: its shape has not been seen before, CUDA
+ * would not make a graph of it (said once, and counted), or the stream has failed. */
+bool cuda_graphs_prepare(struct cuda_graphs *graphs, struct cuda_stream *stream, const struct cuda_list *list);
+
+/* Launches it; a launch that CUDA refuses makes the stream fail. */
+void cuda_graphs_launch(struct cuda_graphs *graphs, struct cuda_stream *stream);
 
 #endif

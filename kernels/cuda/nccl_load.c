@@ -10,7 +10,7 @@ struct status nccl_load(struct nccl *out) {
     void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         return status_error(STATUS_DEVICE,
-                            "several GPUs take NCCL: %s; install it (package libnccl2), or say in "
+                            "sums over GPUs take NCCL here: %s; install it (package libnccl2), or say in "
                             "LD_LIBRARY_PATH where it is",
                             dlerror());
     }

@@ -48,6 +48,45 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&out)[4], const void
                  : "memory");
 }
 
+// Memory that other GPUs, or the host, read and write meanwhile: "relaxed" and at the scope of the system, so that no
+// cache keeps an old value and each 32-bit word is there as it was written or not at all. The words of a vector come in
+// any order. They order nothing else; fence_system() does, an acquire and a release at the scope of the system.
+__device__ __forceinline__ uint4 load_system(const uint4 *address) {
+    uint4 value;
+    asm volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "l"(address)
+                 : "memory");
+    return value;
+}
+__device__ __forceinline__ void store_system(uint4 *address, uint4 value) {
+    asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(address), "r"(value.x), "r"(value.y),
+                 "r"(value.z), "r"(value.w)
+                 : "memory");
+}
+__device__ __forceinline__ uint32_t load_system(const uint32_t *address) {
+    uint32_t value;
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    return value;
+}
+__device__ __forceinline__ void store_system(uint32_t *address, uint32_t value) {
+    asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+__device__ __forceinline__ void fence_system() {
+    asm volatile("fence.acq_rel.sys;" ::: "memory");
+}
+
+// Nanoseconds on a clock of the GPU's; it steps by up to a microsecond or so.
+__device__ __forceinline__ uint64_t timer_ns() {
+    uint64_t time;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time)::"memory");
+    return time;
+}
+
+// Between two looks at memory that another GPU will write. A look takes long enough: a GPU needs nothing more.
+__device__ __forceinline__ void spin_pause() {
+}
+
 // 16 bytes from global to shared memory, both 16-byte aligned, in the background; zeros instead if not `valid` (the
 // source is not read then). They are there after commit, wait and, for other threads, a barrier.
 __device__ __forceinline__ void cp_async_16(void *shared, const void *global, bool valid) {

@@ -23,6 +23,9 @@ static void fail(struct cuda_stream *stream, struct status status) {
     if (!status_failed(&stream->failure)) {
         stream->failure = status;
     }
+    if (stream->group) {
+        __atomic_store_n(stream->group->let_go, 1, __ATOMIC_RELEASE);
+    }
 }
 
 void cuda_fail(struct stream *base, struct status status) {
@@ -49,6 +52,9 @@ static struct status reported(const struct cuda_device *device) {
     case CUDA_FAULT_ADD_ROWS_ID:
         return status_error(STATUS_DEVICE, "add_rows: row %u asks for id %u of a table of %u", device->fault->row,
                             device->fault->value, device->fault->bound);
+    case CUDA_FAULT_LATE_RANK:
+        return status_error(STATUS_DEVICE, "all_reduce: nothing came from rank %u in %u s", device->fault->row,
+                            device->fault->value);
     default:
         return status_error(STATUS_DEVICE, "a kernel was given input that it cannot use");
     }
@@ -79,10 +85,37 @@ struct status cuda_stream_create(struct device *device, enum stream_kind kind, s
     return STATUS_SUCCESS;
 }
 
+/* The stream's kernels are waited for by no other, and have ended. */
+static void leave_group(struct cuda_stream *stream) {
+    struct cuda_group *group = stream->group;
+    for (uint32_t r = 0; group && r < group->ranks; r++) {
+        group->stream[r] = group->stream[r] == stream ? NULL : group->stream[r];
+    }
+    stream->group = NULL;
+}
+
+void cuda_group_join(struct cuda_group *group, struct stream *const *streams) {
+    for (uint32_t r = 0; r < group->ranks; r++) {
+        struct cuda_stream *before = group->stream[r], *stream = cuda_stream_of(streams[r]);
+        if (before == stream) {
+            continue;
+        }
+        if (before) {
+            before->base.device->backend->select(before->base.device);
+            cuda_flush(before);
+            cuda_check(&before->base, cudaStreamSynchronize(before->handle), "cudaStreamSynchronize");
+            leave_group(before);
+        }
+        group->stream[r] = stream;
+        stream->group = group;
+    }
+}
+
 void cuda_stream_destroy(struct stream *base) {
     struct cuda_stream *stream = cuda_stream_of(base);
     cuda_flush(stream);
     cudaStreamSynchronize(stream->handle); /* what went wrong was there to be asked for */
+    leave_group(stream);
     cuda_list_destroy(stream->list);
     cudaStreamDestroy(stream->handle);
     cuda_machine_of(base->device)->streams--;

@@ -16,10 +16,6 @@ static struct team_stream *stream_of(struct stream *stream) {
     return (struct team_stream *)stream;
 }
 
-static const struct collective_kind *collective_of(const struct team *team) {
-    return team->rank[0]->backend->collective;
-}
-
 struct device *team_enter(const struct team *team, uint32_t rank) {
     struct device *device = team->rank[rank];
     if (device->backend->select) {
@@ -91,7 +87,7 @@ static void team_close(struct device *device) {
     struct team *team = team_of(device);
     CHECK(!team->device && !team->host);
     if (team->collective) {
-        collective_of(team)->destroy(team->collective);
+        team->collective->kind->destroy(team->collective);
     }
     for (uint32_t r = 0; r < team->ranks; r++) {
         device_close(team_enter(team, r));
@@ -107,7 +103,7 @@ static struct status open_ranks(const struct backend *kind, const struct device_
         TRY(status_context(kind->open(&own, &team->rank[r]), "rank %u", r));
         team->ranks++;
     }
-    return kind->collective->create(team->rank, team->ranks, &team->collective);
+    return kind->join(team->rank, team->ranks, config, &team->collective);
 }
 
 struct status team_open(const struct backend *kind, const struct device_config *config, struct device **out) {
@@ -130,8 +126,10 @@ static struct device_info team_info(const struct device *device) {
     struct device_info info = device_info(team->rank[0]);
     const struct device_info one = info;
     info.ranks = team->ranks;
-    info.invariant = one.invariant && (collective_of(team)->ordered || team->ranks <= 2);
-    snprintf(info.description, sizeof info.description, "%u ranks of %.100s", team->ranks, one.description);
+    info.invariant = one.invariant && (team->collective->kind->ordered || team->ranks <= 2);
+    info.sums = team->collective->kind->name;
+    snprintf(info.description, sizeof info.description, "%u ranks of %.80s, sums by %s", team->ranks, one.description,
+             info.sums);
     return info;
 }
 
@@ -385,7 +383,7 @@ static bool team_event_query(const struct event *event) {
 /* Where a rank that has failed leaves the others waiting for it, whichever is past first is asked first. */
 static struct status team_event_sync(struct event *event) {
     const struct team *team = team_of(event->device);
-    const struct collective_kind *kind = collective_of(team);
+    const struct collective_kind *kind = team->collective->kind;
     struct status first = STATUS_SUCCESS;
     bool past[DEVICE_MOST_RANKS] = {false};
     for (uint32_t left = team->ranks; left > 0;) {

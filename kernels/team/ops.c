@@ -91,8 +91,7 @@ void team_all_reduce(struct stream *stream, float *x, uint32_t n, uint32_t dim) 
     for (uint32_t r = 0; r < team->ranks; r++) {
         own[r] = team_address(team, x, r);
     }
-    const struct collective_kind *kind = team->rank[0]->backend->collective;
-    kind->all_reduce(team->collective, ((struct team_stream *)stream)->rank, own, (size_t)n * dim);
+    team->collective->kind->all_reduce(team->collective, ((struct team_stream *)stream)->rank, own, (size_t)n * dim);
 }
 
 void team_rope_angles(struct stream *stream, float *angles, const uint32_t *positions, const float *frequency,

@@ -6,11 +6,15 @@
 // not waited for. Threads: each thread of the system that runs launches has fibers of its own.
 #include "tests/cuemu/internal.h"
 
+#include "tests/cuemu/include/cuemu.h"
+
+#include <chrono>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <sys/mman.h>
+#include <thread>
 #include <vector>
 
 #if !defined(__x86_64__)
@@ -71,6 +75,7 @@ struct Worker {
     Fiber fibers[MAX_THREADS];
     Warp warps[MAX_THREADS / 32];
     unsigned threads, alive, waiting, votes;
+    unsigned paused; // in this round of ready threads: they wait for another GPU
     const std::function<void()> *body;
     const char *kernel;
     uint64_t random;
@@ -248,14 +253,18 @@ bool run_ready(Worker *w) {
         offset = static_cast<unsigned>(number % w->threads);
         stride = STRIDES[number >> 32 & 7];
     }
-    bool ran = false;
+    unsigned ran = 0;
+    w->paused = 0;
     for (unsigned i = 0, at = offset; i < w->threads; i++, at = (at + stride) % w->threads) {
         if (w->fibers[at].state == State::READY) {
             to_fiber(w, &w->fibers[at]);
-            ran = true;
+            ran++;
         }
     }
-    return ran;
+    if (ran > 0 && w->paused == ran) {
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+    return ran > 0;
 }
 
 void begin_block(Worker *w) {
@@ -357,6 +366,26 @@ void warp_collective(uint32_t mask, void *argument, Collective operation) {
     if (!complete(w, warp_index, i)) {
         to_main(w, fiber);
     }
+}
+
+void pause() {
+    worker->paused++;
+    to_main(worker, fiber_of(current_thread));
+}
+
+uint64_t timer_ns() {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    const unsigned speed = cuemu_machine().timer_speed;
+    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count()) *
+           (speed ? speed : 1);
+}
+
+bool reaches(const void *address) {
+    const int gpu = gpu_of(address);
+    if (gpu >= 0 && !may_access(gpu)) {
+        fault("touches %p of GPU %d, whose memory its own GPU has no access to", address, gpu);
+    }
+    return gpu < 0 || gpu == current_device() || !cuemu_machine().deaf;
 }
 
 void async_copy(void *shared, const void *global, size_t bytes, bool valid) {

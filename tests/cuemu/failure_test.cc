@@ -158,9 +158,10 @@ TEST_F(Failure, OneOfSeveralGpus) {
     EXPECT_EQ(status.code, STATUS_DEVICE);
     EXPECT_TRUE(contains(status.message, "device cuda: rank 2: it takes GPU 2 and there are 2")) << status.message;
     config.ranks = 2;
+    config.all_reduce = ALL_REDUCE_NCCL;
     cuemu_fail_call("dlopen", 0, cudaErrorNotSupported);
     status = device_open(&config, &device);
-    EXPECT_TRUE(contains(status.message, "device cuda: several GPUs take NCCL: libnccl.so.2")) << status.message;
+    EXPECT_TRUE(contains(status.message, "device cuda: sums over GPUs take NCCL here: libnccl.so.2")) << status.message;
 
     for (const char *call : {"ncclAllReduce", "cudaLaunchKernelExC"}) {
         Bench bench(config);

@@ -191,6 +191,12 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
     return cudaSuccess;
 }
 
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
+    ENTER("cudaGraphUpload");
+    REFUSE_UNLESS(exec && stream, cudaErrorInvalidValue);
+    return cudaSuccess;
+}
+
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
     ENTER("cudaGraphExecDestroy");
     delete exec;

@@ -32,6 +32,8 @@ void check_guards(const char *kernel);
 
 // Is [address, address + bytes) inside one allocation on this GPU?
 bool on_device(const void *address, size_t bytes, int device);
+// The GPU that the address is on; -1: none.
+int gpu_of(const void *address);
 // Does any byte of it lie on a GPU?
 bool touches_device(const void *address, size_t bytes);
 
@@ -58,17 +60,19 @@ cudaError_t make_launch(const void *kernel, dim3 grid, dim3 block, size_t shared
 
 // ---- machine.cc ----
 
-// The calling thread's GPU: cudaSetDevice().
+// The calling thread's GPU: cudaSetDevice(). A stream's thread is its GPU's for ever.
 int current_device();
+void be_device(int device);
+bool may_access(int device); // its memory, by the calling thread's GPU
 
 // The error that an injected failure puts in place of this call, or cudaSuccess; and the error of a device that has
 // failed. Every function of the runtime asks first.
 cudaError_t enter(const char *call);
 // Keeps `error` for cudaGetLastError() and returns it.
 cudaError_t keep(cudaError_t error);
-// True once, when the next kernel is to fail.
-bool take_kernel_failure();
-void break_device(); // by the kernel that was to fail
+// True once, when the next kernel on this GPU is to fail.
+bool take_kernel_failure(int device);
+void break_device(); // the calling thread's, by the kernel that was to fail
 bool device_broken();
 size_t shared_limit(const void *kernel); // dynamic shared memory that its launches may ask for
 uint64_t seed();

@@ -89,6 +89,14 @@ cudaError_t cuemu::make_launch(const void *kernel, dim3 grid, dim3 block, size_t
     return cudaSuccess;
 }
 
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const void *kernel) {
+    ENTER("cudaFuncGetAttributes");
+    Known known;
+    REFUSE_UNLESS(find(kernel, &known), cudaErrorInvalidDeviceFunction);
+    *attributes = {};
+    return cudaSuccess;
+}
+
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *kernel, void **arguments) {
     ENTER("cudaLaunchKernelExC");
     REFUSE_UNLESS(config->stream, cudaErrorNotSupported);

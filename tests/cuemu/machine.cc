@@ -26,6 +26,8 @@ struct KernelCount {
     uint64_t launches = 0, threads = 0;
 };
 
+constexpr int NO_DEVICE = -1, ANY_DEVICE = -2;
+
 struct Injection {
     unsigned skip;
     cudaError_t error;
@@ -33,12 +35,13 @@ struct Injection {
 
 struct State {
     std::mutex lock;
-    struct cuemu_machine machine = {13000, 1, 80, UINT64_C(8) << 30};
+    struct cuemu_machine machine = {13000, 1, 80, UINT64_C(8) << 30, false, 0, false};
     std::map<std::string, Injection> injections;
-    std::map<std::string, uint64_t> calls; // of the runtime's functions
-    bool kernel_fails = false;
-    cudaError_t kernel_error = cudaSuccess; // what a failing kernel breaks the device with
-    cudaError_t broken = cudaSuccess;
+    std::map<std::string, uint64_t> calls;  // of the runtime's functions
+    int failing_device = NO_DEVICE;         // whose next kernel fails
+    cudaError_t kernel_error = cudaSuccess; // what a failing kernel breaks its device with
+    std::map<int, cudaError_t> broken;      // devices
+    std::set<std::pair<int, int>> peers;    // (device, whose memory it may access)
     uint64_t seed = 0;
     uint32_t delay_us = 0;
     std::map<const void *, KernelCount> kernels;
@@ -58,6 +61,7 @@ State &state() {
         s->seed = number_from("CUEMU_SEED");
         s->delay_us = static_cast<uint32_t>(number_from("CUEMU_DELAY_US"));
         s->machine.devices = getenv("CUEMU_DEVICES") ? static_cast<int>(number_from("CUEMU_DEVICES")) : 1;
+        s->machine.apart = getenv("CUEMU_PEERS") && number_from("CUEMU_PEERS") == 0;
         if (getenv("CUEMU_REPORT")) {
             atexit(write_report);
         }
@@ -104,6 +108,7 @@ const Name NAMES[] = {
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
     {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
+    {cudaErrorPeerAccessAlreadyEnabled, "cudaErrorPeerAccessAlreadyEnabled", "peer access is already enabled"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
     {cudaErrorSystemDriverMismatch, "cudaErrorSystemDriverMismatch",
@@ -137,11 +142,21 @@ cudaError_t enter(const char *call) {
     if (s.machine.driver_version < CUDART_VERSION / 1000 * 1000) {
         return cudaErrorInsufficientDriver;
     }
-    return s.machine.devices == 0 ? cudaErrorNoDevice : s.broken;
+    auto broken = s.broken.find(chosen_device);
+    return s.machine.devices == 0 ? cudaErrorNoDevice : broken == s.broken.end() ? cudaSuccess : broken->second;
 }
 
 int current_device() {
     return chosen_device;
+}
+
+void be_device(int device) {
+    chosen_device = device;
+}
+
+bool may_access(int device) {
+    std::lock_guard<std::mutex> hold(state().lock);
+    return device == chosen_device || state().peers.count({chosen_device, device}) > 0;
 }
 
 cudaError_t keep(cudaError_t error) {
@@ -151,21 +166,21 @@ cudaError_t keep(cudaError_t error) {
     return error;
 }
 
-bool take_kernel_failure() {
+bool take_kernel_failure(int device) {
     std::lock_guard<std::mutex> hold(state().lock);
-    bool fails = state().kernel_fails;
-    state().kernel_fails = false;
+    const bool fails = state().failing_device == device || state().failing_device == ANY_DEVICE;
+    state().failing_device = fails ? NO_DEVICE : state().failing_device;
     return fails;
 }
 
 void break_device() {
     std::lock_guard<std::mutex> hold(state().lock);
-    state().broken = state().kernel_error;
+    state().broken[chosen_device] = state().kernel_error;
 }
 
 bool device_broken() {
     std::lock_guard<std::mutex> hold(state().lock);
-    return state().broken != cudaSuccess;
+    return state().broken.count(chosen_device) > 0;
 }
 
 uint64_t seed() {
@@ -223,15 +238,19 @@ void cuemu_fail_call(const char *call, unsigned skip, cudaError_t error) {
 }
 
 void cuemu_fail_kernel(cudaError_t error) {
+    cuemu_fail_kernel_of(ANY_DEVICE, error);
+}
+
+void cuemu_fail_kernel_of(int device, cudaError_t error) {
     std::lock_guard<std::mutex> hold(state().lock);
-    state().kernel_fails = true;
+    state().failing_device = device;
     state().kernel_error = error;
 }
 
 void cuemu_recover(void) {
     std::lock_guard<std::mutex> hold(state().lock);
-    state().broken = cudaSuccess;
-    state().kernel_fails = false;
+    state().broken.clear();
+    state().failing_device = NO_DEVICE;
     state().injections.clear();
     last_error = cudaSuccess;
 }
@@ -308,6 +327,28 @@ cudaError_t cudaSetDevice(int device) {
     bool exists = device >= 0 && device < cuemu_machine().devices;
     chosen_device = error == cudaSuccess && exists ? device : chosen_device;
     return cuemu::keep(error != cudaSuccess ? error : exists ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+    cudaError_t error = cuemu::enter("cudaDeviceCanAccessPeer");
+    const struct cuemu_machine machine = cuemu_machine();
+    const bool exist = device >= 0 && peer >= 0 && device < machine.devices && peer < machine.devices;
+    *can = exist && device != peer && !machine.apart;
+    return cuemu::keep(error != cudaSuccess ? error : exist ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
+    int can = 0;
+    cudaError_t error = cuemu::enter("cudaDeviceEnablePeerAccess");
+    if (error == cudaSuccess) {
+        error = cudaDeviceCanAccessPeer(&can, chosen_device, peer);
+    }
+    if (error != cudaSuccess || !can || flags != 0) {
+        return cuemu::keep(error != cudaSuccess ? error : cudaErrorInvalidDevice);
+    }
+    std::lock_guard<std::mutex> hold(state().lock);
+    const bool first = state().peers.insert({chosen_device, peer}).second;
+    return cuemu::keep(first ? cudaSuccess : cudaErrorPeerAccessAlreadyEnabled);
 }
 
 cudaError_t cudaDeviceGetPCIBusId(char *id, int bytes, int device) {

@@ -166,6 +166,13 @@ bool on_device(const void *address, size_t bytes, int device) {
            at - a->begin <= static_cast<ptrdiff_t>(a->bytes - bytes);
 }
 
+int gpu_of(const void *address) {
+    Heap &h = heap();
+    std::lock_guard<std::mutex> hold(h.lock);
+    const Allocation *a = find(h, address);
+    return a && a->device && static_cast<const unsigned char *>(address) < a->begin + a->bytes ? a->gpu : -1;
+}
+
 bool touches_device(const void *address, size_t bytes) {
     Heap &h = heap();
     std::lock_guard<std::mutex> hold(h.lock);

@@ -23,7 +23,7 @@ struct Sum {
     std::condition_variable changed;
     size_t arrived = 0, count;
     std::vector<float *> x;
-    bool done = false;
+    bool done = false, spoiled = false; // by a GPU that has failed
 
     void add_up() {
         const size_t ranks = x.size();
@@ -75,8 +75,9 @@ bool aborted(const std::shared_ptr<Ring> &ring) {
 
 void meet(const std::shared_ptr<Ring> &ring, const std::shared_ptr<Sum> &sum) {
     std::unique_lock<std::mutex> hold(sum->lock);
+    sum->spoiled = sum->spoiled || cuemu::device_broken();
     if (++sum->arrived == sum->x.size()) {
-        if (!cuemu::device_broken()) {
+        if (!sum->spoiled) {
             sum->add_up();
         }
         sum->done = true;
@@ -191,7 +192,8 @@ const char *error_string(ncclResult_t result) {
 
 struct status nccl_load(struct nccl *out) {
     if (cuemu::enter("dlopen") != cudaSuccess) {
-        return status_error(STATUS_DEVICE, "several GPUs take NCCL: libnccl.so.2: cannot open shared object file");
+        return status_error(STATUS_DEVICE,
+                            "sums over GPUs take NCCL here: libnccl.so.2: cannot open shared object file");
     }
     *out = {init_all, destroy, abort_comm, group_start, group_end, all_reduce, error_string};
     struct status status = {};

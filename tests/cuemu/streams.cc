@@ -72,6 +72,7 @@ struct cuemu_stream {
         timeline->wait(point);
     }
     void run() {
+        cuemu::be_device(device);
         for (;;) {
             std::function<void()> command;
             {
@@ -228,7 +229,7 @@ int cuemu::device_of(cudaStream_t stream) {
 }
 
 void cuemu::enqueue(cudaStream_t stream, Launch launch) {
-    bool fails = take_kernel_failure();
+    bool fails = take_kernel_failure(stream->device);
     count_launch(launch);
     uint64_t order = seed();
     stream->enqueue([launch = std::move(launch), fails, order] {

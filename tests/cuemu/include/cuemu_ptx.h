@@ -15,6 +15,12 @@ void async_copy(void *shared, const void *global, size_t bytes, bool valid);
 void async_commit();
 void async_wait(int latest);
 
+// Lets the other threads of the block, and other GPUs, go on (block.cc).
+void pause();
+uint64_t timer_ns();
+// False if what is written there is lost; ends the program where the running kernel's GPU has no access.
+bool reaches(const void *address);
+
 template <typename D> struct Fragments {
     D *d;
     const uint32_t *a, *b;
@@ -113,6 +119,35 @@ static inline void ldmatrix_x4(uint32_t (&out)[4], const void *row) {
 }
 static inline void ldmatrix_x4_trans(uint32_t (&out)[4], const void *row) {
     cuemu::load_matrices<true>(out, row);
+}
+static inline uint4 load_system(const uint4 *address) {
+    auto *words = reinterpret_cast<const unsigned *>(address);
+    return {__atomic_load_n(words, __ATOMIC_RELAXED), __atomic_load_n(words + 1, __ATOMIC_RELAXED),
+            __atomic_load_n(words + 2, __ATOMIC_RELAXED), __atomic_load_n(words + 3, __ATOMIC_RELAXED)};
+}
+static inline void store_system(uint4 *address, uint4 value) {
+    if (cuemu::reaches(address)) {
+        auto *words = reinterpret_cast<unsigned *>(address);
+        __atomic_store_n(words + 3, value.w, __ATOMIC_RELAXED); // in any order
+        __atomic_store_n(words, value.x, __ATOMIC_RELAXED);
+        __atomic_store_n(words + 2, value.z, __ATOMIC_RELAXED);
+        __atomic_store_n(words + 1, value.y, __ATOMIC_RELAXED);
+    }
+}
+static inline uint32_t load_system(const uint32_t *address) {
+    return __atomic_load_n(address, __ATOMIC_RELAXED);
+}
+static inline void store_system(uint32_t *address, uint32_t value) {
+    __atomic_store_n(address, value, __ATOMIC_RELAXED);
+}
+static inline void fence_system() {
+    __atomic_thread_fence(__ATOMIC_ACQ_REL);
+}
+static inline uint64_t timer_ns() {
+    return cuemu::timer_ns();
+}
+static inline void spin_pause() {
+    cuemu::pause();
 }
 static inline void cp_async_16(void *shared, const void *global, bool valid) {
     cuemu::async_copy(shared, global, 16, valid);

@@ -72,9 +72,12 @@ TEST(Team, SaysWhatItIs) {
     EXPECT_EQ(info.threads, 1u); // of each
     EXPECT_TRUE(info.invariant);
     if (can_open(3)) {
-        EXPECT_EQ(device_info(Device(team_config(3)).device).invariant, strcmp(info.name, "cpu") == 0);
+        const struct device_info three = device_info(Device(team_config(3)).device);
+        EXPECT_EQ(three.invariant, strcmp(three.sums, "NCCL") != 0);
     }
-    EXPECT_NE(std::string(info.description).find("2 ranks of "), std::string::npos) << info.description;
+    EXPECT_EQ(std::string(info.description).find("2 ranks of "), 0u) << info.description;
+    EXPECT_NE(std::string(info.description).find(std::string(", sums by ") + info.sums), std::string::npos)
+        << info.description;
     struct device *device = nullptr;
     struct device_config many = team_config(DEVICE_MOST_RANKS + 1);
     struct status status = device_open(&many, &device);
