@@ -26,6 +26,7 @@ static const char *const isas[] = {"auto", "avx512", "avx2", "scalar", NULL};
 static const char *const computes[] = {"int8", "f32", NULL};
 static const char *const quantizations[] = {"none", "q8_0", "q4_1", NULL};
 static const char *const switches[] = {"on", "off", NULL};
+static const char *const all_reduces[] = {"auto", "peer", "nccl", NULL};
 static const char *const kv_types[] = {"f16", "bf16", NULL};
 static const char *const orders[] = {"deadlines", "fcfs", NULL};
 static const char *const policy_names[] = {"none",     "zero-inference", "flexgen", "prefetch-group",
@@ -67,6 +68,10 @@ static const struct option options[] = {
      "does, which is faster. cpu and sim are so always"},
     {"cuda_graphs", OPTION_CHOICE, "", "on", 0, 0, switches, FIELD(cuda_graphs),
      "on cuda: an iteration is launched as CUDA graphs; off: kernel by kernel, to compare"},
+    {"all_reduce", OPTION_CHOICE, "", "auto", 0, 0, all_reduces, FIELD(all_reduce),
+     "what adds up over several GPUs: peer is own kernels that write into each other's memory, with which tokens "
+     "depend "
+     "on what else runs as little as on one; nccl is NCCL; auto: peer where every GPU can, else nccl"},
     {"hardware", OPTION_PATH, "", "", 0, 0, NULL, FIELD(hardware), "the hardware that sim stands for: a JSON file"},
 
     {"max_sequences", OPTION_INT, "", "64", 1, 65536, NULL, FIELD(max_sequences), "sequences in one iteration"},

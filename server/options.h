@@ -24,7 +24,7 @@ struct config {
     char *model, *quantize, *model_name, *chat_template;
     uint64_t context;
     /* device */
-    char *device, *isa, *compute, *invariant, *cuda_graphs, *hardware;
+    char *device, *isa, *compute, *invariant, *cuda_graphs, *all_reduce, *hardware;
     uint64_t device_memory, host_memory, threads, tensor_parallel_size;
     double link_gbps;
     char *link_schedule;

@@ -96,6 +96,9 @@ static struct status open_device(const struct config *config, struct runtime *ru
         .invariant = strcmp(config->invariant, "on") == 0,
         .seed = config->seed,
         .hardware = *hardware ? hardware : NULL,
+        .all_reduce = strcmp(config->all_reduce, "peer") == 0   ? ALL_REDUCE_PEER
+                      : strcmp(config->all_reduce, "nccl") == 0 ? ALL_REDUCE_NCCL
+                                                                : ALL_REDUCE_AUTO,
         .no_graphs = strcmp(config->cuda_graphs, "off") == 0,
     };
     return device_open(&device, &runtime->device);

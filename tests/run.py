@@ -397,6 +397,7 @@ CUEMU_PROGRAMS = {
     "tests/offload/pipeline_test": "*Placements*:*Groups*:*AChange*",
     "tests/scheduler/sampling_test": "*Batch*:*OnlyTokens*",
     "tests/models/shard_test": "Ranks*/llama:Ranks*/gpt2",
+    "tests/scheduler/ranks_test": "Ranks*Alike",
     "tests/models/library_test": "*",
     "tests/cuemu/failure_test": "*",
     "tests/cuemu/library_test": "*",
@@ -404,7 +405,9 @@ CUEMU_PROGRAMS = {
     "tests/cuemu/graph_test": "*",
 }
 CUEMU_TEAMS = ("tests/kernels/team_test", "tests/kernels/matmul_library_test",  # on several GPUs
-               "tests/models/library_test", "tests/models/shard_test")
+               "tests/kernels/cuda_graph_test", "tests/models/library_test", "tests/models/shard_test",
+               "tests/scheduler/ranks_test")
+CUEMU_APART = ("tests/kernels/team_test", "tests/kernels/cuda_graph_test")  # and again without peer access, by NCCL
 CUEMU_LATE = ("tests/kernels/cuda_graph_test",)  # where waits are what is tested
 
 
@@ -432,14 +435,16 @@ def suite_cuemu(runner, _options):
         os.unlink(counts)
 
     def run(task):
-        program, cases, seed = task
-        name = f"{program[len('tests/'):]}{f' seed {seed}' if seed else ''}"
+        program, cases, seed, peers = task
+        name = f"{program[len('tests/'):]}{f' seed {seed}' if seed else ''}{'' if peers else ' apart'}"
         report = os.path.join(LOGS, f"cuemu-{name.replace('/', '-').replace(' ', '-')}.json")
         if os.path.exists(report):
             os.unlink(report)
         environment = {"METRONOME_TEST_DEVICE": "cuda", "CUEMU_SEED": str(seed)}
         if program in CUEMU_TEAMS:
             environment["CUEMU_DEVICES"] = "8"
+        if not peers:
+            environment["CUEMU_PEERS"] = "0"
         if program in CUEMU_LATE:
             environment["CUEMU_DELAY_US"] = "100"
         if not program.startswith("tests/cuemu/"):
@@ -448,8 +453,9 @@ def suite_cuemu(runner, _options):
                                                    "--gtest_color=no", f"--gtest_filter={cases}"], 240, **environment)
         return read_gtest(name, ended, text, report)
 
-    tasks = [(program, cases, 0) for program, cases in CUEMU_PROGRAMS.items()]
-    tasks += [(f"tests/kernels/{name}_test", "*", seed) for name, seed in (("ops", 5), ("matmul", 6))]
+    tasks = [(program, cases, 0, True) for program, cases in CUEMU_PROGRAMS.items()]
+    tasks += [(f"tests/kernels/{name}_test", "*", seed, True) for name, seed in (("ops", 5), ("matmul", 6))]
+    tasks += [(program, "*", 0, False) for program in CUEMU_APART]
     outcome = in_parallel(JOBS, run, tasks)
     if os.path.exists(counts):
         kernels = count_kernels(counts)

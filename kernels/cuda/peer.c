@@ -3,7 +3,7 @@
  *
  * A kernel waits on its GPU for those of the other ranks. So the streams are a group, whose work goes to the GPUs
  * together (list.c); and where the host learns of a failure, kernels are let go of: they end, and leave what they were
- * to write as it is. A kernel that waits for longer than PATIENCE_NS ends by itself, and its stream fails.
+ * to write as it is. A kernel that waits for longer than PATIENCE_S ends by itself, and its stream fails.
  *
  * What drivers say about access is tried once, at the beginning: some say yes, and writes do not arrive. Access stays
  * granted for as long as the program runs, for other teams. Threads: the host's. */
@@ -16,8 +16,8 @@
 #include <stdlib.h>
 
 /* Copies that one rank's layers wait for, and the others do not, take less. */
-#define PATIENCE_NS (UINT64_C(60) * 1000000000)
-#define TRIAL_PATIENCE_NS (UINT64_C(5) * 1000000000)
+#define PATIENCE_S 60
+#define TRIAL_PATIENCE_S 5
 
 /* Values of the trial: some blocks of threads, and a vector that is not full. */
 #define TRIAL_VALUES 4099
@@ -241,21 +241,21 @@ static void end_trial(const struct peers *peers, const struct trial *trial) {
     cudaFreeHost(trial->values);
 }
 
-static void set_patience(struct peers *peers, uint64_t patience_ns) {
+static void set_patience(struct peers *peers, uint32_t patience_s) {
     for (uint32_t r = 0; r < peers->group.ranks; r++) {
-        peers->rank[r].patience_ns = patience_ns;
+        peers->rank[r].patience_s = patience_s;
     }
 }
 
 static struct status try_sums(struct peers *peers) {
     struct trial trial = {.values = NULL};
-    set_patience(peers, TRIAL_PATIENCE_NS);
+    set_patience(peers, TRIAL_PATIENCE_S);
     struct status status = begin_trial(peers, &trial);
     if (!status_failed(&status)) {
         status = run_trial(peers, &trial);
     }
     end_trial(peers, &trial);
-    set_patience(peers, PATIENCE_NS);
+    set_patience(peers, PATIENCE_S);
     return status;
 }
 

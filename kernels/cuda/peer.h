@@ -17,12 +17,12 @@ extern "C" {
 /* The most values of one sum. */
 #define CUDA_PEER_VALUES ((CUDA_PEER_VECTORS / 2 - DEVICE_MOST_RANKS) * 4)
 
-/* What a rank's kernels know; kernels get it by value. */
+/* What a rank's kernels know; kernels get it by value. No padding: arguments are compared whole (graph.c). */
 struct cuda_peers {
     void *inbox[DEVICE_MOST_RANKS]; /* every rank's, (CUDA_PEER_BYTES), all of it empty before the first sum */
     uint32_t *let_go;               /* in pinned memory: not 0 says to wait no longer; kernels say so, too */
     struct cuda_fault *fault;       /* this rank's */
-    uint64_t patience_ns;           /* then a kernel gives up, reports CUDA_FAULT_LATE_RANK and says let_go */
+    uint32_t patience_s;            /* then a kernel gives up, reports CUDA_FAULT_LATE_RANK and says let_go */
     uint32_t rank, ranks;
     uint32_t most_blocks; /* what every GPU runs at once; the same for all ranks */
 };

@@ -48,7 +48,7 @@ __device__ bool arrived(const uint4 &words) {
 struct Values {
     float *x;
     unsigned count;
-    bool aligned; // to 16 bytes
+    uint32_t aligned; // to 16 bytes; no bool, for there shall be no padding
 
     __device__ uint4 read(unsigned vector) const {
         const size_t at = static_cast<size_t>(vector) * 4;
@@ -94,11 +94,11 @@ struct Patience {
         }
         const uint64_t now_ns = timer_ns();
         begin_ns = looks == LOOKS ? now_ns : begin_ns;
-        if (now_ns - begin_ns < peers.patience_ns) {
+        if (now_ns - begin_ns < peers.patience_s * static_cast<uint64_t>(1000000000)) {
             return true;
         }
         cuda_report(peers.fault, CUDA_FAULT_LATE_RANK, static_cast<uint32_t>(__ffs(static_cast<int>(missing)) - 1),
-                    static_cast<uint32_t>(peers.patience_ns / 1000000000), 0);
+                    peers.patience_s, 0);
         store_system(peers.let_go, 1); // the sums that follow, here and elsewhere, shall not wait as long each
         return false;
     }
@@ -246,6 +246,7 @@ Kernel kernel_for(uint32_t ranks, enum cuda_peer_way way) {
 } // namespace
 
 static_assert(DEVICE_MOST_RANKS == 16, "kernel_for() goes as far");
+static_assert(sizeof(Values) == 16 && sizeof(struct cuda_peers) == 18 * 8 + 4 * 4, "arguments have no padding");
 
 extern "C" enum cuda_peer_way cuda_peer_way(uint32_t ranks, size_t count) {
     constexpr size_t STEP_BYTES = 700 << 10; // that a rank sends while a word is under way
@@ -258,7 +259,7 @@ extern "C" void cuda_peer_reduce(struct stream *stream, const struct cuda_peers 
     const unsigned vectors = (count + 3) / 4;
     const unsigned blocks =
         blocks_for(way == CUDA_PEER_IN_SHARES ? blocks_for(vectors, peers->ranks) : vectors, THREADS);
-    const Values values = {x, count, reinterpret_cast<uintptr_t>(x) % sizeof(float4) == 0};
+    const Values values = {x, count, reinterpret_cast<uintptr_t>(x) % sizeof(float4) == 0 ? 1u : 0u};
     CHECK(count > 0 && count <= CUDA_PEER_VALUES && inbox < 2);
     CHECK(way == CUDA_PEER_IN_SHARES || static_cast<size_t>(peers->ranks) * vectors <= CUDA_PEER_VECTORS);
     launch(stream, blocks < peers->most_blocks ? blocks : peers->most_blocks, THREADS, 0, kernel_for(peers->ranks, way),

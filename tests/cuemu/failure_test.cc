@@ -29,6 +29,12 @@ class Failure : public ::testing::Test {
         cuemu_set_machine(machine);
         cuemu_recover();
     }
+    void set_gpus(int count, unsigned timer_speed = 0) {
+        struct cuemu_machine other = machine;
+        other.devices = count;
+        other.timer_speed = timer_speed;
+        cuemu_set_machine(other);
+    }
     const struct cuemu_machine machine = cuemu_machine();
 };
 
@@ -146,11 +152,9 @@ TEST_F(Failure, HostMemoryThatIsNotThere) {
     EXPECT_TRUE(contains(status.message, "the pool needs 32 TiB of host memory, and ")) << status.message;
 }
 
-// Several GPUs: too few of them, no NCCL, a sum that NCCL refuses, and a rank whose calls CUDA refuses.
-TEST_F(Failure, OneOfSeveralGpus) {
-    struct cuemu_machine two = machine;
-    two.devices = 2;
-    cuemu_set_machine(two);
+// Several GPUs: too few of them, and no NCCL.
+TEST_F(Failure, SeveralGpus) {
+    set_gpus(2);
     struct device_config config = cuda_config();
     config.ranks = 3;
     struct device *device = nullptr;
@@ -162,28 +166,149 @@ TEST_F(Failure, OneOfSeveralGpus) {
     cuemu_fail_call("dlopen", 0, cudaErrorNotSupported);
     status = device_open(&config, &device);
     EXPECT_TRUE(contains(status.message, "device cuda: sums over GPUs take NCCL here: libnccl.so.2")) << status.message;
+}
 
-    for (const char *call : {"ncclAllReduce", "cudaLaunchKernelExC"}) {
-        Bench bench(config);
-        EXPECT_EQ(device_info(bench.device).ranks, 2u);
-        void *x = nullptr;
-        ASSERT_OK(device_alloc(bench.device, 4096, "a test's buffer", &x));
-        struct stream *stream = nullptr;
-        struct event *done = nullptr;
-        ASSERT_OK(stream_create(bench.device, STREAM_COMPUTE, &stream));
-        ASSERT_OK(event_create(bench.device, &done));
-        cuemu_fail_call(call, 1, cudaErrorLaunchFailure); // rank 1's
-        op_scale(stream, static_cast<float *>(x), 2, 1, 16);
-        op_all_reduce(stream, static_cast<float *>(x), 1, 16);
-        op_all_reduce(stream, static_cast<float *>(x), 1, 16);
-        event_record(done, stream);
-        status = event_sync(done);
-        EXPECT_EQ(status.code, STATUS_DEVICE);
-        EXPECT_TRUE(contains(status.message, "rank ") && contains(status.message, call)) << status.message;
-        event_destroy(done);
-        stream_destroy(stream);
-        device_free(bench.device, x);
+// Sixteen ones on each rank and what is made of them.
+struct Sums {
+    explicit Sums(const struct device_config &config) : bench(config) {
+        void *address = nullptr;
+        EXPECT_OK(device_alloc(bench.device, 64, "a test's buffer", &address));
+        x = static_cast<float *>(address);
+        EXPECT_OK(device_alloc_host(bench.device, 64, "a test's values", &address));
+        host = static_cast<float *>(address);
+        EXPECT_OK(event_create(bench.device, &done));
+        for (uint32_t rank = 0; rank < config.ranks; rank++) {
+            float *own = static_cast<float *>(device_rank_host(bench.device, host, rank));
+            std::fill(own, own + 16, 1.0f);
+        }
+        stream_copy(bench.stream, x, host, 64, COPY_HOST_TO_DEVICE);
+        EXPECT_OK(stream_sync(bench.stream));
+    }
+    ~Sums() {
+        stream_sync(bench.stream); // kernels of failed ranks have been let go of
         cuemu_recover();
+        event_destroy(done);
+        device_free(bench.device, x);
+        device_free_host(bench.device, host);
+    }
+    struct status wait() {
+        event_record(done, bench.stream);
+        return event_sync(done);
+    }
+    Bench bench;
+    float *x, *host;
+    struct event *done;
+};
+
+// A sum that NCCL refuses, and a rank whose calls CUDA refuses or whose kernel breaks its GPU: before the sum, in it,
+// or with a graph. Nobody waits for it.
+TEST_F(Failure, OneOfSeveralRanks) {
+    struct Case {
+        enum all_reduce all_reduce;
+        const char *call; // NULL: a kernel of rank `skip`
+        unsigned skip;
+    };
+    set_gpus(3);
+    for (const Case &c : {Case{ALL_REDUCE_NCCL, "ncclAllReduce", 1}, Case{ALL_REDUCE_NCCL, "cudaLaunchKernelExC", 1},
+                          Case{ALL_REDUCE_NCCL, nullptr, 0}, Case{ALL_REDUCE_NCCL, nullptr, 2},
+                          Case{ALL_REDUCE_PEER, "cudaLaunchKernelExC", 1},
+                          Case{ALL_REDUCE_PEER, "cudaLaunchKernelExC", 4}, // rank 1's sum
+                          Case{ALL_REDUCE_PEER, "cudaGraphLaunch", 1}, Case{ALL_REDUCE_PEER, nullptr, 0},
+                          Case{ALL_REDUCE_PEER, nullptr, 1}, Case{ALL_REDUCE_PEER, nullptr, 2}}) {
+        SCOPED_TRACE(std::string(c.call ? c.call : "a kernel") + " " + std::to_string(c.skip));
+        struct device_config config = cuda_config();
+        config.ranks = 3;
+        config.all_reduce = c.all_reduce;
+        Sums sums(config);
+        EXPECT_STREQ(device_info(sums.bench.device).sums, c.all_reduce == ALL_REDUCE_NCCL ? "NCCL" : "peer memory");
+        const bool graphs = c.call && strcmp(c.call, "cudaGraphLaunch") == 0;
+        if (c.call) {
+            cuemu_fail_call(c.call, c.skip, cudaErrorLaunchFailure);
+        } else {
+            cuemu_fail_kernel_of(static_cast<int>(c.skip), cudaErrorIllegalAddress);
+        }
+        for (int i = 0; i < (graphs ? 3 : 1); i++) {
+            if (graphs) {
+                stream_repeat_begin(sums.bench.stream);
+            }
+            op_scale(sums.bench.stream, sums.x, 2, 1, 16);
+            op_all_reduce(sums.bench.stream, sums.x, 1, 16);
+            op_all_reduce(sums.bench.stream, sums.x, 1, 16);
+            if (graphs) {
+                stream_repeat_end(sums.bench.stream);
+            }
+        }
+        struct status status = sums.wait();
+        EXPECT_EQ(status.code, STATUS_DEVICE);
+        EXPECT_TRUE(contains(status.message, "rank ")) << status.message;
+        EXPECT_TRUE(contains(status.message, c.call ? c.call : "an illegal memory access")) << status.message;
+        op_all_reduce(sums.bench.stream, sums.x, 1, 16);
+        status = sums.wait();
+        EXPECT_EQ(status.code, STATUS_DEVICE) << "a sum after one that failed";
+    }
+}
+
+// Where nobody asks for the event of the rank that has failed, the others wait for a minute, of which a thousand are
+// one here.
+TEST_F(Failure, NoRankWaitsForEver) {
+    set_gpus(2, 1000);
+    struct device_config config = cuda_config();
+    config.ranks = 2;
+    Sums sums(config);
+    op_scale(sums.bench.stream, sums.x, 2, 1, 16);
+    cuemu_fail_kernel_of(1, cudaErrorIllegalAddress);
+    op_all_reduce(sums.bench.stream, sums.x, 1, 16);
+    const struct status status = stream_sync(sums.bench.stream);
+    EXPECT_EQ(status.code, STATUS_DEVICE);
+    EXPECT_TRUE(contains(status.message, "all_reduce: nothing came from rank 1 in 60 s")) << status.message;
+}
+
+// What keeps GPUs from adding up over peer memory: asked for, it is said; else NCCL adds up.
+TEST_F(Failure, SumsThatAreLeftToNccl) {
+    struct Case {
+        const char *call;
+        unsigned skip;
+        const char *says;
+    };
+    struct device_config config = cuda_config();
+    config.ranks = 2;
+    for (const Case &c : {Case{"apart", 0, "device cuda: GPU 0 has no access to the memory of GPU 1"},
+                          Case{"deaf", 0, "all_reduce: nothing came from rank "},
+                          Case{"cudaDeviceCanAccessPeer", 0, "cudaDeviceCanAccessPeer: out of memory"},
+                          Case{"cudaDeviceEnablePeerAccess", 0, "cudaDeviceEnablePeerAccess: out of memory"},
+                          Case{"cudaHostAlloc", 2, "cudaHostAlloc: out of memory"}, // after those of the ranks
+                          Case{"cudaHostAlloc", 3, "cudaHostAlloc: out of memory"},
+                          Case{"cudaMalloc", 1, "rank 1: the inbox of sums: cudaMalloc of 32 MiB"},
+                          Case{"cudaMalloc", 2, "the trial of sums: cudaMalloc of "},
+                          Case{"cudaFuncGetAttributes", 9, "cudaFuncGetAttributes: out of memory"},
+                          Case{"cudaStreamCreateWithPriority", 3, "cudaStreamCreateWithPriority: out of memory"},
+                          Case{"cudaMemsetAsync", 1, "rank 1: cudaMemsetAsync: out of memory"},
+                          Case{"cudaLaunchKernelExC", 2, "rank 0: cudaLaunchKernelExC: out of memory"}}) {
+        SCOPED_TRACE(c.call);
+        for (enum all_reduce all_reduce : {ALL_REDUCE_PEER, ALL_REDUCE_AUTO}) {
+            set_gpus(2, 1000);
+            struct cuemu_machine two = cuemu_machine();
+            two.apart = strcmp(c.call, "apart") == 0;
+            two.deaf = strcmp(c.call, "deaf") == 0;
+            cuemu_set_machine(two);
+            cuemu_fail_call(c.call, c.skip, cudaErrorMemoryAllocation);
+            config.all_reduce = all_reduce;
+            if (all_reduce == ALL_REDUCE_PEER) {
+                struct device *device = nullptr;
+                struct status status = device_open(&config, &device);
+                EXPECT_NE(status.code, STATUS_OK);
+                EXPECT_TRUE(contains(status.message, c.says)) << status.message;
+                device_close(device);
+            } else {
+                Sums sums(config);
+                EXPECT_STREQ(device_info(sums.bench.device).sums, "NCCL");
+                op_all_reduce(sums.bench.stream, sums.x, 1, 16);
+                stream_copy(sums.bench.stream, sums.host, sums.x, 64, COPY_DEVICE_TO_HOST);
+                EXPECT_OK(sums.wait());
+                EXPECT_EQ(sums.host[15], 2);
+            }
+            EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+        }
     }
 }
 
@@ -237,6 +362,7 @@ TEST_F(Failure, WhatIsNoGraphIsLaunchedOneByOne) {
                           {"cudaGraphAddEventRecordNode", 0, 1, false},
                           {"cudaGraphAddEventWaitNode", 0, 1, false},
                           {"cudaGraphInstantiate", 0, 1, false},
+                          {"cudaGraphUpload", 0, 1, false},
                           {"cudaGraphExecKernelNodeSetParams", 1, 1, false},
                           {"cudaGraphExecMemcpyNodeSetParams1D", 1, 1, false},
                           {"cudaGraphExecEventRecordNodeSetEvent", 1, 1, false},

@@ -355,4 +355,136 @@ TEST_P(CudaRing, WaitsInsideGraphsHold) {
 
 INSTANTIATE_TEST_SUITE_P(Slots, CudaRing, ::testing::Values(1, 2, 3, 7));
 
+// ---- several GPUs ----
+
+constexpr uint32_t VALUES = 300;
+
+// Two or more ranks, each with VALUES values that begin as its number from 1.
+struct Ranks {
+    explicit Ranks(uint32_t of, bool graphs = true) : d(config_of(of, graphs)), ranks(of) {
+        stream = d.stream(STREAM_COMPUTE);
+        copies = d.stream(STREAM_COPY);
+        done = d.event();
+        void *address = nullptr;
+        EXPECT_OK(device_alloc(d.device, VALUES * sizeof(float), "a test's buffer", &address));
+        x = static_cast<float *>(address);
+        EXPECT_OK(device_alloc_host(d.device, VALUES * sizeof(float), "a test's values", &address));
+        host = static_cast<float *>(address);
+        for (uint32_t rank = 0; rank < ranks; rank++) {
+            float *own = static_cast<float *>(device_rank_host(d.device, host, rank));
+            std::fill(own, own + VALUES, static_cast<float>(rank + 1));
+        }
+        stream_copy(stream, x, host, VALUES * sizeof(float), COPY_HOST_TO_DEVICE);
+        EXPECT_OK(stream_sync(stream));
+        for (uint32_t rank = 0; rank < ranks; rank++) {
+            want.push_back(static_cast<float>(rank + 1));
+        }
+    }
+    ~Ranks() {
+        EXPECT_OK(stream_sync(stream));
+        EXPECT_OK(stream_sync(copies));
+        device_free(d.device, x);
+        device_free_host(d.device, host);
+    }
+    static struct device_config config_of(uint32_t ranks, bool graphs) {
+        struct device_config config = cuda_config(graphs);
+        config.ranks = ranks;
+        return config;
+    }
+    static bool are_here(uint32_t ranks) {
+        const struct device_config config = config_of(ranks, true);
+        struct device *device = nullptr;
+        const bool here = device_open(&config, &device).code == STATUS_OK;
+        device_close(device);
+        return here;
+    }
+    bool by_peers() {
+        return strcmp(device_info(d.device).sums, "peer memory") == 0;
+    }
+    void add_up(float factor) {
+        op_all_reduce(stream, x, 1, VALUES);
+        op_scale(stream, x, factor, 1, VALUES);
+        float sum = want[0];
+        for (uint32_t rank = 1; rank < ranks; rank++) {
+            sum += want[rank];
+        }
+        std::fill(want.begin(), want.end(), sum * factor);
+    }
+    // Copies all values back on the copy stream, which waits for what was asked of the other.
+    void receive() {
+        event_record(done, stream);
+        stream_wait(copies, done);
+        stream_copy(copies, host, x, VALUES * sizeof(float), COPY_DEVICE_TO_HOST);
+    }
+    void expect_values() {
+        EXPECT_OK(stream_sync(copies));
+        for (uint32_t rank = 0; rank < ranks; rank++) {
+            const float *own = static_cast<float *>(device_rank_host(d.device, host, rank));
+            for (uint32_t i = 0; i < VALUES; i++) {
+                ASSERT_FLOAT_EQ(own[i], want[rank]) << i << " of rank " << rank;
+            }
+        }
+    }
+    Device d;
+    uint32_t ranks;
+    struct stream *stream, *copies;
+    struct event *done;
+    float *x, *host;
+    std::vector<float> want;
+};
+
+// Sums over peer memory are in the graphs, one graph an iteration and rank; NCCL's end them. An even number of sums
+// finds the inboxes as it left them, and nothing in the graph changes.
+TEST_F(CudaGraph, HasTheSumsOverRanksInIt) {
+    for (uint32_t of : {2, 3, 4}) {
+        for (uint64_t sums : {2, 3}) {
+            if (!Ranks::are_here(of)) {
+                continue;
+            }
+            SCOPED_TRACE(std::to_string(of) + " ranks, " + std::to_string(sums) + " sums");
+            Ranks ranks(of);
+            for (int i = 0; i < 10; i++) {
+                stream_repeat_begin(ranks.stream);
+                for (uint64_t j = 0; j < sums; j++) {
+                    ranks.add_up(1.0f / static_cast<float>(of));
+                }
+                stream_repeat_end(ranks.stream);
+            }
+            ranks.receive();
+            ranks.expect_values();
+            const struct launch_count count = device_launch_count(ranks.d.device);
+            EXPECT_EQ(count.graphs, ranks.by_peers() ? 9u : 0u);
+            EXPECT_EQ(count.updates, ranks.by_peers() && sums == 3 ? 8u * 3 : 0u);
+        }
+    }
+}
+
+// The host waits for rank 0 first, whose kernels wait for those of the others: all of them have gone to their GPUs.
+TEST_F(CudaGraph, NoRankIsHeldBackWhileTheHostWaitsForAnother) {
+    for (uint32_t of : {2, 4}) {
+        for (bool graphs : {true, false}) {
+            if (!Ranks::are_here(of)) {
+                continue;
+            }
+            Ranks ranks(of, graphs);
+            for (int i = 0; i < 6; i++) {
+                stream_repeat_begin(ranks.stream);
+                ranks.add_up(0.5f);
+                ranks.add_up(0.5f);
+                EXPECT_OK(stream_sync(ranks.stream));
+                ranks.add_up(0.5f);
+                event_record(ranks.done, ranks.stream);
+                EXPECT_OK(event_sync(ranks.done));
+                ranks.add_up(0.5f);
+                ranks.receive();
+                ranks.add_up(1.0f / static_cast<float>(of * of * of * of) * 4); // that stays behind
+                stream_repeat_end(ranks.stream);
+                EXPECT_OK(stream_sync(ranks.stream));
+            }
+            ranks.receive();
+            ranks.expect_values();
+        }
+    }
+}
+
 } // namespace

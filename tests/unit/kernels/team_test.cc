@@ -85,35 +85,105 @@ TEST(Team, SaysWhatItIs) {
     EXPECT_NE(std::string(status.message).find("tensor_parallel_size 17"), std::string::npos) << status.message;
 }
 
-// On cpu sums go in the order of ranks; everywhere all ranks have the same bits.
+// `count` values of each rank, beginning `skip` after the buffer's, become their sum, in the order of ranks where the
+// device says so; the others stay.
+void expect_sum(uint32_t ranks, size_t count, size_t skip) {
+    SCOPED_TRACE(std::to_string(count) + " values of " + std::to_string(ranks) + " ranks, from " +
+                 std::to_string(skip));
+    Team team(ranks, skip + count + 1);
+    std::vector<float> want(count, 0);
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        std::fill(team.host_of(rank), team.host_of(rank) + team.count, 77.0f);
+        for (size_t i = 0; i < count; i++) {
+            const float value = (float)(int64_t)random_hash(rank, i) * 0x1p-60f;
+            team.host_of(rank)[skip + i] = value;
+            want[i] = rank == 0 ? value : want[i] + value;
+        }
+    }
+    team.send();
+    op_all_reduce(team.stream, team.values + skip, 1, (uint32_t)count);
+    ASSERT_OK(team.receive());
+    if (!device_info(team.d.device).invariant) {
+        for (size_t i = 0; i < count; i++) {
+            EXPECT_NEAR(team.host[skip + i], want[i], 1e-5);
+            want[i] = team.host[skip + i];
+        }
+    }
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        const float *own = team.host_of(rank);
+        EXPECT_EQ(memcmp(own + skip, want.data(), count * sizeof(float)), 0) << "rank " << rank;
+        EXPECT_EQ(own[skip + count], 77);
+        EXPECT_EQ(skip > 0 ? own[skip - 1] : 77, 77);
+    }
+}
+
+// Everywhere all ranks have the same bits; with an order they are those of the sum in that order.
 TEST(Team, AddsUpTheSameBitsOnEveryRank) {
-    for (uint32_t ranks : {2, 3, 8}) {
-        if (!can_open(ranks)) {
-            continue;
-        }
-        for (size_t count : {1u, 2u, 7u, 1000u}) {
-            Team team(ranks, count);
-            std::vector<float> want(count, 0);
-            for (uint32_t rank = 0; rank < ranks; rank++) {
-                for (size_t i = 0; i < count; i++) {
-                    const float value = (float)(int64_t)random_hash(rank, i) * 0x1p-60f;
-                    team.host_of(rank)[i] = value;
-                    want[i] = rank == 0 ? value : want[i] + value;
-                }
-            }
-            team.send();
-            op_all_reduce(team.stream, team.values, 1, (uint32_t)count);
-            ASSERT_OK(team.receive());
-            if (!device_info(team.d.device).invariant) {
-                for (size_t i = 0; i < count; i++) {
-                    EXPECT_NEAR(team.host[i], want[i], 1e-5);
-                    want[i] = team.host[i];
-                }
-            }
-            for (uint32_t rank = 0; rank < ranks; rank++) {
-                EXPECT_EQ(memcmp(team.host_of(rank), want.data(), count * sizeof(float)), 0) << rank << " of " << ranks;
+    for (uint32_t ranks : {2, 3, 4, 8}) {
+        for (size_t count : {1u, 2u, 7u, 1000u, 4096u}) {
+            if (can_open(ranks)) {
+                expect_sum(ranks, count, count % 4);
             }
         }
+    }
+}
+
+// So many that ranks share the work (cuda_peer_way() of kernels/cuda/peer.h), in shares that are ragged, or take it
+// piece by piece.
+TEST(Team, AddsUpManyValues) {
+    const struct {
+        uint32_t ranks;
+        size_t count;
+    } cases[] = {{2, 2097213}, {3, 300001}, {4, 130000}, {4, 130002}, {8, 40001}};
+    for (const auto &c : cases) {
+        if (can_open(c.ranks)) {
+            expect_sum(c.ranks, c.count, c.count % 2);
+        }
+    }
+}
+
+// Not a number is one, whatever its bits, and nobody waits for it.
+TEST(Team, AddsUpWhatIsNoNumber) {
+    const uint32_t ranks = can_open(4) ? 4 : 2;
+    for (size_t count : {24u, 130000u}) {
+        Team team(ranks, count);
+        for (uint32_t rank = 0; rank < ranks; rank++) {
+            std::fill(team.host_of(rank), team.host_of(rank) + count, 1.0f);
+            memset(&team.host_of(rank)[5 * rank], 0xff, sizeof(float));
+            team.host_of(rank)[count - 1] = -0.0f;
+        }
+        team.send();
+        op_all_reduce(team.stream, team.values, 1, (uint32_t)count);
+        op_all_reduce(team.stream, team.values, 1, (uint32_t)count);
+        ASSERT_OK(team.receive());
+        for (uint32_t rank = 0; rank < ranks; rank++) {
+            for (size_t i = 0; i + 1 < count; i++) {
+                const float value = team.host_of(rank)[i];
+                ASSERT_TRUE(i % 5 == 0 && i / 5 < ranks ? std::isnan(value) : value == (float)(ranks * ranks)) << i;
+            }
+            EXPECT_EQ(team.host_of(rank)[count - 1], 0);
+            EXPECT_TRUE(std::signbit(team.host_of(rank)[count - 1]));
+        }
+    }
+}
+
+// Streams that are a team's one after the other.
+TEST(Team, AddsUpOnAnotherStream) {
+    Team team(2, 64);
+    struct stream *other = team.d.stream(STREAM_COMPUTE);
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        std::fill(team.host_of(rank), team.host_of(rank) + 64, 1.0f);
+    }
+    team.send();
+    for (int i = 0; i < 6; i++) {
+        struct stream *now = i % 2 ? other : team.stream, *next = i % 2 ? team.stream : other;
+        op_all_reduce(now, team.values, 1, 64);
+        event_record(team.done, now);
+        stream_wait(next, team.done);
+    }
+    ASSERT_OK(team.receive());
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        EXPECT_EQ(std::vector<float>(team.host_of(rank), team.host_of(rank) + 64), std::vector<float>(64, 64));
     }
 }
 

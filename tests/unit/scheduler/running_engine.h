@@ -42,7 +42,8 @@ struct Options {
     uint32_t slabs = 0;
     double link_gbps = 0, tpot_ms = 0;
     uint64_t copy_jitter_ns = 0;
-    bool no_graphs = false;                // on cuda
+    bool no_graphs = false; // on cuda
+    enum all_reduce all_reduce = ALL_REDUCE_AUTO;
     const struct record *record = nullptr; // measured before; nullptr: measured at the start
     std::string device = "cpu", hardware;  // what sim stands for
     std::string weights;                   // a model's file, to be used without a tokenizer; empty: the demo model
@@ -72,6 +73,7 @@ class Engine {
         device_config.copy_jitter_ns = options.copy_jitter_ns;
         device_config.invariant = true; // tokens are compared
         device_config.no_graphs = options.no_graphs;
+        device_config.all_reduce = options.all_reduce;
         struct engine_config config = {};
         config.context = options.context;
         config.max_sequences = options.max_sequences;
