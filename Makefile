@@ -337,12 +337,13 @@ gpu-bench: $(if $(PACKED),,$(BUILD)/metronome $(BUILD)/engine-bench) ## kernels,
 	$(Q)$(PYTHON) scripts/peers.py --program $(GPU_BUILD)/metronome --json $(RESULTS)/gpu-peers.json $(PEERS)
 endif
 
-# DEVICE and RANKS say what adds up: make CUDA=1 ranks-bench DEVICE=cuda RANKS=4 on a machine with as many GPUs.
+# DEVICE and RANKS say what adds up: make CUDA=1 ranks-bench DEVICE=cuda RANKS=4 on a machine with as many GPUs. SUMS is
+# for bench/programs/ranks_bench.c: SUMS=nccl, SUMS='peer shares=1'.
 DEVICE ?= cpu
 RANKS ?= 2
 .PHONY: ranks-bench
 ranks-bench: $(BUILD)/ranks-bench ## what sums over ranks take, alone and beside copies from host memory
-	$(Q)$< $(DEVICE) $(RANKS) $(QUICK)
+	$(Q)$< $(DEVICE) $(RANKS) $(QUICK) $(SUMS)
 $(BUILD)/ranks-bench: $(PLAIN)/bench/programs/ranks_bench.o $(LIBS_kernels)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@

@@ -57,7 +57,9 @@ struct device_config {
                                 link's pace, are of each; `threads` are those of all together */
     uint32_t rank;           /* cuda: which GPU this is; set by the team that opens it */
     enum all_reduce all_reduce; /* cuda, several ranks */
-    bool no_graphs;             /* cuda: what stream_repeat_begin() brackets is launched one by one, to compare */
+    uint32_t share_values; /* cuda, over peer memory: ranks share the work of sums of so many values and more; 0: of
+                              those where it is estimated to be faster. For tests and measurements */
+    bool no_graphs;        /* cuda: what stream_repeat_begin() brackets is launched one by one, to compare */
 };
 
 #define DEVICE_MOST_RANKS 16

@@ -2,7 +2,11 @@
  * rank, and what those copies then take: whether the two fight for a link. Two sums a layer are the price of
  * tensor_parallel_size.
  *
- *   ranks-bench DEVICE RANKS [quick]     cuda 2, cpu 4; quick shows that it runs and says nothing about speed */
+ *   ranks-bench DEVICE RANKS [quick] [peer|nccl] [shares=N]
+ *
+ * cuda 2, cpu 4; quick shows that it runs and says nothing about speed. On cuda: over peer memory or with NCCL;
+ * shares=1 and shares=4294967295 have ranks share the work of every sum, and of none that can do without: which of them
+ * is faster from where on corrects cuda_peer_share_values(). */
 #include "kernels/device.h"
 #include "kernels/ops.h"
 
@@ -74,10 +78,9 @@ static struct times run(struct bench *bench, uint32_t rows, uint32_t sums, uint3
     return best;
 }
 
-static void open_bench(struct bench *bench, const char *device, uint32_t ranks) {
-    const struct device_config config = {.name = device, .ranks = ranks};
+static void open_bench(struct bench *bench, const struct device_config *config) {
     void *x, *target, *source;
-    must(device_open(&config, &bench->device));
+    must(device_open(config, &bench->device));
     must(device_alloc(bench->device, sizeof(float) * MOST_ROWS * WIDTH, "ranks-bench", &x));
     must(device_alloc(bench->device, bench->slab_bytes, "ranks-bench", &target));
     must(device_alloc_host(bench->device, bench->slab_bytes, "ranks-bench", &source));
@@ -113,15 +116,38 @@ static void close_bench(struct bench *bench) {
     device_close(bench->device);
 }
 
-int main(int argc, char **argv) {
-    static const uint32_t rows[] = {1, 16, 64, MOST_ROWS};
+static bool read_arguments(int argc, char **argv, struct device_config *config, bool *quick) {
     if (argc < 3) {
-        fprintf(stderr, "usage: ranks-bench DEVICE RANKS [quick]\n");
+        return false;
+    }
+    config->name = argv[1];
+    config->ranks = (uint32_t)strtoul(argv[2], NULL, 10);
+    for (int i = 3; i < argc; i++) {
+        if (strcmp(argv[i], "quick") == 0) {
+            *quick = true;
+        } else if (strcmp(argv[i], "peer") == 0) {
+            config->all_reduce = ALL_REDUCE_PEER;
+        } else if (strcmp(argv[i], "nccl") == 0) {
+            config->all_reduce = ALL_REDUCE_NCCL;
+        } else if (strncmp(argv[i], "shares=", strlen("shares=")) == 0) {
+            config->share_values = (uint32_t)strtoul(argv[i] + strlen("shares="), NULL, 10);
+        } else {
+            return false;
+        }
+    }
+    return true;
+}
+
+int main(int argc, char **argv) {
+    static const uint32_t rows[] = {1, 2, 4, 8, 16, 32, 64, MOST_ROWS};
+    struct bench bench = {0};
+    struct device_config config = {0};
+    if (!read_arguments(argc, argv, &config, &bench.quick)) {
+        fprintf(stderr, "usage: ranks-bench DEVICE RANKS [quick] [peer|nccl] [shares=N]\n");
         return 2;
     }
-    struct bench bench = {.quick = argc > 3 && strcmp(argv[3], "quick") == 0};
     bench.slab_bytes = bench.quick ? 1 << 16 : 32 << 20;
-    open_bench(&bench, argv[1], (uint32_t)strtoul(argv[2], NULL, 10));
+    open_bench(&bench, &config);
     const uint32_t sums = bench.quick ? 2 : 100;
     const struct device_info info = device_info(bench.device);
     printf("%s; sums of f32 rows of %d, copies of %zu KiB to each rank\n", info.description, WIDTH,

@@ -26,7 +26,8 @@
 struct peers {
     struct collective base;
     struct cuda_group group;
-    uint64_t sums; /* enqueued so far */
+    size_t share_values; /* of a sum: so many and more go in shares */
+    uint64_t sums;       /* enqueued so far */
     struct device *device[DEVICE_MOST_RANKS];
     struct cuda_peers rank[DEVICE_MOST_RANKS];
 };
@@ -68,9 +69,10 @@ static void all_reduce(struct collective *collective, struct stream *const *stre
         return;
     }
     cuda_group_join(&peers->group, streams);
-    const enum cuda_peer_way way = cuda_peer_way(peers->group.ranks, count);
     for (size_t at = 0; at < count; at += CUDA_PEER_VALUES) {
-        enqueue(peers, streams, way, x, at, count - at < CUDA_PEER_VALUES ? count - at : CUDA_PEER_VALUES);
+        const size_t now = count - at < CUDA_PEER_VALUES ? count - at : CUDA_PEER_VALUES;
+        const bool at_once = count < peers->share_values && cuda_peer_fits_at_once(peers->group.ranks, now);
+        enqueue(peers, streams, at_once ? CUDA_PEER_AT_ONCE : CUDA_PEER_IN_SHARES, x, at, now);
     }
 }
 
@@ -266,7 +268,8 @@ static struct status build(struct peers *peers) {
     return try_sums(peers);
 }
 
-struct status cuda_peer_join(struct device *const *devices, uint32_t ranks, struct collective **out) {
+struct status cuda_peer_join(struct device *const *devices, uint32_t ranks, size_t share_values,
+                             struct collective **out) {
     CHECK(ranks <= DEVICE_MOST_RANKS);
     struct peers *peers = calloc(1, sizeof *peers);
     if (!peers) {
@@ -274,6 +277,7 @@ struct status cuda_peer_join(struct device *const *devices, uint32_t ranks, stru
     }
     peers->base.kind = &kind;
     peers->group.ranks = ranks;
+    peers->share_values = share_values ? share_values : cuda_peer_share_values(ranks);
     for (uint32_t r = 0; r < ranks; r++) {
         peers->device[r] = devices[r];
     }

@@ -32,8 +32,11 @@ enum cuda_peer_way {
     CUDA_PEER_IN_SHARES, /* every rank adds up a share and sends the others what comes out */
 };
 
-/* The one that is estimated to be faster. */
-enum cuda_peer_way cuda_peer_way(uint32_t ranks, size_t count);
+/* From how many values on shares are estimated to be faster. */
+size_t cuda_peer_share_values(uint32_t ranks);
+
+/* Have inboxes room for so many values at once? In shares they always have. */
+bool cuda_peer_fits_at_once(uint32_t ranks, size_t count);
 
 /* Enqueues one rank's part: x (count, from 1 to CUDA_PEER_VALUES) becomes the sum of all ranks', in their order, in
  * either way the same bits. All ranks take inbox 0 or 1, as their sum before did not, and come on one stream each. */

@@ -248,10 +248,13 @@ Kernel kernel_for(uint32_t ranks, enum cuda_peer_way way) {
 static_assert(DEVICE_MOST_RANKS == 16, "kernel_for() goes as far");
 static_assert(sizeof(Values) == 16 && sizeof(struct cuda_peers) == 18 * 8 + 4 * 4, "arguments have no padding");
 
-extern "C" enum cuda_peer_way cuda_peer_way(uint32_t ranks, size_t count) {
+extern "C" size_t cuda_peer_share_values(uint32_t ranks) {
     constexpr size_t STEP_BYTES = 700 << 10; // that a rank sends while a word is under way
-    const size_t bytes = count * sizeof(float);
-    return bytes * (ranks - 1) * (ranks - 2) <= STEP_BYTES * ranks ? CUDA_PEER_AT_ONCE : CUDA_PEER_IN_SHARES;
+    return ranks > 2 ? STEP_BYTES * ranks / ((ranks - 1) * (ranks - 2)) / sizeof(float) : SIZE_MAX;
+}
+
+extern "C" bool cuda_peer_fits_at_once(uint32_t ranks, size_t count) {
+    return ranks * ((count + 3) / 4) <= CUDA_PEER_VECTORS;
 }
 
 extern "C" void cuda_peer_reduce(struct stream *stream, const struct cuda_peers *peers, enum cuda_peer_way way,
@@ -261,7 +264,7 @@ extern "C" void cuda_peer_reduce(struct stream *stream, const struct cuda_peers 
         blocks_for(way == CUDA_PEER_IN_SHARES ? blocks_for(vectors, peers->ranks) : vectors, THREADS);
     const Values values = {x, count, reinterpret_cast<uintptr_t>(x) % sizeof(float4) == 0 ? 1u : 0u};
     CHECK(count > 0 && count <= CUDA_PEER_VALUES && inbox < 2);
-    CHECK(way == CUDA_PEER_IN_SHARES || static_cast<size_t>(peers->ranks) * vectors <= CUDA_PEER_VECTORS);
+    CHECK(way == CUDA_PEER_IN_SHARES || cuda_peer_fits_at_once(peers->ranks, count));
     launch(stream, blocks < peers->most_blocks ? blocks : peers->most_blocks, THREADS, 0, kernel_for(peers->ranks, way),
            *peers, inbox, values);
 }

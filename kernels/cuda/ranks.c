@@ -25,7 +25,7 @@ bool cuda_ranks_ready(struct stream *const *streams, uint32_t ranks, bool over) 
 struct status cuda_join(struct device *const *devices, uint32_t ranks, const struct device_config *config,
                         struct collective **out) {
     if (config->all_reduce != ALL_REDUCE_NCCL) {
-        struct status status = cuda_peer_join(devices, ranks, out);
+        struct status status = cuda_peer_join(devices, ranks, config->share_values, out);
         if (!status_failed(&status) || config->all_reduce == ALL_REDUCE_PEER) {
             return status;
         }

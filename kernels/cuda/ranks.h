@@ -7,8 +7,9 @@
 #include "kernels/cuda/cuda_internal.h"
 
 /* As cuda_join() makes them: over peer memory, and with NCCL. STATUS_UNSUPPORTED from the first: a GPU has no access to
- * another's memory. */
-struct status cuda_peer_join(struct device *const *devices, uint32_t ranks, struct collective **out);
+ * another's memory; `share_values` is device_config's. */
+struct status cuda_peer_join(struct device *const *devices, uint32_t ranks, size_t share_values,
+                             struct collective **out);
 struct status cuda_nccl_join(struct device *const *devices, uint32_t ranks, struct collective **out);
 
 /* Makes every rank's stream fail, as far as they have not. */

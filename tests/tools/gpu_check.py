@@ -5,7 +5,8 @@
   models     the forward pass of every family against Hugging Face transformers; the demo model's logits and tokens
   offload    every shape of the ring up to 48 layers, 48 streamed, 4 slots, with poisoned slots; every offload policy gives
              the tokens of none, for every family
-  ranks      where there are several GPUs: sums over them, every family split, and what a sum takes beside copies
+  ranks      where there are several GPUs: sums over them, over peer memory and by NCCL, every family split, and what a
+             sum takes either way, alone and beside copies
   sanitizer  compute-sanitizer's memcheck and racecheck over the kernels' tests
   http       the demo model over HTTP from the release program
 
@@ -49,7 +50,9 @@ OFFLOAD = ("offload/pipeline_test", "scheduler/family_offload_test")
 # What every Linux has, and what comes with the driver or with CUDA; the rest is packed.
 SYSTEM_LIBRARIES = ("linux-vdso", "ld-linux", "libc", "libm", "libdl", "librt", "libpthread", "libcuda", "libcublas",
                     "libcublasLt")
-RANKS = {"kernels/team_test": "*", "models/shard_test": "Ranks*", "scheduler/ranks_test": "Ranks*Alike"}
+RANKS = {"kernels/team_test": "*", "kernels/cuda_graph_test": "*Rank*", "models/shard_test": "Ranks*", "scheduler/ranks_test": "Ranks*Alike"}
+# As the program chooses; over peer memory with every sum shared, and with none; by NCCL.
+RANKS_BENCH = ((), ("peer", "shares=1"), ("peer", "shares=4294967295"), ("nccl",))
 START_SECONDS = 60
 
 
@@ -79,16 +82,18 @@ def outcome(name, state, seconds=0.0, detail=""):
     return {"name": name, "state": state, "seconds": round(seconds, 1), "detail": detail}
 
 
-def gtest(program, limit=300, cases="*"):
+def gtest(program, limit=300, cases="*", all_reduce=None):
+    chosen = {"METRONOME_TEST_ALL_REDUCE": all_reduce} if all_reduce else {}
+    name = f"{program} {all_reduce}" if all_reduce else program
     status, output, seconds = run([f"{PROGRAMS}/tests/{program}", "--gtest_color=no", f"--gtest_filter={cases}"], limit,
-                                  METRONOME_TEST_DEVICE="cuda", METRONOME_TEST_MODEL=os.path.join(ROOT, MODEL))
+                                  METRONOME_TEST_DEVICE="cuda", METRONOME_TEST_MODEL=os.path.join(ROOT, MODEL), **chosen)
     passed = re.search(r"\[  PASSED  \] (\d+) test", output)
     if status != 0 or not passed:
         failed = re.findall(r"\[  FAILED  \] (\S+)", output)
-        return outcome(program, "failed", seconds, ", ".join(sorted(set(failed))) or output[-300:])
+        return outcome(name, "failed", seconds, ", ".join(sorted(set(failed))) or output[-300:])
     if int(passed.group(1)) == 0:
-        return outcome(program, "skipped", seconds, "every case of it")
-    return outcome(program, "passed", seconds, f"{passed.group(1)} cases")
+        return outcome(name, "skipped", seconds, "every case of it")
+    return outcome(name, "passed", seconds, f"{passed.group(1)} cases")
 
 
 def sanitize(tool, program, cases):
@@ -107,10 +112,14 @@ def ranks(count):
     if count < 2:
         return [outcome(program, "skipped", 0, "there is one GPU") for program in RANKS]
     outcomes = [gtest(program, 300, cases) for program, cases in RANKS.items()]
+    for sums in ("peer", "nccl"):  # "peer" fails where GPUs have no access to each other's memory, and says so
+        outcomes.append(gtest("kernels/team_test", 300, all_reduce=sums))
     for size in (size for size in (2, 4, 8) if size <= count):
-        status, output, seconds = run([f"{PROGRAMS}/ranks-bench", "cuda", str(size)], 120)
-        print(output)
-        outcomes.append(outcome(f"ranks-bench cuda {size}", "passed" if status == 0 else "failed", seconds, output))
+        for sums in RANKS_BENCH:
+            status, output, seconds = run([f"{PROGRAMS}/ranks-bench", "cuda", str(size), *sums], 120)
+            print(output)
+            outcomes.append(outcome(" ".join(["ranks-bench cuda", str(size), *sums]),
+                                    "passed" if status == 0 else "failed", seconds, output))
     return outcomes
 
 

@@ -1,14 +1,18 @@
 // A device of several ranks: addresses that stand for each rank's own, sums over all of them, and a rank that fails. On
-// the cpu device, or on the one that METRONOME_TEST_DEVICE names.
+// the cpu device, or on the one that METRONOME_TEST_DEVICE names; with what METRONOME_TEST_ALL_REDUCE says on cuda.
 #include "tests/unit/kernels/kernel_test.h"
 
 namespace {
 
-struct device_config team_config(uint32_t ranks) {
+struct device_config team_config(uint32_t ranks, uint32_t share_values = 0) {
     struct device_config config = cpu_config();
     if (const char *named = getenv("METRONOME_TEST_DEVICE")) {
         config.name = named;
     }
+    if (const char *named = getenv("METRONOME_TEST_ALL_REDUCE")) {
+        config.all_reduce = strcmp(named, "nccl") == 0 ? ALL_REDUCE_NCCL : ALL_REDUCE_PEER;
+    }
+    config.share_values = share_values;
     config.ranks = ranks;
     config.threads = 2;
     return config;
@@ -38,7 +42,8 @@ struct Team {
     size_t count;
     uint32_t ranks;
 
-    Team(uint32_t of, size_t floats) : d(team_config(of)), count(floats), ranks(of) {
+    Team(uint32_t of, size_t floats, uint32_t share_values = 0)
+        : d(team_config(of, share_values)), count(floats), ranks(of) {
         stream = d.stream(STREAM_COMPUTE);
         done = d.event();
         values = floats_of(d.device, count);
@@ -87,10 +92,10 @@ TEST(Team, SaysWhatItIs) {
 
 // `count` values of each rank, beginning `skip` after the buffer's, become their sum, in the order of ranks where the
 // device says so; the others stay.
-void expect_sum(uint32_t ranks, size_t count, size_t skip) {
+void expect_sum(uint32_t ranks, size_t count, size_t skip, uint32_t share_values = 0) {
     SCOPED_TRACE(std::to_string(count) + " values of " + std::to_string(ranks) + " ranks, from " +
                  std::to_string(skip));
-    Team team(ranks, skip + count + 1);
+    Team team(ranks, skip + count + 1, share_values);
     std::vector<float> want(count, 0);
     for (uint32_t rank = 0; rank < ranks; rank++) {
         std::fill(team.host_of(rank), team.host_of(rank) + team.count, 77.0f);
@@ -128,8 +133,18 @@ TEST(Team, AddsUpTheSameBitsOnEveryRank) {
     }
 }
 
-// So many that ranks share the work (cuda_peer_way() of kernels/cuda/peer.h), in shares that are ragged, or take it
-// piece by piece.
+// In shares, of which the last are short or empty.
+TEST(Team, AddsUpInShares) {
+    for (uint32_t ranks : {2, 3, 4, 8}) {
+        for (size_t count : {1u, 5u, 13u, 1001u}) {
+            if (can_open(ranks)) {
+                expect_sum(ranks, count, 1, 1);
+            }
+        }
+    }
+}
+
+// So many that ranks share the work (cuda_peer_share_values() of kernels/cuda/peer.h), or take it piece by piece.
 TEST(Team, AddsUpManyValues) {
     const struct {
         uint32_t ranks;
