@@ -368,4 +368,66 @@ TEST_F(Emulator, CountsKernelsAndShapes) {
     EXPECT_GE(after.shapes - before.shapes, 2u);
 }
 
+// ---- several GPUs ----
+
+__global__ void write_system(uint32_t *out, uint32_t value) {
+    store_system(out, value);
+    store_system(reinterpret_cast<uint4 *>(out) + 1, make_uint4(value, value, value, value));
+}
+
+TEST_F(EmulatorDeathTest, AWriteToAnotherGpuTakesAccess) {
+    struct cuemu_machine machine = cuemu_machine(), two = machine;
+    two.devices = 2;
+    cuemu_set_machine(two);
+    int can = 0;
+    EXPECT_EQ(cudaDeviceCanAccessPeer(&can, 0, 1), cudaSuccess);
+    EXPECT_EQ(can, 1);
+    EXPECT_EQ(cudaDeviceCanAccessPeer(&can, 0, 0), cudaSuccess);
+    EXPECT_EQ(can, 0);
+    EXPECT_EQ(cudaDeviceCanAccessPeer(&can, 0, 2), cudaErrorInvalidDevice);
+    ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+    uint32_t *theirs = alloc<uint32_t>(8);
+    ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+    dies("GPU 1, whose memory its own GPU has no access to", 1, write_system, theirs, 7u);
+    EXPECT_EQ(cudaDeviceEnablePeerAccess(1, 0), cudaSuccess);
+    EXPECT_EQ(cudaDeviceEnablePeerAccess(1, 0), cudaErrorPeerAccessAlreadyEnabled);
+    EXPECT_EQ(cudaGetLastError(), cudaErrorPeerAccessAlreadyEnabled);
+    ASSERT_EQ(launch(1, 1, 0, write_system, theirs, 7u), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    EXPECT_EQ(theirs[0], 7u);
+    EXPECT_EQ(theirs[7], 7u);
+    two.deaf = true;
+    cuemu_set_machine(two);
+    ASSERT_EQ(launch(1, 1, 0, write_system, theirs, 8u), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    EXPECT_EQ(theirs[4], 7u);
+    cuemu_set_machine(machine);
+}
+
+// A GPU's failure is its own.
+TEST_F(Emulator, AGpuBreaksAlone) {
+    struct cuemu_machine machine = cuemu_machine(), two = machine;
+    two.devices = 2;
+    cuemu_set_machine(two);
+    uint32_t *ours = alloc<uint32_t>(8);
+    cuemu_fail_kernel_of(1, cudaErrorIllegalAddress);
+    ASSERT_EQ(launch(1, 1, 0, write_system, ours, 5u), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    EXPECT_EQ(ours[0], 5u) << "it was another GPU's kernel that was to fail";
+    ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+    cudaStream_t theirs;
+    ASSERT_EQ(cudaStreamCreateWithPriority(&theirs, cudaStreamNonBlocking, 0), cudaSuccess);
+    cudaLaunchConfig_t config = {};
+    config.gridDim = config.blockDim = 1;
+    config.stream = theirs;
+    uint32_t *nowhere = nullptr;
+    ASSERT_EQ(cudaLaunchKernelEx(&config, write_system, nowhere, 6u), cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(theirs), cudaErrorIllegalAddress);
+    ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    cuemu_recover();
+    EXPECT_EQ(cudaStreamDestroy(theirs), cudaSuccess);
+    cuemu_set_machine(machine);
+}
+
 } // namespace

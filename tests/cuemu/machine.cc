@@ -322,10 +322,15 @@ cudaError_t cudaGetDeviceCount(int *count) {
     return cuemu::keep(error);
 }
 
+// A GPU that has failed can be left, and come back to with its error.
 cudaError_t cudaSetDevice(int device) {
-    cudaError_t error = cuemu::enter("cudaSetDevice");
-    bool exists = device >= 0 && device < cuemu_machine().devices;
-    chosen_device = error == cudaSuccess && exists ? device : chosen_device;
+    const int before = chosen_device;
+    const bool exists = device >= 0 && device < cuemu_machine().devices;
+    chosen_device = exists ? device : before;
+    const cudaError_t error = cuemu::enter("cudaSetDevice");
+    if (error != cudaSuccess && !cuemu::device_broken()) {
+        chosen_device = before;
+    }
     return cuemu::keep(error != cudaSuccess ? error : exists ? cudaSuccess : cudaErrorInvalidDevice);
 }
 

@@ -138,7 +138,9 @@ static inline uint32_t load_system(const uint32_t *address) {
     return __atomic_load_n(address, __ATOMIC_RELAXED);
 }
 static inline void store_system(uint32_t *address, uint32_t value) {
-    __atomic_store_n(address, value, __ATOMIC_RELAXED);
+    if (cuemu::reaches(address)) {
+        __atomic_store_n(address, value, __ATOMIC_RELAXED);
+    }
 }
 static inline void fence_system() {
     __atomic_thread_fence(__ATOMIC_ACQ_REL);
