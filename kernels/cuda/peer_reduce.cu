@@ -27,7 +27,7 @@
 
 namespace {
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = 256; // a block, of which a multiprocessor has one
 constexpr unsigned LOOKS = 1024; // between questions to the host's memory and to the clock: about a millisecond
 constexpr unsigned EMPTY = 0xffffffffu, OTHER_NAN = 0x7fffffffu;
 
@@ -82,7 +82,7 @@ __device__ uint4 *inbox_of(const struct cuda_peers &peers, unsigned rank, unsign
 // Called after each look that found a rank missing. False: give up.
 struct Patience {
     unsigned looks = 0;
-    uint64_t begin_ns = 0;
+    uint32_t begin = 0; // the clock's, in 2^30 ns, which are seconds enough
 
     __device__ bool lasts(const struct cuda_peers &peers, unsigned missing) {
         spin_pause();
@@ -92,9 +92,9 @@ struct Patience {
         if (load_system(peers.let_go) != 0) {
             return false;
         }
-        const uint64_t now_ns = timer_ns();
-        begin_ns = looks == LOOKS ? now_ns : begin_ns;
-        if (now_ns - begin_ns < peers.patience_s * static_cast<uint64_t>(1000000000)) {
+        const uint32_t now = static_cast<uint32_t>(timer_ns() >> 30);
+        begin = looks == LOOKS ? now : begin;
+        if (now - begin <= peers.patience_s) { // the first of them had begun before
             return true;
         }
         cuda_report(peers.fault, CUDA_FAULT_LATE_RANK, static_cast<uint32_t>(__ffs(static_cast<int>(missing)) - 1),
@@ -170,7 +170,7 @@ __device__ unsigned others(const struct cuda_peers &peers) {
 
 // Inbox: (ranks, vectors), whose is what.
 template <unsigned MOST>
-__global__ void __launch_bounds__(THREADS) sum_at_once(struct cuda_peers peers, unsigned inbox, Values values) {
+__global__ void __launch_bounds__(THREADS, 1) sum_at_once(struct cuda_peers peers, unsigned inbox, Values values) {
     const unsigned vectors = (values.count + 3) / 4;
     const unsigned first = blockIdx.x * THREADS + threadIdx.x, step = gridDim.x * THREADS;
     for (unsigned v = first; v < vectors; v += step) {
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(THREADS) sum_at_once(struct cuda_peers peers, 
 
 // Rank r adds up vectors r * share to (r + 1) * share. Inbox: (ranks, share) of terms, then (ranks, share) of sums.
 template <unsigned MOST>
-__global__ void __launch_bounds__(THREADS) sum_in_shares(struct cuda_peers peers, unsigned inbox, Values values) {
+__global__ void __launch_bounds__(THREADS, 1) sum_in_shares(struct cuda_peers peers, unsigned inbox, Values values) {
     const unsigned vectors = (values.count + 3) / 4, share = (vectors + peers.ranks - 1) / peers.ranks;
     const unsigned first = blockIdx.x * THREADS + threadIdx.x, step = gridDim.x * THREADS;
     const size_t own_part = static_cast<size_t>(peers.rank) * share, sums = static_cast<size_t>(peers.ranks) * share;
