@@ -383,13 +383,14 @@ CUEMU = "build/release-cuemu"
 # Programs that run on the emulator with cuda alone, the long ones first, and which of their cases; the other cases only
 # repeat these for minutes.
 CUEMU_PROGRAMS = {
+    "tests/cuemu/iteration_test": "*",
+    "tests/scheduler/ranks_test": "Ranks*Alike",
     "tests/models/family_test": "-Stories*",
     "tests/models/tiny_forward_test": "*AgreeWith*:*Mixed*:*Bf16*:*/Int8:*Argmax*:*Memory*",
     "tests/kernels/attention_test": "*",
     "tests/kernels/matmul_test": "*",
     "tests/kernels/matmul_library_test": "*",
     "tests/kernels/ops_test": "*",
-    "tests/cuemu/iteration_test": "*",
     "tests/kernels/sample_test": "*",
     "tests/kernels/cuda_test": "*",
     "tests/kernels/cuda_graph_test": "*",
@@ -397,7 +398,6 @@ CUEMU_PROGRAMS = {
     "tests/offload/pipeline_test": "*Placements*:*Groups*:*AChange*",
     "tests/scheduler/sampling_test": "*Batch*:*OnlyTokens*",
     "tests/models/shard_test": "Ranks*/llama:Ranks*/gpt2",
-    "tests/scheduler/ranks_test": "Ranks*Alike",
     "tests/models/library_test": "*",
     "tests/cuemu/failure_test": "*",
     "tests/cuemu/library_test": "*",

@@ -16,10 +16,10 @@
 
 struct threads {
     struct collective base;
-    struct timeline arrived; /* at the beginnings and ends of meetings, two a rank and meeting */
     uint32_t ranks;
     uint64_t meetings;                        /* enqueued so far; the host's */
     struct status failure[DEVICE_MOST_RANKS]; /* of each rank's stream; its own to write, before a meeting begins */
+    struct timeline arrived;                  /* at the beginnings and ends of meetings, two a rank and meeting */
 };
 
 static void destroy(struct collective *collective) {

@@ -216,9 +216,11 @@ static struct status run_trial(struct peers *peers, const struct trial *trial) {
                          COPY_DEVICE_TO_HOST);
     }
     TRY(sync_all(peers, trial));
+    const uint32_t ranks = peers->group.ranks,
+                   ones = ranks * (ranks + 1) / 2; /* what they add up to where 1 is rank 0's */
     for (uint32_t r = 0; r < peers->group.ranks; r++) {
         for (size_t i = 0; i < TRIAL_VALUES; i++) {
-            const float want = trial_value(i, 0) * factor * (float)(peers->group.ranks * (peers->group.ranks + 1) / 2);
+            const float want = trial_value(i, 0) * factor * (float)ones;
             const float got = trial->values[(size_t)r * TRIAL_VALUES + i];
             if (got != want) {
                 return status_error(STATUS_DEVICE, "rank %u has added up %g where %g is right", r, (double)got,

@@ -28,7 +28,7 @@
 namespace {
 
 constexpr unsigned THREADS = 256; // a block, of which a multiprocessor has one
-constexpr unsigned LOOKS = 1024; // between questions to the host's memory and to the clock: about a millisecond
+constexpr unsigned LOOKS = 1024;  // between questions to the host's memory and to the clock: about a millisecond
 constexpr unsigned EMPTY = 0xffffffffu, OTHER_NAN = 0x7fffffffu;
 
 __device__ uint32_t word_of(float value) {

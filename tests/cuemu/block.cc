@@ -388,6 +388,11 @@ bool reaches(const void *address) {
     return gpu < 0 || gpu == current_device() || !cuemu_machine().deaf;
 }
 
+uint32_t noise(const void *address) {
+    const int gpu = gpu_of(address);
+    return gpu >= 0 && gpu != current_device() && cuemu_machine().garbled ? 1u << 20 : 0;
+}
+
 void async_copy(void *shared, const void *global, size_t bytes, bool valid) {
     Fiber *fiber = fiber_of(current_thread);
     if (reinterpret_cast<uintptr_t>(shared) % bytes != 0 ||

@@ -272,24 +272,26 @@ TEST_F(Failure, SumsThatAreLeftToNccl) {
     };
     struct device_config config = cuda_config();
     config.ranks = 2;
-    for (const Case &c : {Case{"apart", 0, "device cuda: GPU 0 has no access to the memory of GPU 1"},
-                          Case{"deaf", 0, "all_reduce: nothing came from rank "},
-                          Case{"cudaDeviceCanAccessPeer", 0, "cudaDeviceCanAccessPeer: out of memory"},
-                          Case{"cudaDeviceEnablePeerAccess", 0, "cudaDeviceEnablePeerAccess: out of memory"},
-                          Case{"cudaHostAlloc", 2, "cudaHostAlloc: out of memory"}, // after those of the ranks
-                          Case{"cudaHostAlloc", 3, "cudaHostAlloc: out of memory"},
-                          Case{"cudaMalloc", 1, "rank 1: the inbox of sums: cudaMalloc of 32 MiB"},
-                          Case{"cudaMalloc", 2, "the trial of sums: cudaMalloc of "},
-                          Case{"cudaFuncGetAttributes", 9, "cudaFuncGetAttributes: out of memory"},
-                          Case{"cudaStreamCreateWithPriority", 3, "cudaStreamCreateWithPriority: out of memory"},
-                          Case{"cudaMemsetAsync", 1, "rank 1: cudaMemsetAsync: out of memory"},
-                          Case{"cudaLaunchKernelExC", 2, "rank 0: cudaLaunchKernelExC: out of memory"}}) {
+    for (const Case &c :
+         {Case{"apart", 0, "device cuda: GPU 0 has no access to the memory of GPU 1"},
+          Case{"deaf", 0, "all_reduce: nothing came from rank "}, Case{"garbled", 0, "rank 0 has added up "},
+          Case{"cudaDeviceCanAccessPeer", 0, "cudaDeviceCanAccessPeer: out of memory"},
+          Case{"cudaDeviceEnablePeerAccess", 0, "cudaDeviceEnablePeerAccess: out of memory"},
+          Case{"cudaHostAlloc", 2, "cudaHostAlloc: out of memory"}, // after those of the ranks
+          Case{"cudaHostAlloc", 3, "cudaHostAlloc: out of memory"},
+          Case{"cudaMalloc", 1, "rank 1: the inbox of sums: cudaMalloc of 32 MiB"},
+          Case{"cudaMalloc", 2, "the trial of sums: cudaMalloc of "},
+          Case{"cudaFuncGetAttributes", 9, "cudaFuncGetAttributes: out of memory"},
+          Case{"cudaStreamCreateWithPriority", 3, "cudaStreamCreateWithPriority: out of memory"},
+          Case{"cudaMemsetAsync", 1, "rank 1: cudaMemsetAsync: out of memory"},
+          Case{"cudaLaunchKernelExC", 2, "rank 0: cudaLaunchKernelExC: out of memory"}}) {
         SCOPED_TRACE(c.call);
         for (enum all_reduce all_reduce : {ALL_REDUCE_PEER, ALL_REDUCE_AUTO}) {
             set_gpus(2, 1000);
             struct cuemu_machine two = cuemu_machine();
             two.apart = strcmp(c.call, "apart") == 0;
             two.deaf = strcmp(c.call, "deaf") == 0;
+            two.garbled = strcmp(c.call, "garbled") == 0;
             cuemu_set_machine(two);
             cuemu_fail_call(c.call, c.skip, cudaErrorMemoryAllocation);
             config.all_reduce = all_reduce;

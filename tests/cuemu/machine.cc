@@ -35,7 +35,7 @@ struct Injection {
 
 struct State {
     std::mutex lock;
-    struct cuemu_machine machine = {13000, 1, 80, UINT64_C(8) << 30, false, 0, false};
+    struct cuemu_machine machine = {13000, 1, 80, UINT64_C(8) << 30, false, 0, false, false};
     std::map<std::string, Injection> injections;
     std::map<std::string, uint64_t> calls;  // of the runtime's functions
     int failing_device = NO_DEVICE;         // whose next kernel fails

@@ -27,6 +27,7 @@ struct cuemu_machine {
     bool apart;           /* GPUs have no access to each other's memory */
     unsigned timer_speed; /* GPUs' timers run so many times as fast as time does; 0: once */
     bool deaf;            /* what a GPU writes to another's memory is lost */
+    bool garbled;         /* ... or comes with a bit turned */
 };
 struct cuemu_machine cuemu_machine(void);
 void cuemu_set_machine(struct cuemu_machine machine);

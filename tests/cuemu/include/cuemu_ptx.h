@@ -20,6 +20,7 @@ void pause();
 uint64_t timer_ns();
 // False if what is written there is lost; ends the program where the running kernel's GPU has no access.
 bool reaches(const void *address);
+uint32_t noise(const void *address); // what is turned of a word written there
 
 template <typename D> struct Fragments {
     D *d;
@@ -130,7 +131,7 @@ static inline void store_system(uint4 *address, uint4 value) {
         auto *words = reinterpret_cast<unsigned *>(address);
         __atomic_store_n(words + 3, value.w, __ATOMIC_RELAXED); // in any order
         __atomic_store_n(words, value.x, __ATOMIC_RELAXED);
-        __atomic_store_n(words + 2, value.z, __ATOMIC_RELAXED);
+        __atomic_store_n(words + 2, value.z ^ cuemu::noise(address), __ATOMIC_RELAXED);
         __atomic_store_n(words + 1, value.y, __ATOMIC_RELAXED);
     }
 }
