@@ -154,13 +154,13 @@ static void find_held(struct cuda_stream *stream, struct held *held) {
     }
 }
 
-/* A stream of several, to be given something: its GPU becomes the thread's. */
+/* A stream that is to be given something: if it is one of several, its GPU becomes the thread's. */
 static struct cuda_stream *pick(const struct held *held, uint32_t i) {
-    const struct device *device = held->stream[i]->base.device;
-    if (held->streams > 1) {
-        device->backend->select(device);
+    struct cuda_stream *stream = held->stream[i];
+    if (stream->group) {
+        stream->base.device->backend->select(stream->base.device);
     }
-    return held->stream[i];
+    return stream;
 }
 
 static bool prepare_graphs(const struct held *held) {

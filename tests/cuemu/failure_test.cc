@@ -248,6 +248,33 @@ TEST_F(Failure, OneOfSeveralRanks) {
     }
 }
 
+// What rank 1 alone has been given goes to its own GPU, as a graph from the second time on, when rank 0, of which
+// nothing is held back, is waited for first.
+TEST_F(Failure, OneRankAloneIsHeldBack) {
+    set_gpus(2);
+    struct device_config config = cuda_config();
+    config.ranks = 2;
+    Sums sums(config);
+    const float one = 1;
+    const uint64_t graphs = cuemu_calls("cudaGraphLaunch");
+    for (int i = 0; i < 3; i++) {
+        stream_repeat_begin(sums.bench.stream);
+        op_all_reduce(sums.bench.stream, sums.x, 1, 16);
+        EXPECT_OK(stream_sync(sums.bench.stream));
+        for (int j = 0; j < 4; j++) {
+            stream_copy_to_rank(sums.bench.stream, 1, sums.x + j, &one, sizeof one);
+        }
+        EXPECT_OK(stream_sync(sums.bench.stream));
+        stream_repeat_end(sums.bench.stream);
+    }
+    EXPECT_EQ(cuemu_calls("cudaGraphLaunch") - graphs, 2u);
+    stream_copy(sums.bench.stream, sums.host, sums.x, 64, COPY_DEVICE_TO_HOST);
+    EXPECT_OK(sums.wait());
+    EXPECT_EQ(sums.host[0], 4); // 2 of both, then twice one more
+    EXPECT_EQ(sums.host[4], 8);
+    EXPECT_EQ(static_cast<float *>(device_rank_host(sums.bench.device, sums.host, 1))[0], 1);
+}
+
 // Where nobody asks for the event of the rank that has failed, the others wait for a minute, of which a thousand are
 // one here.
 TEST_F(Failure, NoRankWaitsForEver) {
