@@ -249,7 +249,7 @@ static_assert(DEVICE_MOST_RANKS == 16, "kernel_for() goes as far");
 static_assert(sizeof(Values) == 16 && sizeof(struct cuda_peers) == 18 * 8 + 4 * 4, "arguments have no padding");
 
 extern "C" size_t cuda_peer_share_values(uint32_t ranks) {
-    constexpr size_t STEP_BYTES = 700 << 10; // that a rank sends while a word is under way
+    constexpr size_t STEP_BYTES = 700000; // that a rank sends while a word is under way
     return ranks > 2 ? STEP_BYTES * ranks / ((ranks - 1) * (ranks - 2)) / sizeof(float) : SIZE_MAX;
 }
 
