@@ -14,8 +14,8 @@
 //   values  tensor cores over the step's positions.
 // Lane t of a query's four adds the weights of its positions of every step; the four sums are folded at a span's end.
 // Spans are merged in order (merge_state). A query's numbers depend on nothing but its row's position and the cache:
-// few rows (a warp a span, attention_split.cu) and many (a warp all spans, attention_tiled.cu) give the same bits, for
-// steps and spans that a row does not see change nothing of its state.
+// few rows (a warp or two a span, attention_split.cu) and many (a warp all spans, attention_tiled.cu) give the same
+// bits, for steps and spans that a row does not see change nothing of its state.
 //
 // What a row does not see is never multiplied into it: positions that no row of the tile sees are read as zeros, and
 // values that are not finite are taken out of a step that some rows see and others do not (patch_values).
@@ -146,9 +146,11 @@ __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], 
 // A tile's queries in shared memory: [32 dimensions][high, low][row g, row g + 8][lane] 16 bytes.
 template <int DIM> constexpr size_t QUERY_BYTES = DIM / 32 * 4 * WARP * 16;
 
+// Loads the part of them that is this warp's of the `warps` that load them together, who must meet before they read.
 template <enum kv_type TYPE, int DIM>
-__device__ void load_queries(const AttentionWork &work, const Tile &tile, uint4 *queries, int lane) {
-    for (int at = 0; at < DIM / 32 * 2; at++) {
+__device__ void load_queries(const AttentionWork &work, const Tile &tile, uint4 *queries, int lane, int warp = 0,
+                             int warps = 1) {
+    for (int at = warp; at < DIM / 32 * 2; at += warps) {
         const uint32_t query = tile.query(lane / 4 + 8 * (at % 2)), dim = at / 2 * 32 + lane % 4 * 8;
         const float *q = work.q + (tile.first_row + query / work.heads) * work.q_stride +
                          (tile.kv_head * work.heads + query % work.heads) * work.head_dim + dim;
@@ -171,23 +173,27 @@ __device__ void load_queries(const AttentionWork &work, const Tile &tile, uint4 
 // Scores of the lane's two rows: [half of the step][row g: positions t and t + 4, row g + 8: the same].
 using Scores = float[2][4];
 
-// key(half, j) are dimensions 32j + 8t .. + 7 of position g/2 + 4 (g%2) + 8 half.
-template <enum kv_type TYPE, int DIM, typename Key>
-__device__ __forceinline__ void score(Scores &scores, const uint4 *queries, Key key, int lane) {
+// key(half, j) are dimensions 32j + 8t .. + 7 of position g/2 + 4 (g%2) + 8 half. HALVES: Scores, or one half of them.
+template <enum kv_type TYPE, int DIM, int HALVES, typename Key>
+__device__ __forceinline__ void score(float (&scores)[HALVES][4], const uint4 *queries, Key key, int lane) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 4 * HALVES; i++) {
         scores[i / 4][i % 4] = 0;
     }
 #pragma unroll
     for (int j = 0; j < DIM / 32; j++) {
-        const uint4 keys[2] = {key(0, j), key(1, j)};
+        uint4 keys[HALVES];
+#pragma unroll
+        for (int half = 0; half < HALVES; half++) {
+            keys[half] = key(half, j);
+        }
 #pragma unroll
         for (int part = 1; part >= 0; part--) { // low, then high
             const uint4 lower = queries[(j * 4 + 2 * part) * WARP + lane];
             const uint4 upper = queries[(j * 4 + 2 * part + 1) * WARP + lane];
             const uint32_t a0[4] = {lower.x, upper.x, lower.y, upper.y}, a1[4] = {lower.z, upper.z, lower.w, upper.w};
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
+            for (int half = 0; half < HALVES; half++) {
                 multiply<TYPE>(scores[half], a0, keys[half].x, keys[half].y);
                 multiply<TYPE>(scores[half], a1, keys[half].z, keys[half].w);
             }

@@ -5,20 +5,37 @@
 // kv head: no shared memory but for the queries, no barrier. A step's keys are asked for while the values before them
 // are weighed, and its values while the keys are.
 //
+// Heads of more than 128 dimensions have two warps a span: each reads the keys of half of a step's positions and scores
+// them, shows the other these scores through shared memory, and has half of the dimensions of the values. So keys and
+// values are still read once, and a warp holds and has in flight what one does at 128.
+//
 // Roofline, head_dim 128, 32 sequences of 8192 tokens, 8 kv heads of 4 query heads, H200: 8192 warps of 128 KB each. A
 // step of 16 tokens is 8 KB, some 64 mma and 250 other instructions; at 20 bytes a cycle it may take 410 cycles of a
 // multiprocessor, 1640 issue slots. 8 to 12 warps of 4 to 8 KB in flight are 32 to 96 KB a multiprocessor, against the
 // 25 KB that 700 ns ask for. What spans write and the merge reads, 2 * 2 KB for each 128 KB, is 3 %. On H100 (3.35
 // TB/s, 15 bytes a cycle) and A10 (600 GB/s, 5) a step may take 550 and 1640 cycles: memory is the limit, and
-// those 1.07 GB of keys and values take 0.32 and 1.8 ms at least.
+// those 1.07 GB of keys and values take 0.32 and 1.8 ms at least. At 256 a step is twice as much of all this for two
+// warps, weights aside, which both work out; they meet once in its 820 cycles (H200), at a barrier that takes some 40.
 #include "kernels/cuda/attention.cuh"
 
 #include <algorithm>
 
 namespace {
 
-template <int DIM> constexpr int WARPS = DIM == 256 ? 2 : 4; // of a block: as many as its shared memory has queries of
+// A lane's registers hold 128 dimensions of the values at most.
+template <int DIM> constexpr int SHARERS = DIM == 256 ? 2 : 1; // warps of a span
+template <int DIM> constexpr int HELD = DIM / SHARERS<DIM>;    // dimensions of the values that one of them has
+template <int DIM> constexpr int SPANS = DIM == 256 ? 1 : 4;   // of a block: sharers meet at its barrier
+template <int DIM> constexpr unsigned THREADS = SPANS<DIM> *SHARERS<DIM> *WARP;
+template <int DIM>
+constexpr size_t SHARED_BYTES = SPANS<DIM> *QUERY_BYTES<DIM> +
+                                (SHARERS<DIM> > 1 ? 2 * THREADS<DIM> * sizeof(float4) : 0);
 constexpr unsigned MERGE_THREADS = 64;
+
+// Which of a span's sharers a warp is, and which of its lanes this.
+struct Share {
+    int index, lane;
+};
 
 // The segments of one launch: those of first .. first + count - 1 that are split.
 struct SplitRange {
@@ -77,90 +94,93 @@ struct GlobalReader {
     }
 };
 
-// Keys and values of a step in registers, asked for ahead; with heads too long for that they are loaded where used.
+// A warp's keys and values of a step in registers, asked for ahead.
 template <int DIM> struct Ahead {
-    static constexpr bool HELD = DIM <= 128;
-    uint4 keys[HELD ? DIM / 32 * 2 : 1], values[HELD ? DIM / 64 * 4 : 1];
+    static constexpr int HALVES = 2 / SHARERS<DIM>;
+    uint4 keys[HALVES][DIM / 32], values[HELD<DIM> / 64][4];
 
-    __device__ __forceinline__ void load_keys(const GlobalReader &reader, const GlobalStep &step, int lane) {
-        if constexpr (HELD) {
+    __device__ __forceinline__ void load_keys(const GlobalReader &reader, const GlobalStep &step, const Share &share) {
 #pragma unroll
-            for (int at = 0; at < DIM / 32 * 2; at++) {
-                keys[at] = reader.key(step, at % 2, at / 2, lane);
-            }
+        for (int at = 0; at < HALVES * DIM / 32; at++) {
+            keys[at % HALVES][at / HALVES] = reader.key(step, share.index + at % HALVES, at / HALVES, share.lane);
         }
     }
-    __device__ __forceinline__ void load_values(const GlobalReader &reader, const GlobalStep &step, int lane) {
-        if constexpr (HELD) {
+    __device__ __forceinline__ void load_values(const GlobalReader &reader, const GlobalStep &step,
+                                                const Share &share) {
 #pragma unroll
-            for (int at = 0; at < DIM / 64 * 4; at++) {
-                values[at] = reader.value(step, at / 4, at % 4, lane);
-            }
-        }
-    }
-    __device__ __forceinline__ uint4 key(const GlobalReader &reader, const GlobalStep &step, int half, int j,
-                                         int lane) const {
-        if constexpr (HELD) {
-            return keys[j * 2 + half];
-        } else {
-            return reader.key(step, half, j, lane);
-        }
-    }
-    __device__ __forceinline__ uint4 value(const GlobalReader &reader, const GlobalStep &step, int h, int i,
-                                           int lane) const {
-        if constexpr (HELD) {
-            return values[h * 4 + i];
-        } else {
-            return reader.value(step, h, i, lane);
+        for (int at = 0; at < HELD<DIM> / 64 * 4; at++) {
+            values[at / 4][at % 4] = reader.value(step, share.index * (HELD<DIM> / 64) + at / 4, at % 4, share.lane);
         }
     }
 };
 
+// The scores of both halves of a step. Sharers have one each and show it to the other: in `shown`, which takes turns,
+// so that a meeting a step is enough.
+template <enum kv_type TYPE, int DIM>
+__device__ __forceinline__ void score_step(Scores &scores, const uint4 *queries, const Ahead<DIM> &ahead, float4 *shown,
+                                           const Share &share) {
+    const auto key = [&](int half, int j) { return ahead.keys[half][j]; };
+    if constexpr (SHARERS<DIM> == 1) {
+        score<TYPE, DIM>(scores, queries, key, share.lane);
+    } else {
+        float own[1][4];
+        score<TYPE, DIM>(own, queries, key, share.lane);
+        shown[share.index * WARP + share.lane] = make_float4(own[0][0], own[0][1], own[0][2], own[0][3]);
+        __syncthreads();
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float4 of_half = shown[half * WARP + share.lane];
+            scores[half][0] = of_half.x, scores[half][1] = of_half.y;
+            scores[half][2] = of_half.z, scores[half][3] = of_half.w;
+        }
+    }
+}
+
 template <enum kv_type TYPE, int DIM>
 __device__ void walk_span(const AttentionWork &work, const Tile &tile, uint32_t span, const uint4 *queries,
-                          SpanState<DIM> &state, int lane) {
-    const LaneRows rows = lane_rows(work, tile, lane);
+                          float4 *shown, SpanState<HELD<DIM>> &state, const Share &share) {
+    const LaneRows rows = lane_rows(work, tile, share.lane);
     const GlobalReader reader = {tile.first, tile.last, work.head_dim,
                                  static_cast<uint32_t>(work.values_at - work.keys_at)};
     const uint32_t begin = max(span * SPAN, tile.first / STEP * STEP), end = min((span + 1) * SPAN, tile.last + 1);
+    const uint32_t first_dim = share.index * HELD<DIM>;
     GlobalStep step(tile, begin);
     Ahead<DIM> ahead;
-    ahead.load_keys(reader, step, lane);
-    ahead.load_values(reader, step, lane);
+    ahead.load_keys(reader, step, share);
+    ahead.load_values(reader, step, share);
     state.clear();
     for (uint32_t position = begin; position < end;) {
         Scores scores;
         uint32_t weights[2][4];
-        score<TYPE, DIM>(
-            scores, queries, [&](int half, int j) { return ahead.key(reader, step, half, j, lane); }, lane);
+        score_step<TYPE, DIM>(scores, queries, ahead, shown + position / STEP % 2 * (SHARERS<DIM> * WARP), share);
         const uint32_t next_position = position + STEP;
         GlobalStep next = step;
-        if (Ahead<DIM>::HELD && next_position < end) {
-            next = GlobalStep(tile, next_position);
-            ahead.load_keys(reader, next, lane);
-        }
-        weigh<TYPE, DIM>(state, scores, weights, rows, position, lane);
-        accumulate_seen<TYPE, DIM>(
-            state, weights, rows, position, work.head_dim,
-            [&](int h, int i) { return ahead.value(reader, step, h, i, lane); },
-            [&](uint32_t token, uint32_t dim) { return reader.bits(step, token, dim); }, lane);
         if (next_position < end) {
-            step = Ahead<DIM>::HELD ? next : GlobalStep(tile, next_position);
-            ahead.load_values(reader, step, lane);
+            next = GlobalStep(tile, next_position);
+            ahead.load_keys(reader, next, share);
+        }
+        weigh<TYPE, HELD<DIM>>(state, scores, weights, rows, position, share.lane);
+        accumulate_seen<TYPE, HELD<DIM>>(
+            state, weights, rows, position, work.head_dim - first_dim, [&](int h, int i) { return ahead.values[h][i]; },
+            [&](uint32_t token, uint32_t dim) { return reader.bits(step, token, first_dim + dim); }, share.lane);
+        if (next_position < end) {
+            step = next;
+            ahead.load_values(reader, step, share);
         }
         position = next_position;
     }
     state.fold_sums();
 }
 
-// blockIdx: four spans, kv head and tile, segment. A warp a span.
+// blockIdx: SPANS spans, kv head and tile, segment. SHARERS warps a span.
 template <enum kv_type TYPE, int DIM>
-__global__ void __launch_bounds__(WARPS<DIM> *WARP) split_spans(const AttentionWork work, const SplitRange range) {
+__global__ void __launch_bounds__(THREADS<DIM>) split_spans(const AttentionWork work, const SplitRange range) {
     CUDA_DYNAMIC_SHARED(uint4, shared);
     const int warp = static_cast<int>(threadIdx.x / WARP), lane = static_cast<int>(threadIdx.x % WARP);
+    const Share share = {warp % SHARERS<DIM>, lane};
     const struct kv_segment segment = work.segments[range.first + blockIdx.z];
     const uint32_t kv_head = blockIdx.y / range.tiles, tile_index = blockIdx.y % range.tiles;
-    const uint32_t slot = blockIdx.x * WARPS<DIM> + warp;
+    const uint32_t slot = blockIdx.x * SPANS<DIM> + warp / SHARERS<DIM>;
     if (!is_split(segment.rows, work.heads) || tile_index * TILE_QUERIES >= segment.rows * work.heads) {
         return;
     }
@@ -168,27 +188,33 @@ __global__ void __launch_bounds__(WARPS<DIM> *WARP) split_spans(const AttentionW
     if (slot >= span_count(tile)) {
         return;
     }
-    uint4 *queries = shared + warp * (QUERY_BYTES<DIM> / 16);
-    load_queries<TYPE, DIM>(work, tile, queries, lane);
-    SpanState<DIM> state;
-    walk_span<TYPE, DIM>(work, tile, first_span(tile) + slot, queries, state, lane);
+    uint4 *queries = shared + warp / SHARERS<DIM> * (QUERY_BYTES<DIM> / 16);
+    load_queries<TYPE, DIM>(work, tile, queries, lane, share.index, SHARERS<DIM>);
+    if constexpr (SHARERS < DIM >> 1) {
+        __syncthreads();
+    }
+    SpanState<HELD<DIM>> state;
+    walk_span<TYPE, DIM>(work, tile, first_span(tile) + slot, queries,
+                         reinterpret_cast<float4 *>(shared + SPANS<DIM> * (QUERY_BYTES<DIM> / 16)), state, share);
 
+    const uint32_t first_dim = share.index * HELD<DIM>;
     if (span_count(tile) == 1) {
         const float factors[2] = {1 / state.sum[0], 1 / state.sum[1]};
-        for_each_value<DIM>(
-            tile, work.head_dim, lane, [&](int h, int j, int r) { return state.values[h][j][r] * factors[r / 2]; },
-            [&](uint32_t query, uint32_t dim, float value) { output_at(work, tile, query)[dim] = value; });
+        for_each_value<HELD<DIM>>(
+            tile, work.head_dim - first_dim, lane,
+            [&](int h, int j, int r) { return state.values[h][j][r] * factors[r / 2]; },
+            [&](uint32_t query, uint32_t dim, float value) { output_at(work, tile, query)[first_dim + dim] = value; });
         return;
     }
-    for_each_value<DIM>(
-        tile, work.head_dim, lane, [&](int h, int j, int r) { return state.values[h][j][r]; },
+    for_each_value<HELD<DIM>>(
+        tile, work.head_dim - first_dim, lane, [&](int h, int j, int r) { return state.values[h][j][r]; },
         [&](uint32_t query, uint32_t dim, float value) {
-            partial_of(work, range, kv_head, tile_index, slot, query - tile.first_query)[dim] = value;
+            partial_of(work, range, kv_head, tile_index, slot, query - tile.first_query)[first_dim + dim] = value;
         });
 #pragma unroll
     for (int upper = 0; upper < 2; upper++) {
         const uint32_t in_tile = lane / 4 + 8 * upper;
-        if (lane % 4 == 0 && tile.first_query + in_tile < tile.queries) {
+        if (share.index == 0 && lane % 4 == 0 && tile.first_query + in_tile < tile.queries) {
             float *partial = partial_of(work, range, kv_head, tile_index, slot, in_tile) + work.head_dim;
             partial[0] = state.maximum[upper];
             partial[1] = state.sum[upper];
@@ -224,18 +250,18 @@ __global__ void __launch_bounds__(MERGE_THREADS) merge_spans(const AttentionWork
     }
 }
 
-template <enum kv_type TYPE> auto kernel_for(uint32_t head_dim) {
-    return head_dim <= 64 ? split_spans<TYPE, 64> : head_dim <= 128 ? split_spans<TYPE, 128> : split_spans<TYPE, 256>;
+template <int DIM>
+void launch_spans(struct stream *stream, const AttentionWork &work, enum kv_type type, const SplitRange &range) {
+    launch(stream, dim3(blocks_for(range.spans, SPANS<DIM>), work.kv_heads * range.tiles, range.count), THREADS<DIM>,
+           SHARED_BYTES<DIM>, type == KV_F16 ? split_spans<KV_F16, DIM> : split_spans<KV_BF16, DIM>, work, range);
 }
 
 void launch_range(struct stream *stream, const AttentionWork &work, const struct kv_batch *batch,
                   const SplitRange &range) {
-    const uint32_t dim = work.head_dim;
-    const uint32_t warps = dim <= 128 ? WARPS<128> : WARPS<256>;
-    const size_t query_bytes = dim <= 64 ? QUERY_BYTES<64> : dim <= 128 ? QUERY_BYTES<128> : QUERY_BYTES<256>;
-    launch(stream, dim3(blocks_for(range.spans, warps), work.kv_heads * range.tiles, range.count), dim3(warps * WARP),
-           warps * query_bytes, batch->shape.type == KV_F16 ? kernel_for<KV_F16>(dim) : kernel_for<KV_BF16>(dim), work,
-           range);
+    const auto launch_dim = work.head_dim <= 64    ? launch_spans<64>
+                            : work.head_dim <= 128 ? launch_spans<128>
+                                                   : launch_spans<256>;
+    launch_dim(stream, work, batch->shape.type, range);
     if (range.spans > 1) {
         launch(stream, dim3(range.queries, work.kv_heads * range.tiles, range.count), dim3(MERGE_THREADS), 0,
                merge_spans, work, range);

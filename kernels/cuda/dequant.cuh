@@ -168,6 +168,11 @@ __device__ float packed_value(const void *packed, uint32_t columns, uint32_t row
         const uint8_t *quad = codes + ((block * 2 + half) * WARP + lane) * 16 + upper * 8;
         const uint32_t bits = reinterpret_cast<const uint16_t *>(quad)[k];
         return TYPE == TENSOR_F16 ? float_of_half(bits) : __uint_as_float(bits << 16);
+    } else if constexpr (TYPE == TENSOR_Q8_0) {
+        const uint8_t code = codes[(block * WARP + lane) * 16 + (2 * half + upper) * 4 + k];
+        const uint8_t *scales = group.scales + static_cast<size_t>(unit) * PackedTraits<TYPE>::SCALE_BYTES;
+        const uint32_t scale = reinterpret_cast<const uint16_t *>(scales)[lane / 4 * 4 + 2 * upper + block];
+        return __fmul_rn(float_of_half(scale), static_cast<float>(static_cast<int8_t>(code)));
     } else {
         PackedUnit<TYPE> registers;
         registers.template load<false>(group, unit, static_cast<int>(lane));

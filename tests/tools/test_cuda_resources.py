@@ -35,10 +35,14 @@ class Resources(unittest.TestCase):
         self.assertEqual(found["norm.cu", "meant"]["sm_90"], {"stack": 48, "spilled": 0, "registers": 40, "shared": 64})
 
     def test_a_spill_is_a_fault(self):
-        self.assertEqual(cuda_resources.stacks(self.read(("meant", "sm_80", 8, 8), ("other", "sm_80", 0, 0))), [])
         faults = cuda_resources.stacks(self.read(("meant", "sm_80", 8, 8), ("other", "sm_80", 0, 0),
                                                  ("other", "sm_86", 16, 24)))
-        self.assertEqual(faults, ["norm.cu: other spills 24 bytes and has 16 of stack on sm_86"])
+        self.assertEqual(faults, ["norm.cu: meant spills 8 bytes and has 8 of stack on sm_80",
+                                  "norm.cu: other spills 24 bytes and has 16 of stack on sm_86"])
+
+    def test_a_stack_is_a_fault_but_where_it_is_meant(self):
+        faults = cuda_resources.stacks(self.read(("meant", "sm_80", 8, 0), ("other", "sm_80", 16, 0)))
+        self.assertEqual(faults, ["norm.cu: other spills 0 bytes and has 16 of stack on sm_80"])
 
     def test_leave_that_nobody_takes(self):
         faults = cuda_resources.stacks(self.read(("meant", "sm_80", 0, 0)))

@@ -411,6 +411,30 @@ TEST(Attention, WhatComesLaterIsNotSeen) {
     }
 }
 
+// Values that are not finite reach the rows that see them, in their dimensions alone, and no row before; whichever
+// kernel takes the rows.
+TEST(Attention, ValuesThatAreNotFiniteStayInTheirDimensions) {
+    Random random(20);
+    for (uint32_t dim : {64, 136, 256}) {
+        const Heads heads = {2, 1, dim};
+        std::vector<Sequence> sequences = sequences_of(random, heads, {40});
+        const uint32_t spoilt = dim - 5, seen = 21; // the last dimensions, from this position on
+        for (uint32_t dimension = spoilt; dimension < dim; dimension++) {
+            sequences[0].v[seen * dim + dimension] = INFINITY;
+        }
+        for (const Setting &setting : settings_with(1)) {
+            for (uint32_t chunk : {40, 10, 1}) {
+                Cache cache(setting, heads, KV_F16, sequences);
+                cache.prefill(chunk, 0.5f);
+                for (size_t i = 0; i < cache.out[0].size(); i++) {
+                    ASSERT_EQ(std::isfinite(cache.out[0][i]), i / (2 * dim) < seen || i % dim < spoilt)
+                        << setting.name() << " dim " << dim << " chunk " << chunk << " value " << i;
+                }
+            }
+        }
+    }
+}
+
 // More query heads to a kv head than one pass holds.
 TEST(Attention, ManyQueryHeadsShareAKvHead) {
     Random random(15);
