@@ -454,7 +454,7 @@ def suite_cuemu(runner, _options):
         return read_gtest(name, ended, text, report)
 
     tasks = [(program, cases, 0, True) for program, cases in CUEMU_PROGRAMS.items()]
-    tasks += [(f"tests/kernels/{name}_test", "*", seed, True) for name, seed in (("ops", 5), ("matmul", 6))]
+    tasks += [(f"tests/kernels/{name}_test", "*", seed, True) for name, seed in (("ops", 5), ("matmul", 6), ("sample", 7))]
     tasks += [(program, "*", 0, False) for program in CUEMU_APART]
     outcome = in_parallel(JOBS, run, tasks)
     if os.path.exists(counts):

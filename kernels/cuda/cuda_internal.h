@@ -59,7 +59,9 @@ struct cuda_device {
     struct cuda_machine *machine;     /* never NULL */
     struct cuda_matmul *matmul;       /* NULL until cuda_matmul_prepare() */
     struct cuda_attention *attention; /* NULL until cuda_attention_prepare() */
-    struct cuda_library *library;     /* NULL until cuda_matmul_prepare(), and where own kernels do all */
+    void *sample;                     /* sample.cu: its scratch for `sample_rows` rows; NULL until it is prepared */
+    uint32_t sample_rows;
+    struct cuda_library *library; /* NULL until cuda_matmul_prepare(), and where own kernels do all */
 };
 
 /* The streams of ranks whose kernels wait for each other's (peer.c). What is held back of them goes to their GPUs
@@ -191,6 +193,8 @@ void cuda_argmax(struct stream *stream, uint32_t *out, const float *logits, uint
 /* sample.cu */
 void cuda_sample(struct stream *stream, uint32_t *out, float *logits, const struct sample_batch *batch, uint32_t n,
                  uint32_t vocabulary);
+struct status cuda_sample_prepare(struct cuda_device *device, const struct device_limits *limits);
+void cuda_sample_release(struct cuda_device *device);
 
 #ifdef __cplusplus
 }

@@ -142,6 +142,7 @@ static void destroy(struct cuda_device *device) {
     struct cuda_machine *machine = device->machine;
     cuda_matmul_release(device);
     cuda_attention_release(device);
+    cuda_sample_release(device);
     if (machine) {
         CHECK(machine->streams == 0 && machine->events == 0);
         CHECK(!machine->device.first && !machine->host.first && !machine->scratch.first);
@@ -215,8 +216,10 @@ static struct device_info cuda_info(const struct device *base) {
 static struct status cuda_prepare(struct device *device, const struct device_limits *limits) {
     cuda_matmul_release(cuda(device));
     cuda_attention_release(cuda(device));
+    cuda_sample_release(cuda(device));
     TRY(cuda_matmul_prepare(cuda(device), limits));
-    return cuda_attention_prepare(cuda(device), limits);
+    TRY(cuda_attention_prepare(cuda(device), limits));
+    return cuda_sample_prepare(cuda(device), limits);
 }
 
 static struct link_count cuda_link_count(const struct device *device) {

@@ -149,9 +149,10 @@ uint64_t cost_argmax_ns(const struct cost_model *model, uint32_t n, uint32_t voc
 uint64_t cost_sample_ns(const struct cost_model *model, const struct sample_row *rows, uint32_t n,
                         uint32_t vocabulary) {
     const uint32_t slice = vocabulary < COST_SAMPLE_SLICE ? vocabulary : COST_SAMPLE_SLICE;
-    uint64_t passes = 0, slices = 0, changes = 0;
+    uint64_t passes = 0, slices = 0, changes = 0, most = 0;
     for (uint32_t i = 0; i < n; i++) {
         const struct sample_row *row = &rows[i];
+        const uint64_t before = passes;
         if (row->target == SAMPLE_DRAW) {
             const uint32_t cuts = (row->top_k > 0) + (row->top_p != SAMPLE_ALL_MASS);
             passes += row->inverse_temperature == 0 ? 1 : 2 + 3 * cuts;
@@ -161,9 +162,12 @@ uint64_t cost_sample_ns(const struct cost_model *model, const struct sample_row 
             passes += 2;
             slices += row->top;
         }
+        most = passes - before > most ? passes - before : most;
     }
-    const double change_bytes = 2 * (sizeof(struct sample_change) + 3 * F32); /* a logit and a change, both ways */
-    return cost_bytes_ns(model,
+    const uint64_t launches = vocabulary > COST_SAMPLE_SHARE ? most : most > 0; /* beside the first */
+    const double change_bytes = 2 * (sizeof(struct sample_change) + 3 * F32);   /* a logit and a change, both ways */
+    return launches * model->launch_ns +
+           cost_bytes_ns(model,
                          F32 * ((double)passes * vocabulary + (double)slices * slice) + change_bytes * (double)changes);
 }
 

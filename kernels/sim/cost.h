@@ -61,9 +61,12 @@ uint64_t cost_argmax_ns(const struct cost_model *model, uint32_t n, uint32_t voc
 
 /* What op_sample() reads and writes on `cuda` (kernels/cuda/sample.cu): a row that is drawn takes a pass over its
  * logits to find the largest, where it is not greedy one more to weigh them, and three for each of top_k and top_p; a
- * score two, and a slice for each token that it lists; a change is made and undone. That a row has but one of a
- * device's processors to itself is not modelled: where few rows of a large vocabulary are drawn it takes longer. */
+ * score two, and a slice for each token that it lists; a change is made and undone. There is a launch that begins rows,
+ * and one for all passes, or, of vocabularies that are more than one block's share, for each pass of the row that has
+ * most. Not modelled: that rows of a launch that are few have a few of a device's multiprocessors each, so that a pass
+ * takes a microsecond of arithmetic; that where rows are many each has one block, and all need but one launch. */
 #define COST_SAMPLE_SLICE 1024
+#define COST_SAMPLE_SHARE (8 * COST_SAMPLE_SLICE)
 uint64_t cost_sample_ns(const struct cost_model *model, const struct sample_row *rows, uint32_t n, uint32_t vocabulary);
 
 /* A sum over `ranks` devices as a ring makes it, Patarasuk and Yuan 2009: each gives its neighbour 2 (ranks - 1) /

@@ -394,6 +394,9 @@ template <typename T> T __ldg(const T *address) {
 template <typename T> T __ldcs(const T *address) {
     return *address;
 }
+template <typename T> T __ldcg(const T *address) {
+    return *address;
+}
 #define CUEMU_MIN_MAX(type)                  \
     static inline type min(type a, type b) { \
         return b < a ? b : a;                \

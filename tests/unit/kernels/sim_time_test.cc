@@ -36,9 +36,9 @@ TEST(SimTime, SumsOverRanksTakeWhatARingTakes) {
     }
 }
 
-// Bytes that op_sample() moves on a device, by what a row asks for; 2000 tokens, the launch left aside.
+// Bytes that op_sample() moves on a device, by what a row asks for; 2000 tokens.
 TEST(SimTime, ARowIsDrawnInAsManyPassesAsItAsksFor) {
-    SimRig rig;
+    SimRig rig; // whose launches take no time
     const struct cost_model *cost = sim_cost_model(rig.device);
     const uint32_t vocabulary = 2000;
     const struct sample_row plain = sample_plain_row();
@@ -61,6 +61,29 @@ TEST(SimTime, ARowIsDrawnInAsManyPassesAsItAsksFor) {
     EXPECT_EQ(bytes_ns({changed}), cost_bytes_ns(cost, pass + 10 * 48));
     EXPECT_EQ(bytes_ns({given}), cost_bytes_ns(cost, 0));
     EXPECT_EQ(bytes_ns({cuts, drawn, scored}), cost_bytes_ns(cost, 13 * pass + 3 * 1024 * 4));
+}
+
+// A launch that begins rows, and one for all their passes if a block goes over a row alone, or one for each.
+TEST(SimTime, LaunchesOfADrawAreAsManyAsThePassesOfOneRow) {
+    SimOptions options;
+    options.launch_ns = 1000;
+    SimRig rig(options);
+    const struct cost_model *cost = sim_cost_model(rig.device);
+    struct sample_row drawn = sample_plain_row(), scored = drawn, given = drawn;
+    drawn.inverse_temperature = 1, drawn.top_p = 1; // five passes
+    scored.score = 0;                               // three
+    given.target = 5;
+    const struct {
+        std::vector<struct sample_row> rows;
+        uint32_t passes, launches_short, launches_long;
+    } cases[] = {{{drawn}, 5, 2, 6}, {{scored}, 3, 2, 4}, {{drawn, scored, drawn}, 13, 2, 6}, {{given}, 0, 1, 1}};
+    for (const auto &c : cases) {
+        for (uint32_t vocabulary : {8192, 8193}) {
+            const uint64_t launches = vocabulary == 8192 ? c.launches_short : c.launches_long;
+            EXPECT_EQ(cost_sample_ns(cost, c.rows.data(), uint32_t(c.rows.size()), vocabulary),
+                      cost_bytes_ns(cost, 4.0 * vocabulary * c.passes) + (launches - 1) * 1000);
+        }
+    }
 }
 
 TEST(SimTime, AnOpBeginsNoEarlierThanItWasEnqueued) {
