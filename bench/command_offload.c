@@ -24,7 +24,7 @@ static const struct flag flags[] = {
      "cpu, cuda: the device has room for so many % of the layers' weights, 30, 50 or 70; all three if not given"},
     {"quick", NULL, "two cells of the grid and nothing else, on cpu and cuda one: to see that it runs"},
     {"full", NULL,
-     "32 cells of the grid in place of 9: half an hour; elsewhere 15 in place of 9 and more rounds: an hour"},
+     "32 cells of the grid in place of 12: half an hour; elsewhere 15 in place of 9 and more rounds: an hour"},
     {"paper", NULL, "the figures of the Select-N paper first"},
     {"svg", "FOLDER", "writes the frontiers as files, too: frontier-memory.svg and so on"},
     OUTPUT_FLAGS,

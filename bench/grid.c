@@ -38,7 +38,7 @@ uint32_t grid_cells(enum grid_size size, struct grid_cell *cells, uint32_t capac
     } models[] = {{"opt-13b", 24, GRID_QUICK},
                   {"llama-2-13b", 24, GRID_USUAL},
                   {"llama-2-7b", 13, GRID_USUAL},
-                  {"opt-6.7b", 24, GRID_FULL}};
+                  {"opt-6.7b", 24, GRID_USUAL}};
     static const struct {
         uint32_t prompt, output;
         enum grid_size from;
