@@ -313,6 +313,18 @@ TEST(Deadlines, TheEngineJudgesAsClientsDo) {
     EXPECT_LT(report.kept, 200u);
 }
 
+// A model that fits the device with room to spare, and many requests at once: what is streamed while nobody is there
+// comes home as they come, and no more of them miss their promise for it.
+TEST(Deadlines, WeightsThatFitComeHomeInTime) {
+    for (uint32_t sequences : {32u, 48u, 64u, 100u}) {
+        const Place place = {.sequences = sequences, .context = 288};
+        Trace trace(100, 1e6, 64, 128, 1);
+        Simulated metronome(0, 43 * MS, "metronome", ORDER_DEADLINES, place);
+        Simulated none(0, 43 * MS, "none", ORDER_DEADLINES, place);
+        EXPECT_GE(metronome.run(trace.trace).kept + 1, none.run(trace.trace).kept) << sequences;
+    }
+}
+
 // As the load grows, streaming for memory's sake gives way: what is in host memory falls, and with it the time that a
 // sequence holds its room, so that more promises are kept than by a fixed interval.
 TEST(Deadlines, ALoadTakesItsTimeBackFromTheLink) {

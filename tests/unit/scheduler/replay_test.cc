@@ -116,6 +116,36 @@ TEST(Replay, EveryRequestIsAccountedFor) {
     EXPECT_GT(report.iterations, 100u);
 }
 
+// Tokens of the crowd: those that came by when the last request had its first, refused ones not being waited for.
+TEST(Replay, TokensThatCameWhileOthersWaitedAreCounted) {
+    for (uint32_t places : {4u, 16u}) {
+        Options options;
+        options.max_sequences = places;
+        options.max_queue = 60;
+        Simulated simulated(options);
+        Trace trace(100, 1e6);
+        std::vector<struct replay_outcome> outcomes;
+        struct replay_report report = simulated.run(trace.config(), &outcomes);
+        EXPECT_GT(report.refused, 0u);
+        uint64_t last_first = 0;
+        for (const struct replay_outcome &outcome : outcomes) {
+            last_first = std::max(last_first, outcome.first_token_ns);
+        }
+        uint32_t amid = 0;
+        for (const struct replay_outcome &outcome : outcomes) {
+            if (outcome.last_token_ns <= last_first) {
+                EXPECT_EQ(outcome.crowd_tokens, outcome.tokens);
+            } else {
+                EXPECT_GE(outcome.crowd_tokens, 1u);
+                EXPECT_LT(outcome.crowd_tokens, outcome.tokens);
+                amid++;
+            }
+        }
+        EXPECT_GT(amid, 0u);
+        EXPECT_LE(amid, places);
+    }
+}
+
 TEST(Replay, PromisesAreJudgedByTheToken) {
     Simulated simulated;
     Trace trace(200, 1500);
