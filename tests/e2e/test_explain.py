@@ -122,9 +122,9 @@ class Simulated(unittest.TestCase):
 
     def test_a_trace_file_of_everything(self):
         path = os.path.join(self.folder.name, "trace.json")
-        report = json.loads(self.simulate("--requests", "40", "--rate", "20", "--context", "256", "--kv_tokens", "512",
-                                          "--device_memory", "13GiB", "--slo.tpot_ms", "40", "--max_sequences", "32",
-                                          "--trace_file", path).stdout)["runs"][0]
+        report = json.loads(self.simulate("--requests", "40", "--rate", "20", "--output", "100", "--context", "256",
+                                          "--kv_tokens", "512", "--device_memory", "13GiB", "--slo.tpot_ms", "40",
+                                          "--max_sequences", "32", "--trace_file", path).stdout)["runs"][0]
         tracks = read_trace(path)
         requests = [track for process, track in tracks if process == 2]
         self.assertEqual(sorted(requests), list(range(1, 41)))

@@ -91,14 +91,16 @@ class Paper(Plan):
 
 class Choices(Plan):
     def test_sampling(self):
-        """Each way to draw takes more passes over the logits, of 50272 tokens in 128 sequences, at 480 GB/s."""
+        """Each way to draw takes more passes over the logits, of 50272 tokens in 128 sequences, at 480 GB/s, and each
+        pass a launch, of 3 us, beside one that begins."""
         batch = (*PAPER, "--phase", "decode", "--batch", "128")
         ways = ((), ("--temperature", "1"), ("--temperature", "1", "--top-p", "0.9"),
                 ("--temperature", "1", "--top-k", "40", "--top-p", "0.9"))
         times = [self.plan(*batch, *way)["resident_ms"] for way in ways]
         pass_ms = 128 * 50272 * 4 / (6e11 * 0.8) * 1e3
         for passes, took in zip((1, 2, 5, 8), times):
-            self.assertAlmostEqual(took - times[0], (passes - 1) * pass_ms, places=3)
+            launches = passes if passes > 1 else 0
+            self.assertAlmostEqual(took - times[0], (passes - 1) * pass_ms + launches * 0.003, places=4)
         self.refuse(*PAPER, "--top-k", "40", words=("--top-k", "--temperature"))
 
     def test_names_and_files_are_the_same(self):
