@@ -11,6 +11,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define DEMO_MODEL ".cache/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 static const struct flag flags[] = {
     {"device", "NAME", "sim if not given; cpu and cuda measure here, with the model of --weights"},
@@ -92,8 +95,14 @@ static struct status write_all(const struct arguments *arguments, struct book *b
         if (percent != 0 && percent != 30 && percent != 50 && percent != 70) {
             return status_error(STATUS_INVALID, "--share: %.40s is none of 30, 50 and 70", values[SHARE]);
         }
+        if (!values[WEIGHTS] && access(DEMO_MODEL, R_OK) != 0) {
+            return status_error(STATUS_NOT_FOUND,
+                                "the demo model is not here (%s): `sh scripts/setup demo` fetches it; or name a model "
+                                "with --weights FILE",
+                                DEMO_MODEL);
+        }
         about_write(NULL, (uint64_t)seed, book);
-        return measured_write(device, values[WEIGHTS] ? values[WEIGHTS] : ".cache/SmolLM2-135M-Instruct.Q4_1.gguf",
+        return measured_write(device, values[WEIGHTS] ? values[WEIGHTS] : DEMO_MODEL,
                               values[MODEL] ? values[MODEL] : "smollm2-135m", size, percent / 100, (uint64_t)seed,
                               book);
     }

@@ -4,6 +4,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -216,6 +217,13 @@ class BenchOps(CommandTest):
         self.refuse("bench", "offload", "--device", "cpu", "--share", "40", words=["none of 30, 50 and 70"])
         self.refuse("bench", "offload", "--device", "cpu", "--weights", "/no/such.gguf", words=["/no/such.gguf"])
         self.refuse("bench", "opps", words=["did you mean ops?"])
+
+    def test_a_demo_model_that_is_not_here(self):
+        with tempfile.TemporaryDirectory() as folder:
+            result = subprocess.run([os.path.abspath(harness.PROGRAM), "bench", "offload", "--device", "cpu", "--quick"],
+                                    capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("sh scripts/setup demo", result.stderr)
 
 
 if __name__ == "__main__":
