@@ -30,6 +30,8 @@ static const char *const policy_names[] = {"none",           "zero-inference", "
                                            "prefetch-group", "select-n",       "metronome"};
 #define POLICIES (sizeof policy_names / sizeof policy_names[0])
 #define METRONOME (POLICIES - 1)
+#define PHYSICS POLICIES /* in reports the row after them, which never runs */
+#define ROWS (POLICIES + 1)
 static const uint32_t places[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, MOST_PLACES};
 #define PLACES (sizeof places / sizeof places[0])
 
@@ -67,8 +69,8 @@ struct answer {
 struct cell {
     double share;
     uint64_t tpot_ns, device_memory;
-    double bound; /* tokens a second that no placement can be beyond */
-    struct answer answer[POLICIES];
+    double bound;               /* tokens a second that no placement can be beyond */
+    struct answer answer[ROWS]; /* physics' is empty */
 };
 
 struct contest {
@@ -300,6 +302,15 @@ static double kept_rate(const struct answer *answer) {
     return keeps(answer) ? answer->rate[answer->runs / 2] : 0;
 }
 
+static const char *row_name(size_t row) {
+    return row == PHYSICS ? "physics" : policy_names[row];
+}
+
+/* Tokens a second that count: of a policy with its promise kept, or what none can be beyond. */
+static double row_rate(const struct cell *cell, size_t row) {
+    return row == PHYSICS ? cell->bound : kept_rate(&cell->answer[row]);
+}
+
 static void write_ratios(const struct contest *contest, struct book *book) {
     double ours[MOST_CELLS], theirs[MOST_CELLS];
     book_say(book,
@@ -308,18 +319,17 @@ static void write_ratios(const struct contest *contest, struct book *book) {
              "ratio and are in no mean. broke: cells in which the other policy ran and did not keep it.",
              contest->cells, 100 * KEEPS);
     book_table(book, "measured_ratios");
-    for (size_t policy = 0; policy <= POLICIES; policy++) {
-        const bool physics = policy == POLICIES;
+    for (size_t row = 0; row < ROWS; row++) {
         uint32_t broke = 0;
         for (uint32_t i = 0; i < contest->cells; i++) {
             const struct cell *cell = &contest->cell[i];
-            const struct answer *other = physics ? NULL : &cell->answer[policy];
-            ours[i] = kept_rate(&cell->answer[METRONOME]);
-            theirs[i] = physics ? cell->bound : kept_rate(other);
-            broke += !physics && other->runs > 0 && !keeps(other);
+            const struct answer *other = &cell->answer[row];
+            ours[i] = row_rate(cell, METRONOME);
+            theirs[i] = row_rate(cell, row);
+            broke += other->runs > 0 && !keeps(other);
         }
         const struct ratios ratios = ratios_of(ours, theirs, contest->cells);
-        ratios_write(book, physics ? "physics" : policy_names[policy], &ratios);
+        ratios_write(book, row_name(row), &ratios);
         book_number(book, "broke", 0, broke);
         book_end_row(book);
     }
@@ -330,16 +340,16 @@ static void write_cells(const struct contest *contest, struct book *book) {
     book_table(book, "measured");
     for (uint32_t i = 0; i < contest->cells; i++) {
         const struct cell *cell = &contest->cell[i];
-        for (size_t policy = 0; policy < POLICIES; policy++) {
-            const struct answer *answer = &cell->answer[policy];
+        for (size_t row = 0; row < ROWS; row++) {
+            const struct answer *answer = &cell->answer[row];
             const uint32_t runs = answer->runs;
             const bool ran = runs > 0;
             book_number(book, "device % of layers", 0, 100 * cell->share);
             book_number(book, "promise ms", 1, (double)cell->tpot_ns / 1e6);
-            book_text(book, "policy", policy_names[policy]);
+            book_text(book, "policy", row_name(row));
             book_text(book, "set by hand", ran ? answer->steady.options_text : "");
             book_number(book, "places", 0, ran ? answer->places : NAN);
-            book_number(book, "tok/s", 1, ran ? answer->rate[runs / 2] : NAN);
+            book_number(book, "tok/s", 1, row == PHYSICS ? cell->bound : ran ? answer->rate[runs / 2] : NAN);
             book_number(book, "least", 1, ran ? answer->rate[0] : NAN);
             book_number(book, "most", 1, ran ? answer->rate[runs - 1] : NAN);
             book_number(book, "kept %", 1, ran ? 100 * answer->attainment / runs : NAN);
@@ -347,18 +357,6 @@ static void write_cells(const struct contest *contest, struct book *book) {
             book_number(book, "link use", 2, ran ? answer->link_use / runs : NAN);
             book_end_row(book);
         }
-        book_number(book, "device % of layers", 0, 100 * cell->share);
-        book_number(book, "promise ms", 1, (double)cell->tpot_ns / 1e6);
-        book_text(book, "policy", "physics");
-        book_text(book, "set by hand", "");
-        book_number(book, "places", 0, NAN);
-        book_number(book, "tok/s", 1, cell->bound);
-        book_number(book, "least", 1, NAN);
-        book_number(book, "most", 1, NAN);
-        book_number(book, "kept %", 1, NAN);
-        book_number(book, "late iterations %", 1, NAN);
-        book_number(book, "link use", 2, NAN);
-        book_end_row(book);
     }
     book_end_table(book);
 }
@@ -366,22 +364,19 @@ static void write_cells(const struct contest *contest, struct book *book) {
 /* Tokens a second by the promise, a picture for each size of the device. */
 static void draw_cells(const struct contest *contest, struct book *book) {
     for (uint32_t begin = 0, end; begin < contest->cells; begin = end) {
-        struct chart_point points[POLICIES + 1][PROMISES];
-        struct chart_line lines[POLICIES + 1];
+        struct chart_point points[ROWS][PROMISES];
+        struct chart_line lines[ROWS];
         char title[96];
         for (end = begin; end < contest->cells && contest->cell[end].share == contest->cell[begin].share; end++) {
-            for (size_t policy = 0; policy <= POLICIES; policy++) {
-                const struct cell *cell = &contest->cell[end];
-                const double rate = policy == POLICIES ? cell->bound : kept_rate(&cell->answer[policy]);
-                points[policy][end - begin] =
+            for (size_t row = 0; row < ROWS; row++) {
+                const double rate = row_rate(&contest->cell[end], row);
+                points[row][end - begin] =
                     (struct chart_point){.x = (double)contest->cell[end].tpot_ns / 1e6, .y = rate > 0 ? rate : NAN};
             }
         }
-        for (size_t policy = 0; policy <= POLICIES; policy++) {
-            lines[policy] = (struct chart_line){.name = policy == POLICIES ? "physics" : policy_names[policy],
-                                                .points = points[policy],
-                                                .dashed = policy == POLICIES,
-                                                .count = end - begin};
+        for (size_t row = 0; row < ROWS; row++) {
+            lines[row] = (struct chart_line){
+                .name = row_name(row), .points = points[row], .dashed = row == PHYSICS, .count = end - begin};
         }
         struct text svg = {0};
         snprintf(title, sizeof title, "A device with room for %.0f %% of the layers' weights",
@@ -390,7 +385,7 @@ static void draw_cells(const struct contest *contest, struct book *book) {
                                     .x_label = "promised time per token, ms",
                                     .y_label = "tokens a second, promise kept",
                                     .lines = lines,
-                                    .line_count = POLICIES + 1};
+                                    .line_count = ROWS};
         chart_svg(&chart, &svg);
         book_chart(book, title, &svg, NULL);
         text_free(&svg);

@@ -235,11 +235,11 @@ static uint32_t refill_slots(const struct plan *from, const struct plan *to) {
 /* What an iteration takes that changes the plan from `now`: the ring is filled anew, those that come back are copied
  * once more, and slabs inside the device take the places of those that leave. */
 static double change_ns(const struct plan_load *load, const struct plan *now, const struct plan *plan) {
+    const bool rises = plan->streamed_slabs > now->streamed_slabs;
+    const struct plan *fuller = rises ? plan : now, *emptier = rises ? now : plan;
     uint64_t refill_ns = refill_slots(now, plan) * plan_slab_ns(load);
-    uint32_t moved = plan->streamed_slabs > now->streamed_slabs ? plan->streamed_slabs - now->streamed_slabs
-                                                                : now->streamed_slabs - plan->streamed_slabs;
+    uint32_t moved = fuller->streamed_slabs - emptier->streamed_slabs;
     uint64_t move_ns = moved * (2 * load->copy_ns + plan_slab_ns(load) / DEVICE_FASTER);
-    const struct plan *fuller = plan->streamed_slabs > now->streamed_slabs ? plan : now;
     return (double)(plan_predict(load, fuller).iteration_ns + refill_ns + move_ns);
 }
 

@@ -242,17 +242,20 @@ uint32_t deadlines_prompt_rows(struct engine *engine, uint32_t decode_rows, uint
 void deadlines_expect(struct engine *engine, const struct offload_demand *demand) {
     bool mixed = demand->decode_rows > 0 && demand->rows > demand->decode_rows;
     engine->since_prompt = demand->rows > demand->decode_rows ? 0 : engine->since_prompt + 1;
-    engine->mixed_ns =
-        mixed ? offload_least_ns(engine->offload, demand->rows, (double)demand->context_tokens / demand->rows) : 0;
+    engine->mixed_ns = 0;
+    if (!mixed) {
+        return;
+    }
     double context = 0; /* of the tokens */
     for (uint32_t i = 0; i < engine->running_count; i++) {
         const struct sequence *sequence = engine->running[i];
         context += sequence->first_token_ns != 0 && sequence->scheduled > 0 ? sequence->computed + 1 : 0;
     }
     const uint32_t prompt_rows = demand->rows - demand->decode_rows;
-    engine->joined_ns = mixed ? mixed_compute_ns(engine, demand->decode_rows, context, prompt_rows,
-                                                 ((double)demand->context_tokens - context) / prompt_rows)
-                              : 0;
+    const double all = (double)demand->context_tokens;
+    engine->mixed_ns = offload_least_ns(engine->offload, demand->rows, all / demand->rows);
+    engine->joined_ns =
+        mixed_compute_ns(engine, demand->decode_rows, context, prompt_rows, (all - context) / prompt_rows);
 }
 
 static double within(double ratio) {

@@ -90,7 +90,7 @@ struct engine {
     double mixed_ratio;       /* iterations of tokens and prompts: measured over recorded, lately */
     uint64_t mixed_ns;        /* the record's for the iteration in hand, if it is one; else 0 */
     double joined_ratio;      /* the same of what deadlines.c makes of the record, */
-    double joined_ns;         /* for the iteration in hand */
+    double joined_ns;         /* for the iteration in hand, where mixed_ns is not 0 */
     double paced_measured_ns; /* iterations lately, copies not waited for; and what the record says of them */
     double paced_recorded_ns;
     struct iteration_cost cost; /* of the iteration in hand */

@@ -70,8 +70,7 @@ static const struct option options[] = {
      "on cuda: an iteration is launched as CUDA graphs; off: kernel by kernel, to compare"},
     {"all_reduce", OPTION_CHOICE, "", "auto", 0, 0, all_reduces, FIELD(all_reduce),
      "what adds up over several GPUs: peer is own kernels that write into each other's memory, with which tokens "
-     "depend "
-     "on what else runs as little as on one; nccl is NCCL; auto: peer where every GPU can, else nccl"},
+     "depend on what else runs as little as on one; nccl is NCCL; auto: peer where every GPU can, else nccl"},
     {"hardware", OPTION_PATH, "", "", 0, 0, NULL, FIELD(hardware), "the hardware that sim stands for: a JSON file"},
 
     {"max_sequences", OPTION_INT, "", "64", 1, 65536, NULL, FIELD(max_sequences), "sequences in one iteration"},
