@@ -66,7 +66,7 @@ __device__ inline void cuda_report(struct cuda_fault *fault, enum cuda_fault_kin
 }
 
 // The sum of the warp's 32 values, in every lane, always added in the same order.
-__device__ inline float warp_sum(float value) {
+template <typename T> __device__ T warp_sum(T value) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {
         value += __shfl_xor_sync(EVERY_LANE, value, step);

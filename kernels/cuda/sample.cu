@@ -110,7 +110,7 @@ __device__ void end_score_total(Shared *shared, const Row &row) {
         for (uint32_t slice = lane_of_thread(); slice * SLICE < row.work.vocabulary; slice += WARP) {
             total += shared->slice[slice];
         }
-        total = warp_total(total);
+        total = warp_sum(total);
         if (lane_of_thread() == 0) {
             row.score()->total = total;
         }

@@ -67,14 +67,6 @@ __device__ inline unsigned warp_of_thread() {
     return threadIdx.x / WARP;
 }
 
-__device__ inline uint64_t warp_total(uint64_t value) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-        value += __shfl_xor_sync(EVERY_LANE, value, step);
-    }
-    return value;
-}
-
 __device__ inline uint64_t warp_most(uint64_t value) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {
@@ -267,7 +259,7 @@ __device__ inline void take_bucket(Shared *shared, uint32_t most, uint64_t top_p
         count += shared->count[SAMPLE_BUCKETS - 1 - i];
         mass += bucket_mass(SAMPLE_BUCKETS - 1 - i);
     }
-    const uint64_t all = warp_total(mass);
+    const uint64_t all = warp_sum(mass);
     uint64_t goal = step.goal;
     if (goal == 0) {
         goal = sample_goal(top_p, all);
@@ -346,8 +338,8 @@ __device__ inline void weigh_slices(Scratch *scratch, const Share &share, const 
             mass += weight > cut.weight ? static_cast<uint64_t>(weight) : 0;
             ties += weight == cut.weight;
         });
-        mass = warp_total(mass);
-        ties = static_cast<uint32_t>(warp_total(ties));
+        mass = warp_sum(mass);
+        ties = warp_sum(ties);
         if (lane_of_thread() == 0) {
             scratch->slice[slice] = mass;
             scratch->ties[slice] = ties;
@@ -375,7 +367,7 @@ __device__ inline uint32_t draw_slice(Shared *shared, uint32_t slices, const str
         shared->slice[slice] += kept * static_cast<uint64_t>(cut.weight);
         mass += shared->slice[slice];
     }
-    const uint64_t drawn = sample_share(random, warp_total(mass));
+    const uint64_t drawn = sample_share(random, warp_sum(mass));
     uint64_t before = warp_scan(mass) - mass;
     const bool mine = drawn >= before && drawn - before < mass;
     uint32_t slice = begin;
